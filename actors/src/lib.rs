@@ -1,1 +1,10 @@
-//! placeholder
+//! The actors of a node: storage, verifiers, mempool, consensus, pipeline, queries, audit, and the tree they stand in.
+//!
+//! Thin: each receives messages, calls the pure crates or an owning thread, and executes effects. Nothing here knows
+//! HTTP. See `README.md` for the supervision table.
+
+pub mod fatal;
+pub mod settings;
+pub mod wire;
+
+pub use fatal::Fatal;
