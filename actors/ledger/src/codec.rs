@@ -314,10 +314,7 @@ mod tests {
     #[test]
     fn short_bytes_and_long_lengths_are_refused_with_the_facts() {
         assert_eq!(Reader::new(&[1, 2]).u32(), Err(CodecError::Truncated { offset: 0, needed: 4, left: 2 }));
-        assert_eq!(
-            Reader::new(&[9, 0]).bytes("memo", 8),
-            Err(CodecError::TooLarge { what: "memo", value: 9, max: 8 })
-        );
+        assert_eq!(Reader::new(&[9, 0]).bytes("memo", 8), Err(CodecError::TooLarge { what: "memo", value: 9, max: 8 }));
         assert_eq!(Reader::new(&[0]).finish(), Err(CodecError::Trailing { offset: 0, left: 1 }));
     }
 }

@@ -2,9 +2,28 @@
 //!
 //! Knows no tokio, ractor, sled or warp, reads no clock and draws no randomness: the same commits give the same
 //! state root on every machine. Signature checks and fast hashing are injected through small traits.
+#![forbid(unsafe_code)]
 
+pub mod block;
 pub mod codec;
+pub mod genesis;
 pub mod hash;
+pub mod module;
+pub mod transaction;
+pub mod tree_hasher;
+pub mod types;
 
+pub use block::{
+    Checkpoint, CommitInput, CommitOutcome, CommittedBatch, Event, EventKind, Exclusion, ExclusionReason,
+    ExecutedBlock, ExecutedTransaction, FailureCode, LedgerError, LedgerHeader, OperationFailure, PreparedTransaction,
+    Receipt, SignatureVerifier, Verdict,
+};
 pub use codec::{CodecError, Reader, Writer};
+pub use genesis::{FeeSchedule, Genesis, GenesisAccount, GenesisError, GenesisValidator, ProtocolParameters};
 pub use hash::{Hash, HashParseError, blake3_digest, h, h_parts};
+pub use module::{Module, ModuleContext, ModuleId};
+pub use transaction::{
+    BuildError, Group, Operation, Sender, SenderKey, Target, Transaction, TransactionBuilder, UnsignedTransaction,
+};
+pub use tree_hasher::{PlainHasher, TreeHasher};
+pub use types::{AccountIndex, Address, Amount, PublicKey, ValidatorIndex};
