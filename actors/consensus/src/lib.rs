@@ -1,1 +1,57 @@
-//! placeholder
+//! The pure DAG-BFT state machine of a validator: `step(now, event) -> effects`.
+//!
+//! No clock, no randomness, no tokio, no ractor, no disk, and nothing about what a transaction is. A [`Machine`] orders
+//! batches of transactions by digest; bodies, signatures, the log and the network belong to a driver.
+//!
+//! # How a driver runs a machine
+//!
+//! * **Start.** In a directory that was just initialised for the chain: [`Machine::new`]. With a log: sync the log,
+//!   cut its torn tail, then [`Machine::recover`] with the records in log order. Either way execute the returned
+//!   effects before the first step. A directory whose log is empty although it was initialised before is no fresh
+//!   one: `recover` with no records makes an observer of it.
+//! * **Effects are executed in order.** `Append`s reach the log in the order they come in, interleaved with the batch
+//!   bodies of the batch store: a body is appended before its [`Event::BatchStored`] or [`Event::BatchSealed`] is
+//!   given to the machine. One sync may serve many appends; [`Event::Durable`] names the newest synced one. `Send` and
+//!   `Broadcast` may be dropped when a link is slow or down; a dropped message costs time, never safety.
+//! * **Answers.** Each `VerifySig`, `Sign`, `Append { need_fsync: true }` and `FetchBatches` is answered by its event, once, in any
+//!   order. A lost `SigChecked` or `Signed` stalls that block or this validator, so a driver that loses a worker
+//!   answers `ok: false` never, but asks another worker.
+//! * **Time.** Give [`Event::Tick`] at the time of the newest `SetTimer`. More ticks do no harm.
+//! * **Peers.** [`Event::PeerUp`] when both lanes to a peer are up; the machine then sends what the peer may lack.
+//!   Blocks and probes go over the control lane, ranges of commits over the bulk lane ([`Message::lane`]).
+//! * **Execution.** `Deliver` comes in index order. The driver reports progress with [`Event::Executed`], also for
+//!   commits without payload; without it payload pauses after [`config::Limits::max_unexecuted`] commits. A delivered
+//!   [`Commit`] is in the log too (appended just before), and needs only batch bodies to be executed again.
+//! * **Serving.** `ServeBlocks` and `ServeCommits` are answered from the log. Every block that a commit names was
+//!   appended before it ([`Record::Block`], [`Record::OwnBlock`]).
+//! * **Restart.** Records may be replayed from the beginning, or from a [`ConsensusSnapshot`] that the driver took with
+//!   [`Machine::snapshot`] between two steps: then from the log position of an earlier snapshot for which
+//!   [`ConsensusSnapshot::can_replay_from`] holds. Commits after the reported executed index are delivered again.
+//! * **Halt** is an effect, never a panic. A halted machine answers every event with nothing.
+
+pub mod block;
+pub mod commit;
+pub mod committee;
+pub mod config;
+pub mod event;
+pub mod machine;
+pub mod message;
+pub mod record;
+pub mod snapshot;
+pub mod status;
+pub mod types;
+
+pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
+pub use commit::{Commit, CommitHeader, CommittedBlock};
+pub use committee::{Committee, StakeSet};
+pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
+pub use event::{Alarm, Effect, Event, HaltReason, Offence};
+pub use machine::{Machine, RecoverError, Recovery};
+pub use message::{CommitRange, Lane, Message, RangeCommit};
+pub use record::Record;
+pub use snapshot::ConsensusSnapshot;
+pub use status::{Counters, Mode, PeerStatus, Status};
+pub use types::{
+    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Lsn, Now, RequestId, Round,
+    Signature, Slot, Stake, Ticket, TimeMs,
+};

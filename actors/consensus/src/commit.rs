@@ -1,0 +1,169 @@
+//! Commits: the ordered output of consensus, numbered and hash-chained.
+//!
+//! A stored [`Commit`] is enough to execute it again later without the DAG: it names the batches that count, in
+//! order, with the blocks they came in.
+
+use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+use aurigraph_ledger::hash::{Hash, h, h_parts};
+
+use crate::config::{MAX_BATCH_REFS, MAX_COMMIT_BLOCKS};
+use crate::types::{BatchRef, BlockRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Round, TimeMs};
+
+/// What a commit's digest covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitHeader {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its number; the first is 1.
+    pub index: CommitIndex,
+    /// Digest of the commit before it.
+    pub prev_digest: Hash,
+    /// Deterministic time: never decreases.
+    pub timestamp_ms: TimeMs,
+    /// The leader block whose history this is.
+    pub leader: BlockRef,
+    /// Digest of the list of blocks.
+    pub blocks_root: Hash,
+    /// How many blocks.
+    pub block_count: u32,
+    /// Blocks at or below this round can no longer be ordered.
+    pub gc_round: Round,
+    /// Digest of the leader schedule's state.
+    pub schedule_digest: Hash,
+    /// The leader slot decided last: that of `leader`.
+    pub last_decided: LeaderSlot,
+}
+
+impl CommitHeader {
+    /// The commit's digest.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        let mut w = Writer::new();
+        self.write(&mut w);
+        h("commit", w.as_slice())
+    }
+
+    /// Index and digest.
+    #[must_use]
+    pub fn reference(&self) -> CommitRef {
+        CommitRef { index: self.index, digest: self.digest() }
+    }
+
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.u64(self.epoch).u64(self.index).hash(&self.prev_digest).u64(self.timestamp_ms);
+        self.leader.write(w);
+        w.hash(&self.blocks_root).u32(self.block_count).u32(self.gc_round).hash(&self.schedule_digest);
+        self.last_decided.write(w);
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            epoch: r.u64()?,
+            index: r.u64()?,
+            prev_digest: r.hash()?,
+            timestamp_ms: r.u64()?,
+            leader: BlockRef::read(r)?,
+            blocks_root: r.hash()?,
+            block_count: r.u32()?,
+            gc_round: r.u32()?,
+            schedule_digest: r.hash()?,
+            last_decided: LeaderSlot::read(r)?,
+        })
+    }
+}
+
+/// One block of a commit with the batches that count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommittedBlock {
+    /// The block.
+    pub block: BlockRef,
+    /// Its batches, without those delivered before; none for the second version of a slot.
+    pub batches: Vec<BatchRef>,
+}
+
+/// A commit in execution order, with everything needed to execute it but the batch bodies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Commit {
+    /// What its digest covers.
+    pub header: CommitHeader,
+    /// The blocks in execution order; the leader is the last.
+    pub blocks: Vec<CommittedBlock>,
+}
+
+impl Commit {
+    /// The batches to execute, in order, with the block each came in.
+    pub fn batches(&self) -> impl Iterator<Item = (BlockRef, BatchRef)> + '_ {
+        self.blocks.iter().flat_map(|b| b.batches.iter().map(move |batch| (b.block, *batch)))
+    }
+
+    /// Whether anything is delivered to execution.
+    #[must_use]
+    pub fn has_payload(&self) -> bool {
+        self.blocks.iter().any(|b| !b.batches.is_empty())
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        self.write(&mut w);
+        w.into_bytes()
+    }
+
+    /// Takes a commit from its canonical bytes.
+    ///
+    /// # Errors
+    /// If the bytes are no commit, or the list is not the one the header names.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut r = Reader::new(bytes);
+        let commit = Self::read(&mut r)?;
+        r.finish()?;
+        Ok(commit)
+    }
+
+    pub(crate) fn write(&self, w: &mut Writer) {
+        self.header.write(w);
+        w.varint(self.blocks.len() as u64);
+        for b in &self.blocks {
+            b.block.write(w);
+            w.varint(b.batches.len() as u64);
+            for batch in &b.batches {
+                batch.write(w);
+            }
+        }
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let header = CommitHeader::read(r)?;
+        let count = r.varint_max("blocks of a commit", MAX_COMMIT_BLOCKS as u64)?;
+        let mut blocks = Vec::new();
+        for _ in 0..count {
+            let block = BlockRef::read(r)?;
+            let batches = r.varint_max("batch references", MAX_BATCH_REFS as u64)?;
+            let batches = (0..batches).map(|_| BatchRef::read(r)).collect::<Result<_, _>>()?;
+            blocks.push(CommittedBlock { block, batches });
+        }
+        if u64::from(header.block_count) != count || header.blocks_root != blocks_root(blocks.iter().map(|b| &b.block))
+        {
+            return Err(CodecError::Invalid { what: "blocks of a commit", value: count });
+        }
+        Ok(Self { header, blocks })
+    }
+}
+
+/// Digest of a commit's list of blocks.
+#[must_use]
+pub fn blocks_root<'a>(blocks: impl Iterator<Item = &'a BlockRef>) -> Hash {
+    let mut w = Writer::new();
+    for block in blocks {
+        block.write(&mut w);
+    }
+    h("commit-blocks", w.as_slice())
+}
+
+/// What stands before the first commit of an epoch.
+#[must_use]
+pub fn genesis_commit(chain_id: &Hash, epoch: Epoch, epoch_seed: &Hash) -> CommitRef {
+    let digest = h_parts("genesis-commit", &[chain_id.as_bytes(), &epoch.to_le_bytes(), epoch_seed.as_bytes()]);
+    CommitRef { index: 0, digest }
+}

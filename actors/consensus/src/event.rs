@@ -1,0 +1,274 @@
+//! What the driver tells the machine, and what the machine asks of the driver.
+
+use std::sync::Arc;
+
+use aurigraph_ledger::hash::Hash;
+
+use crate::block::{BlockCore, Evidence};
+use crate::commit::Commit;
+use crate::message::Lane;
+use crate::record::Record;
+use crate::types::{
+    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Lsn, RequestId, Round, Signature, Ticket, TimeMs,
+};
+
+/// Something happened.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A peer sent a [`crate::Message`] on either lane. The driver has authenticated the peer.
+    Received {
+        /// Who sent it.
+        peer: AuthorIdx,
+        /// The message.
+        bytes: Vec<u8>,
+    },
+    /// Answer to [`Effect::VerifySig`].
+    SigChecked {
+        /// That of the effect.
+        ticket: Ticket,
+        /// Whether the signature is good.
+        ok: bool,
+    },
+    /// Answer to [`Effect::Sign`].
+    Signed {
+        /// That of the effect.
+        ticket: Ticket,
+        /// The signature.
+        signature: Signature,
+    },
+    /// The signer failed; the machine asks again after a while.
+    SignFailed {
+        /// That of the effect.
+        ticket: Ticket,
+    },
+    /// All appends up to and including this one are on stable storage.
+    Durable {
+        /// The newest durable append.
+        lsn: Lsn,
+    },
+    /// An own batch is stored and may be proposed. Saying it twice is harmless, and the driver does so after a restart
+    /// for own batches that are not yet delivered.
+    BatchSealed {
+        /// The batch.
+        batch: BatchRef,
+    },
+    /// A batch body is stored (own, received or fetched), its digest checked. The batch was appended to the same log
+    /// before this event.
+    BatchStored {
+        /// The batch's digest.
+        digest: Hash,
+        /// Bytes of its body.
+        len: u32,
+    },
+    /// None of the candidates of [`Effect::FetchBatches`] gave this batch.
+    BatchFetchFailed {
+        /// The batch's digest.
+        digest: Hash,
+    },
+    /// Execution has finished this commit, and all before it.
+    Executed {
+        /// The newest executed commit.
+        commit_index: CommitIndex,
+        /// The newest checkpoint that is executed and durable, if there is one.
+        checkpoint: Option<CkptRef>,
+    },
+    /// The links to a peer are up.
+    PeerUp {
+        /// The peer.
+        peer: AuthorIdx,
+    },
+    /// The links to a peer are down.
+    PeerDown {
+        /// The peer.
+        peer: AuthorIdx,
+    },
+    /// The timer of [`Effect::SetTimer`] has expired, or any other time has passed.
+    Tick,
+}
+
+/// Something to do. Effects are executed in order.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// Check an ML-DSA-87 signature over [`crate::signing_message`] of this digest; answer with
+    /// [`Event::SigChecked`]. Any order, any thread.
+    VerifySig {
+        /// Comes back in the answer.
+        ticket: Ticket,
+        /// Whose key.
+        author: AuthorIdx,
+        /// Digest of the block's core.
+        digest: Hash,
+        /// The signature.
+        signature: Signature,
+    },
+    /// Sign [`BlockCore::signing_message`]; answer with [`Event::Signed`] or [`Event::SignFailed`].
+    Sign {
+        /// Comes back in the answer.
+        ticket: Ticket,
+        /// The core.
+        core: Box<BlockCore>,
+    },
+    /// Append to the log, in this order. With `need_fsync`, sync and answer with [`Event::Durable`].
+    Append {
+        /// Comes back in the answer.
+        lsn: Lsn,
+        /// Whether to sync now.
+        need_fsync: bool,
+        /// The record.
+        record: Record,
+    },
+    /// Send an encoded message to one peer. Losing it is harmless.
+    Send {
+        /// To whom.
+        to: AuthorIdx,
+        /// On which lane.
+        lane: Lane,
+        /// The encoded [`crate::Message`].
+        bytes: Arc<[u8]>,
+    },
+    /// Send an own block, as an encoded message, to all connected peers and observers on the control lane.
+    Broadcast {
+        /// Which block.
+        block: BlockRef,
+        /// The encoded [`crate::Message`].
+        bytes: Arc<[u8]>,
+    },
+    /// Get batch bodies: from the own store at once if they are there, else from these peers in this order. Answer
+    /// with [`Event::BatchStored`] or [`Event::BatchFetchFailed`] for each.
+    FetchBatches {
+        /// The batches.
+        batches: Vec<BatchRef>,
+        /// Who may have them, best first.
+        candidates: Vec<AuthorIdx>,
+    },
+    /// A peer asks for blocks that are no longer in memory: answer from the log with [`crate::Message::FetchReply`]
+    /// holding those that are found, or not at all.
+    ServeBlocks {
+        /// Who asks.
+        to: AuthorIdx,
+        /// For the reply.
+        request: RequestId,
+        /// For the reply.
+        commit_index: CommitIndex,
+        /// The blocks.
+        refs: Vec<BlockRef>,
+    },
+    /// A peer asks for a range of commits: answer from the log with [`crate::Message::CommitRangeReply`], filled by
+    /// [`crate::CommitRange::push`].
+    ServeCommits {
+        /// Who asks.
+        to: AuthorIdx,
+        /// For the reply.
+        request: RequestId,
+        /// For the reply.
+        commit_index: CommitIndex,
+        /// First index.
+        from: CommitIndex,
+        /// How many at most.
+        count: u16,
+    },
+    /// The next commit. In index order, each exactly once in a process life.
+    Deliver {
+        /// The commit.
+        commit: Arc<Commit>,
+    },
+    /// Send [`Event::Tick`] at this time of the monotonic clock, or soon after. Replaces the timer set before.
+    SetTimer {
+        /// When.
+        at_mono_ms: TimeMs,
+    },
+    /// Two signed statements of one author that cannot both be honest; both signatures were checked.
+    Evidence(Box<Evidence>),
+    /// A peer sent something no correct node sends.
+    Charge {
+        /// The peer.
+        peer: AuthorIdx,
+        /// What it did.
+        offence: Offence,
+    },
+    /// An operator should know.
+    Alarm(Alarm),
+    /// The machine has stopped for good: every later step does nothing.
+    Halt(Box<HaltReason>),
+}
+
+/// What a peer did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Offence {
+    /// Bytes that are no message.
+    Malformed,
+    /// A block that breaks a validity rule.
+    InvalidBlock,
+    /// A block whose signature is bad.
+    BadSignature,
+    /// A block that was not asked for, or pushed for another author.
+    Unrequested,
+    /// More than the quota.
+    Quota,
+}
+
+/// What an operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Alarm {
+    /// The log does not say what was signed last: this validator observes and signs nothing.
+    SigningFloorUnknown,
+    /// A validly signed own block is missing from the log: another instance runs with this key, or the disk was
+    /// restored. This validator observes and signs nothing from here on.
+    OwnBlockNotInLog {
+        /// The block.
+        block: BlockRef,
+    },
+    /// A validator votes for another commit at an index than this node has computed.
+    CommitVoteDiffers {
+        /// Who.
+        author: AuthorIdx,
+        /// For what.
+        vote: CommitRef,
+        /// What this node has.
+        own: CommitRef,
+    },
+    /// A block carries a lower commit vote or attestation than the author's block before.
+    WatermarkFell {
+        /// The block.
+        block: BlockRef,
+    },
+}
+
+/// Why a machine stops for good.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HaltReason {
+    /// Two versions of a leader slot are both certified: more than the tolerated stake is faulty.
+    #[error("two certified blocks in one leader slot: {a} and {b}")]
+    TwoCertified {
+        /// The one.
+        a: BlockRef,
+        /// The other.
+        b: BlockRef,
+    },
+    /// Stake that holds a correct validator votes for another commit than this node has computed.
+    #[error("validators {voters:?} vote for other digests at or below commit {}", own.index)]
+    CommitDiffers {
+        /// What this node has.
+        own: CommitRef,
+        /// Who differs.
+        voters: Vec<AuthorIdx>,
+    },
+    /// The log's commit is another one than its blocks give.
+    #[error("commit {index} in the log has digest {logged}, its blocks give {computed}")]
+    LoggedCommitDiffers {
+        /// The index.
+        index: CommitIndex,
+        /// In the log.
+        logged: Hash,
+        /// From the blocks.
+        computed: Hash,
+    },
+    /// A committed block is gone before its children: an error of this program.
+    #[error("block {block} is missing below round {round}")]
+    MissingHistory {
+        /// The block.
+        block: BlockRef,
+        /// Of the leader.
+        round: Round,
+    },
+}

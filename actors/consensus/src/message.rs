@@ -1,0 +1,275 @@
+//! What consensus says to its peers: canonical bytes with hard maxima, so that the driver only moves bytes.
+//!
+//! Every message belongs to one [`Lane`]. Blocks travel inside messages as their own canonical bytes.
+
+use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+
+use crate::commit::CommitHeader;
+use crate::config::{
+    MAX_BLOCK_BYTES, MAX_COMMIT_BLOCKS, MAX_FETCH_REFS, MAX_FETCH_REPLY_BYTES, MAX_RANGE_BLOCK_BYTES, MAX_RANGE_COMMITS,
+};
+use crate::types::{BlockRef, CommitIndex, RequestId, Round};
+
+/// Which of the two connections to a peer carries a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lane {
+    /// Small and urgent; frames of at most 256 KiB.
+    Control,
+    /// Large; never delays the control lane.
+    Bulk,
+}
+
+/// A commit as a peer serves it: the payload follows from the blocks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RangeCommit {
+    /// The header.
+    pub header: CommitHeader,
+    /// The blocks in execution order.
+    pub blocks: Vec<BlockRef>,
+}
+
+/// Encoded blocks.
+pub type BlockBytes = Vec<u8>;
+
+/// Anything one machine says to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// The sender's own block.
+    Block(BlockBytes),
+    /// Asks for blocks.
+    FetchRequest {
+        /// Comes back in the reply.
+        request: RequestId,
+        /// Ancestors above this round are welcome too, nearest first; `Round::MAX` for none.
+        ancestors_above: Round,
+        /// At most [`MAX_FETCH_REFS`].
+        refs: Vec<BlockRef>,
+    },
+    /// Blocks that were asked for, children before the ancestors they link to.
+    FetchReply {
+        /// That of the request.
+        request: RequestId,
+        /// Index of the server's newest commit.
+        commit_index: CommitIndex,
+        /// At most [`MAX_FETCH_REPLY_BYTES`].
+        blocks: Vec<BlockBytes>,
+    },
+    /// Asked at every process start: what do you hold of mine?
+    ProbeRequest {
+        /// Comes back in the reply.
+        nonce: u64,
+    },
+    /// Answer to a probe.
+    ProbeReply {
+        /// That of the request.
+        nonce: u64,
+        /// Index of the sender's newest commit.
+        commit_index: CommitIndex,
+        /// The newest block of the asker that the sender holds.
+        newest: Option<BlockBytes>,
+    },
+    /// Asks for a range of commits.
+    CommitRangeRequest {
+        /// Comes back in the reply.
+        request: RequestId,
+        /// First index.
+        from: CommitIndex,
+        /// How many, at most [`MAX_RANGE_COMMITS`].
+        count: u16,
+    },
+    /// A range of commits.
+    CommitRangeReply(CommitRange),
+}
+
+/// A served range of commits. Commits are consecutive; `blocks` holds as many of their blocks as fit, in order: what
+/// is missing is fetched by reference.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CommitRange {
+    /// That of the request.
+    pub request: RequestId,
+    /// Index of the server's newest commit.
+    pub commit_index: CommitIndex,
+    /// The commits, at most [`MAX_RANGE_COMMITS`].
+    pub commits: Vec<RangeCommit>,
+    /// Blocks of these commits, at most [`MAX_RANGE_BLOCK_BYTES`].
+    pub blocks: Vec<BlockBytes>,
+}
+
+impl CommitRange {
+    /// An empty answer to a request.
+    #[must_use]
+    pub fn new(request: RequestId, commit_index: CommitIndex) -> Self {
+        Self { request, commit_index, commits: Vec::new(), blocks: Vec::new() }
+    }
+
+    /// Adds the next commit with its blocks' bytes in the commit's order. Returns false, and adds nothing, when the
+    /// range is full; a first commit always fits, though perhaps not all its blocks.
+    pub fn push(&mut self, header: CommitHeader, blocks: Vec<(BlockRef, BlockBytes)>) -> bool {
+        let held: usize = self.blocks.iter().map(Vec::len).sum();
+        let added: usize = blocks.iter().map(|(_, bytes)| bytes.len()).sum();
+        let full = self.commits.len() >= MAX_RANGE_COMMITS || held + added > MAX_RANGE_BLOCK_BYTES;
+        if full && !self.commits.is_empty() {
+            return false;
+        }
+        let mut left = MAX_RANGE_BLOCK_BYTES.saturating_sub(held);
+        let mut refs = Vec::with_capacity(blocks.len());
+        for (reference, bytes) in blocks {
+            refs.push(reference);
+            if bytes.len() <= left {
+                left -= bytes.len();
+                self.blocks.push(bytes);
+            } else {
+                left = 0;
+            }
+        }
+        self.commits.push(RangeCommit { header, blocks: refs });
+        true
+    }
+
+    fn write(&self, w: &mut Writer) {
+        w.u64(self.request).u64(self.commit_index).varint(self.commits.len() as u64);
+        for commit in &self.commits {
+            commit.header.write(w);
+            w.varint(commit.blocks.len() as u64);
+            for block in &commit.blocks {
+                block.write(w);
+            }
+        }
+        write_blocks(w, &self.blocks);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (request, commit_index) = (r.u64()?, r.u64()?);
+        let count = r.varint_max("commits of a range", MAX_RANGE_COMMITS as u64)?;
+        let mut commits = Vec::new();
+        for _ in 0..count {
+            let header = CommitHeader::read(r)?;
+            let count = r.varint_max("blocks of a commit", MAX_COMMIT_BLOCKS as u64)?;
+            let mut blocks = Vec::new();
+            for _ in 0..count {
+                blocks.push(BlockRef::read(r)?);
+            }
+            commits.push(RangeCommit { header, blocks });
+        }
+        let blocks = read_blocks(r, MAX_RANGE_BLOCK_BYTES)?;
+        Ok(Self { request, commit_index, commits, blocks })
+    }
+}
+
+impl Message {
+    /// The lane that carries it.
+    #[must_use]
+    pub const fn lane(&self) -> Lane {
+        match self {
+            Self::CommitRangeRequest { .. } | Self::CommitRangeReply(_) => Lane::Bulk,
+            _ => Lane::Control,
+        }
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        match self {
+            Self::Block(bytes) => return encode_block(bytes),
+            Self::FetchRequest { request, ancestors_above, refs } => {
+                w.u8(2).u64(*request).u32(*ancestors_above).varint(refs.len() as u64);
+                for block in refs {
+                    block.write(&mut w);
+                }
+            }
+            Self::FetchReply { request, commit_index, blocks } => {
+                w.u8(3).u64(*request).u64(*commit_index);
+                write_blocks(&mut w, blocks);
+            }
+            Self::ProbeRequest { nonce } => {
+                w.u8(4).u64(*nonce);
+            }
+            Self::ProbeReply { nonce, commit_index, newest } => {
+                w.u8(5).u64(*nonce).u64(*commit_index);
+                match newest {
+                    None => w.u8(0),
+                    Some(bytes) => w.u8(1).bytes(bytes),
+                };
+            }
+            Self::CommitRangeRequest { request, from, count } => {
+                w.u8(6).u64(*request).u64(*from).u16(*count);
+            }
+            Self::CommitRangeReply(range) => {
+                w.u8(7);
+                range.write(&mut w);
+            }
+        }
+        w.into_bytes()
+    }
+
+    /// Takes a message from its canonical bytes. Blocks inside are not decoded yet.
+    ///
+    /// # Errors
+    /// If the bytes are no message, or exceed a maximum.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut r = Reader::new(bytes);
+        let message = match r.u8()? {
+            1 => Self::Block(r.bytes("block bytes", MAX_BLOCK_BYTES)?.to_vec()),
+            2 => Self::read_fetch_request(&mut r)?,
+            3 => Self::FetchReply {
+                request: r.u64()?,
+                commit_index: r.u64()?,
+                blocks: read_blocks(&mut r, MAX_FETCH_REPLY_BYTES)?,
+            },
+            4 => Self::ProbeRequest { nonce: r.u64()? },
+            5 => {
+                let (nonce, commit_index) = (r.u64()?, r.u64()?);
+                let newest = match r.u8()? {
+                    0 => None,
+                    1 => Some(r.bytes("block bytes", MAX_BLOCK_BYTES)?.to_vec()),
+                    tag => return Err(CodecError::Invalid { what: "option tag", value: u64::from(tag) }),
+                };
+                Self::ProbeReply { nonce, commit_index, newest }
+            }
+            6 => Self::CommitRangeRequest { request: r.u64()?, from: r.u64()?, count: r.u16()? },
+            7 => Self::CommitRangeReply(CommitRange::read(&mut r)?),
+            tag => return Err(CodecError::Invalid { what: "message tag", value: u64::from(tag) }),
+        };
+        r.finish()?;
+        Ok(message)
+    }
+
+    fn read_fetch_request(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (request, ancestors_above) = (r.u64()?, r.u32()?);
+        let count = r.varint_max("fetched references", MAX_FETCH_REFS as u64)?;
+        let refs = (0..count).map(|_| BlockRef::read(r)).collect::<Result<_, _>>()?;
+        Ok(Self::FetchRequest { request, ancestors_above, refs })
+    }
+}
+
+/// [`Message::Block`] of these block bytes, without a copy of them first.
+#[must_use]
+pub fn encode_block(block: &[u8]) -> Vec<u8> {
+    let mut w = Writer::with_capacity(block.len() + 4);
+    w.u8(1).bytes(block);
+    w.into_bytes()
+}
+
+fn write_blocks(w: &mut Writer, blocks: &[BlockBytes]) {
+    w.varint(blocks.len() as u64);
+    for block in blocks {
+        w.bytes(block);
+    }
+}
+
+fn read_blocks(r: &mut Reader<'_>, max_bytes: usize) -> Result<Vec<BlockBytes>, CodecError> {
+    // A block has at least its core and signature, so a count bounded by the bytes bounds the memory too.
+    let count = r.varint_max("blocks", (max_bytes / crate::config::SIGNED_CORE_LEN) as u64)?;
+    let mut total = 0;
+    let mut blocks = Vec::new();
+    for _ in 0..count {
+        let block = r.bytes("block bytes", MAX_BLOCK_BYTES)?;
+        total += block.len();
+        if total > max_bytes {
+            return Err(CodecError::TooLarge { what: "bytes of blocks", value: total as u64, max: max_bytes as u64 });
+        }
+        blocks.push(block.to_vec());
+    }
+    Ok(blocks)
+}

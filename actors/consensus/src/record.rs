@@ -1,0 +1,86 @@
+//! What the machine writes to the log, and reads back from it after a restart.
+
+use std::sync::Arc;
+
+use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+
+use crate::commit::Commit;
+use crate::config::MAX_BLOCK_BYTES;
+use crate::snapshot::ConsensusSnapshot;
+use crate::types::Round;
+
+/// One record of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Record {
+    /// Only rounds above this one may be signed. The first record of a fresh directory is `Floor { round: 0 }`.
+    Floor {
+        /// The round.
+        round: Round,
+    },
+    /// An accepted block of another validator: canonical bytes.
+    Block(Arc<[u8]>),
+    /// An own block: canonical bytes with the signature. Durable before it leaves the process.
+    OwnBlock(Arc<[u8]>),
+    /// A commit.
+    Commit(Arc<Commit>),
+    /// Catch-up starts or ends.
+    Mode {
+        /// Whether catch-up is on from here.
+        catching_up: bool,
+    },
+    /// A snapshot of the consensus state, taken by the driver between two steps.
+    Snapshot(Box<ConsensusSnapshot>),
+}
+
+impl Record {
+    /// The canonical bytes, starting with a tag.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        match self {
+            Self::Floor { round } => {
+                w.u8(0).u32(*round);
+            }
+            Self::Block(bytes) => {
+                w.u8(1).bytes(bytes);
+            }
+            Self::OwnBlock(bytes) => {
+                w.u8(2).bytes(bytes);
+            }
+            Self::Commit(commit) => {
+                w.u8(3);
+                commit.write(&mut w);
+            }
+            Self::Mode { catching_up } => {
+                w.u8(4).u8(u8::from(*catching_up));
+            }
+            Self::Snapshot(snapshot) => {
+                w.u8(5);
+                snapshot.write(&mut w);
+            }
+        }
+        w.into_bytes()
+    }
+
+    /// Takes a record from its canonical bytes. Blocks inside are not decoded yet.
+    ///
+    /// # Errors
+    /// If the bytes are no record.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut r = Reader::new(bytes);
+        let record = match r.u8()? {
+            0 => Self::Floor { round: r.u32()? },
+            1 => Self::Block(r.bytes("block bytes", MAX_BLOCK_BYTES)?.into()),
+            2 => Self::OwnBlock(r.bytes("block bytes", MAX_BLOCK_BYTES)?.into()),
+            3 => Self::Commit(Arc::new(Commit::read(&mut r)?)),
+            4 => match r.u8()? {
+                flag @ 0..=1 => Self::Mode { catching_up: flag == 1 },
+                flag => return Err(CodecError::Invalid { what: "mode flag", value: u64::from(flag) }),
+            },
+            5 => Self::Snapshot(Box::new(ConsensusSnapshot::read(&mut r)?)),
+            tag => return Err(CodecError::Invalid { what: "record tag", value: u64::from(tag) }),
+        };
+        r.finish()?;
+        Ok(record)
+    }
+}

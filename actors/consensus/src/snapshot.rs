@@ -1,0 +1,160 @@
+//! The consensus state at a commit, for a restart that need not replay the whole log.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+use aurigraph_ledger::hash::Hash;
+
+use crate::commit::CommitHeader;
+use crate::types::{BlockRef, Epoch, LeaderSlot, Round, Slot};
+
+/// Most entries of each list in a snapshot: bounds the memory that a corrupt record can ask for.
+const MAX_ENTRIES: u64 = 4_000_000;
+
+/// Everything the machine needs besides the blocks above the garbage-collection round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsensusSnapshot {
+    /// The chain.
+    pub chain_id: Hash,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The newest commit; `None` before the first.
+    pub last_commit: Option<CommitHeader>,
+    /// Blocks at or below can no longer be ordered.
+    pub gc_round: Round,
+    /// The newest decided leader slot (a skipped one may follow the newest commit's leader).
+    pub last_decided: LeaderSlot,
+    /// Committed blocks above `gc_round`.
+    pub committed: BTreeSet<BlockRef>,
+    /// Which block owns each delivered slot above `gc_round`.
+    pub slots: BTreeMap<Slot, Hash>,
+    /// Delivered batches with the leader round of the commit that delivered them.
+    pub delivered: BTreeMap<Hash, Round>,
+    /// The own newest block.
+    pub own_last: Option<BlockRef>,
+    /// Only rounds above may be signed.
+    pub floor: Round,
+    /// Highest accepted round when the snapshot was taken.
+    pub highest_round: Round,
+}
+
+impl ConsensusSnapshot {
+    /// Whether a replay from the log position of `earlier` finds every block that this snapshot needs.
+    ///
+    /// A block above this snapshot's `gc_round` was accepted after the machine's highest round was still at or below
+    /// that round; so it was logged after `earlier` was taken.
+    #[must_use]
+    pub const fn can_replay_from(&self, earlier: &Self) -> bool {
+        earlier.highest_round <= self.gc_round
+    }
+
+    /// The canonical bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::new();
+        self.write(&mut w);
+        w.into_bytes()
+    }
+
+    /// Takes a snapshot from its canonical bytes.
+    ///
+    /// # Errors
+    /// If the bytes are no snapshot.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut r = Reader::new(bytes);
+        let snapshot = Self::read(&mut r)?;
+        r.finish()?;
+        Ok(snapshot)
+    }
+
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.u8(1).hash(&self.chain_id).u64(self.epoch);
+        match &self.last_commit {
+            None => {
+                w.u8(0);
+            }
+            Some(header) => {
+                w.u8(1);
+                header.write(w);
+            }
+        }
+        w.u32(self.gc_round);
+        self.last_decided.write(w);
+        w.varint(self.committed.len() as u64);
+        for block in &self.committed {
+            block.write(w);
+        }
+        w.varint(self.slots.len() as u64);
+        for (slot, digest) in &self.slots {
+            w.u32(slot.round).u16(slot.author).hash(digest);
+        }
+        w.varint(self.delivered.len() as u64);
+        for (digest, round) in &self.delivered {
+            w.hash(digest).u32(*round);
+        }
+        match &self.own_last {
+            None => {
+                w.u8(0);
+            }
+            Some(block) => {
+                w.u8(1);
+                block.write(w);
+            }
+        }
+        w.u32(self.floor).u32(self.highest_round);
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let version = r.u8()?;
+        if version != 1 {
+            return Err(CodecError::Invalid { what: "snapshot version", value: u64::from(version) });
+        }
+        let (chain_id, epoch) = (r.hash()?, r.u64()?);
+        let last_commit = if read_tag(r)? { Some(CommitHeader::read(r)?) } else { None };
+        let gc_round = r.u32()?;
+        let last_decided = LeaderSlot::read(r)?;
+        let committed = read_ascending(r, "committed blocks", BlockRef::read)?.into_iter().collect();
+        let slots =
+            read_ascending(r, "delivered slots", |r| Ok((Slot { round: r.u32()?, author: r.u16()? }, r.hash()?)))?;
+        let delivered = read_ascending(r, "delivered batches", |r| Ok((r.hash()?, r.u32()?)))?;
+        let own_last = if read_tag(r)? { Some(BlockRef::read(r)?) } else { None };
+        let (floor, highest_round) = (r.u32()?, r.u32()?);
+        Ok(Self {
+            chain_id,
+            epoch,
+            last_commit,
+            gc_round,
+            last_decided,
+            committed,
+            slots: slots.into_iter().collect(),
+            delivered: delivered.into_iter().collect(),
+            own_last,
+            floor,
+            highest_round,
+        })
+    }
+}
+
+fn read_tag(r: &mut Reader<'_>) -> Result<bool, CodecError> {
+    match r.u8()? {
+        flag @ 0..=1 => Ok(flag == 1),
+        flag => Err(CodecError::Invalid { what: "option tag", value: u64::from(flag) }),
+    }
+}
+
+fn read_ascending<T: Ord>(
+    r: &mut Reader<'_>,
+    what: &'static str,
+    mut item: impl FnMut(&mut Reader<'_>) -> Result<T, CodecError>,
+) -> Result<Vec<T>, CodecError> {
+    let count = r.varint_max(what, MAX_ENTRIES)?;
+    let mut items: Vec<T> = Vec::new();
+    for _ in 0..count {
+        let next = item(r)?;
+        if items.last().is_some_and(|last| *last >= next) {
+            return Err(CodecError::Invalid { what, value: items.len() as u64 });
+        }
+        items.push(next);
+    }
+    Ok(items)
+}

@@ -1,0 +1,125 @@
+//! What a machine tells about itself, for metrics and the status route. Nothing here feeds back into decisions.
+
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, LeaderSlot, Round, TimeMs};
+
+/// What the machine is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Waits for the answers of the signing-floor probe.
+    Probing,
+    /// Proposes.
+    Active,
+    /// Far behind: fetches commits, proposes nothing.
+    CatchUp,
+    /// Follows without signing.
+    Observer,
+    /// Stopped for good.
+    Halted,
+}
+
+impl Mode {
+    /// The mode's name for logs, metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Probing => "probing",
+            Self::Active => "active",
+            Self::CatchUp => "catch_up",
+            Self::Observer => "observer",
+            Self::Halted => "halted",
+        }
+    }
+}
+
+/// What is known of one validator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// The validator.
+    pub author: AuthorIdx,
+    /// Whether its links are up.
+    pub connected: bool,
+    /// Its newest accepted block's round.
+    pub accepted_round: Round,
+    /// The newest round it has pushed, checked or not.
+    pub claimed_round: Round,
+    /// Its newest checked commit vote.
+    pub commit_vote: CommitRef,
+}
+
+/// Counts since the start of the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counters {
+    /// Blocks accepted, own ones included.
+    pub blocks_accepted: u64,
+    /// Own blocks made durable.
+    pub blocks_proposed: u64,
+    /// Own blocks that filled a round without payload.
+    pub blocks_filled: u64,
+    /// Blocks refused for a validity rule or a signature.
+    pub blocks_invalid: u64,
+    /// Blocks dropped by a local limit.
+    pub blocks_dropped: u64,
+    /// Signature checks asked for.
+    pub signatures_checked: u64,
+    /// Fetch requests sent.
+    pub fetches: u64,
+    /// Blocks that came by fetching.
+    pub blocks_fetched: u64,
+    /// Leader slots committed by the direct rule.
+    pub slots_direct: u64,
+    /// Leader slots committed by the indirect rule.
+    pub slots_indirect: u64,
+    /// Leader slots skipped.
+    pub slots_skipped: u64,
+    /// Equivocations seen.
+    pub equivocations: u64,
+    /// Own rounds entered because the leader time-out expired.
+    pub leader_timeouts: u64,
+    /// Times catch-up was entered.
+    pub catch_ups: u64,
+}
+
+/// A machine's state at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// The mode.
+    pub mode: Mode,
+    /// The round that may be built next.
+    pub round: Round,
+    /// The own newest block's round.
+    pub own_round: Round,
+    /// Only rounds above may be signed.
+    pub floor: Round,
+    /// The newest commit.
+    pub last_commit: CommitRef,
+    /// Its leader; `None` before the first.
+    pub last_leader: Option<BlockRef>,
+    /// Its timestamp.
+    pub last_commit_ms: TimeMs,
+    /// The newest decided leader slot.
+    pub last_decided: LeaderSlot,
+    /// The newest commit that validators of a quorum vote for.
+    pub quorum_index: CommitIndex,
+    /// The newest executed commit.
+    pub executed_index: CommitIndex,
+    /// Blocks at or below can no longer be ordered.
+    pub gc_round: Round,
+    /// Leader slots seen but not decided.
+    pub undecided: usize,
+    /// Blocks in memory.
+    pub blocks: usize,
+    /// Blocks that wait for parents or batches.
+    pub suspended: usize,
+    /// Missing blocks that are looked for.
+    pub wanted: usize,
+    /// Missing batches that are looked for.
+    pub wanted_batches: usize,
+    /// Own batches that wait for a block.
+    pub pending_batches: usize,
+    /// The leader time-out now.
+    pub t_leader_ms: TimeMs,
+    /// One entry per validator, in order.
+    pub peers: Vec<PeerStatus>,
+    /// Counts since the start of the process.
+    pub counters: Counters,
+}
