@@ -3,7 +3,11 @@
 //! Thin: each receives messages, calls the pure crates or an owning thread, and executes effects. Nothing here knows
 //! HTTP. See `README.md` for the supervision table.
 
+pub mod bounds;
+pub mod crypto;
+pub mod events;
 pub mod fatal;
+pub mod mempool;
 pub mod settings;
 pub mod wire;
 

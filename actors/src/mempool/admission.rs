@@ -1,0 +1,5 @@
+//! The admission actor.
+
+/// What it tells itself.
+#[derive(Debug)]
+pub struct Internal(());

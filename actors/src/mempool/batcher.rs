@@ -1,0 +1,5 @@
+//! The batcher actor.
+
+/// What it tells itself.
+#[derive(Debug)]
+pub struct Internal(());

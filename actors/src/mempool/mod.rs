@@ -1,0 +1,21 @@
+//! From raw bytes to stored batches: admission, the batchers and the batch store.
+//!
+//! Knows transactions and batches; knows nothing of blocks, rounds or execution, which it meets through
+//! [`ValidatorPort`], [`ChainView`] and [`Outbound`].
+
+mod admission;
+mod batcher;
+mod chain_view;
+mod messages;
+mod ports;
+mod prepared;
+mod refusal;
+mod store;
+
+pub use chain_view::{AccountFacts, ChainView};
+pub use messages::{
+    Accepted, AdmissionMsg, BatchError, BatchStoreMsg, BatcherMsg, PendingState, PendingStatus, RETRY_AFTER, Source,
+};
+pub use ports::{Outbound, ValidatorPort};
+pub use prepared::PreparedBatch;
+pub use refusal::Refusal;

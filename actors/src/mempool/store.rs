@@ -1,0 +1,5 @@
+//! The store actor.
+
+/// What it tells itself.
+#[derive(Debug)]
+pub struct Internal(());
