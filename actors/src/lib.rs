@@ -8,6 +8,7 @@ pub mod crypto;
 pub mod events;
 pub mod fatal;
 pub mod mempool;
+pub mod query;
 pub mod settings;
 pub mod wire;
 
