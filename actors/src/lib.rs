@@ -4,12 +4,14 @@
 //! HTTP. See `README.md` for the supervision table.
 
 pub mod bounds;
+pub mod config;
 pub mod crypto;
 pub mod events;
 pub mod fatal;
 pub mod mempool;
 pub mod query;
 pub mod settings;
+pub mod storage;
 pub mod wire;
 
 pub use fatal::Fatal;

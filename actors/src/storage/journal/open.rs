@@ -1,0 +1,262 @@
+//! Opening a journal: the lock, the torn tail, the index, and whose directory it is.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+use aurigraph_ledger::{Hash, blake3_digest};
+use bytes::Bytes;
+use fs2::FileExt as _;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Semaphore;
+
+use super::error::JournalError;
+use super::frame::{End, FrameReader, Next};
+use super::index::{Entry, Index, read_sidecar, write_sidecar};
+use super::reader::JournalReader;
+use super::segment;
+use super::writer::Writer as LogWriter;
+use crate::bounds::storage as bounds;
+use crate::fatal::Fatal;
+use crate::storage::record::{Cursor, Record, RecordKind};
+
+/// Whose directory it is: written once into the first record, compared at every start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalIdentity {
+    /// The chain.
+    pub chain_id: Hash,
+    /// The node's name.
+    pub node: String,
+    /// BLAKE3 of the validator's consensus key; none for an observer.
+    pub validator_key: Option<Hash>,
+}
+
+const INIT_VERSION: u8 = 1;
+const MAX_NODE_NAME: usize = 256;
+
+impl JournalIdentity {
+    /// The identity of a node whose consensus key, if it has one, is given as raw bytes.
+    #[must_use]
+    pub fn new(chain_id: Hash, node: &str, consensus_key: Option<&[u8]>) -> Self {
+        Self { chain_id, node: node.to_owned(), validator_key: consensus_key.map(blake3_digest) }
+    }
+
+    fn encode(&self) -> Bytes {
+        let mut w = Writer::new();
+        w.u8(INIT_VERSION).hash(&self.chain_id).bytes(self.node.as_bytes());
+        match &self.validator_key {
+            Some(key) => w.u8(1).hash(key),
+            None => w.u8(0),
+        };
+        w.into_bytes().into()
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let invalid = |what, value: u8| CodecError::Invalid { what, value: u64::from(value) };
+        let mut r = Reader::new(bytes);
+        match r.u8()? {
+            INIT_VERSION => {}
+            other => return Err(invalid("init record version", other)),
+        }
+        let chain_id = r.hash()?;
+        let node = String::from_utf8_lossy(r.bytes("node name", MAX_NODE_NAME)?).into_owned();
+        let validator_key = match r.u8()? {
+            0 => None,
+            1 => Some(r.hash()?),
+            other => return Err(invalid("validator key flag", other)),
+        };
+        r.finish()?;
+        Ok(Self { chain_id, node, validator_key })
+    }
+}
+
+impl std::fmt::Display for JournalIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "node {} of chain {}", self.node, self.chain_id)?;
+        match &self.validator_key {
+            Some(key) => write!(f, " with validator key {key}"),
+            None => f.write_str(" without a validator key"),
+        }
+    }
+}
+
+/// What may differ between nodes and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalOptions {
+    /// Size at which a segment is sealed.
+    pub segment_bytes: u64,
+    /// May a validator's empty directory be given its first record: an explicit act, once in its life.
+    pub initialise: bool,
+}
+
+impl Default for JournalOptions {
+    fn default() -> Self {
+        Self { segment_bytes: bounds::JOURNAL_SEGMENT, initialise: false }
+    }
+}
+
+/// What the writer, the readers and the actor's incarnations share.
+pub(super) struct Shared {
+    pub directory: PathBuf,
+    pub node: String,
+    pub segment_bytes: u64,
+    pub index: RwLock<Index>,
+    /// Why nothing may be written any more.
+    pub failed: Mutex<Option<JournalError>>,
+    pub fatal: Fatal,
+    /// One writer at a time: its permit lives in the owning thread.
+    pub ownership: Arc<Semaphore>,
+    pub handles: RwLock<HashMap<u32, Arc<File>>>,
+    /// Held, never read: its lock says that the directory is ours.
+    _lock: File,
+}
+
+/// An open journal; cheap to clone. Made once per process and directory, before the actors.
+#[derive(Clone)]
+pub struct Journal(pub(super) Arc<Shared>);
+
+impl Journal {
+    /// Opens the journal in `data_dir/journal`, or begins it, and makes sure that it is this node's.
+    ///
+    /// # Errors
+    /// [`JournalError`]: in use, foreign, never initialised, corrupt, or refused by the operating system.
+    pub fn open(
+        data_dir: &Path,
+        identity: &JournalIdentity,
+        options: JournalOptions,
+        fatal: Fatal,
+    ) -> Result<Self, JournalError> {
+        let directory = data_dir.join("journal");
+        std::fs::create_dir_all(&directory).map_err(JournalError::io("create", &directory))?;
+        let lock = lock(data_dir)?;
+        let journal = Self(Arc::new(Shared {
+            index: RwLock::new(load(&directory)?),
+            directory,
+            node: identity.node.clone(),
+            segment_bytes: options.segment_bytes,
+            failed: Mutex::new(None),
+            fatal,
+            ownership: Arc::new(Semaphore::new(1)),
+            handles: RwLock::default(),
+            _lock: lock,
+        }));
+        journal.claim(data_dir, identity, options.initialise)?;
+        Ok(journal)
+    }
+
+    /// A reader; it outlives every incarnation of the journal actor.
+    #[must_use]
+    pub fn reader(&self) -> JournalReader {
+        JournalReader::new(Arc::clone(&self.0))
+    }
+
+    fn claim(&self, data_dir: &Path, identity: &JournalIdentity, initialise: bool) -> Result<(), JournalError> {
+        let mut writer = LogWriter::open(Arc::clone(&self.0))?;
+        let first = self.reader().get(RecordKind::Init, &Hash::ZERO).map_err(JournalError::io("read", data_dir))?;
+        let Some(body) = first else {
+            if self.0.index.read().len() > 0 {
+                return Err(JournalError::NoOwner { directory: data_dir.to_owned() });
+            }
+            if identity.validator_key.is_some() && !initialise {
+                let node = identity.node.clone();
+                return Err(JournalError::Uninitialised { directory: data_dir.to_owned(), node });
+            }
+            writer.append(&[Record::new(RecordKind::Init, Hash::ZERO, identity.encode())])?;
+            return writer.sync();
+        };
+        let found = JournalIdentity::decode(&body).map_err(|error| JournalError::Corrupt {
+            path: segment::path(&self.0.directory, 1),
+            offset: 0,
+            what: format!("the init record: {error}"),
+        })?;
+        if found == *identity {
+            return Ok(());
+        }
+        let (found, expected) = (found.to_string(), identity.to_string());
+        Err(JournalError::Foreign { directory: data_dir.to_owned(), found, expected })
+    }
+}
+
+/// Takes the directory's lock and leaves the holder's process id in it.
+fn lock(data_dir: &Path) -> Result<File, JournalError> {
+    let path = data_dir.join("LOCK");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(JournalError::io("open", &path))?;
+    if let Err(error) = file.try_lock_exclusive() {
+        if error.kind() != fs2::lock_contended_error().kind() {
+            return Err(JournalError::io("lock", &path)(error));
+        }
+        let mut holder = String::new();
+        // Without a readable holder the lock still says what matters.
+        let _ = file.read_to_string(&mut holder);
+        let holder = if holder.trim().is_empty() { "unknown".to_owned() } else { holder.trim().to_owned() };
+        return Err(JournalError::InUse { directory: data_dir.to_owned(), holder });
+    }
+    file.set_len(0).map_err(JournalError::io("write", &path))?;
+    file.rewind().map_err(JournalError::io("write", &path))?;
+    writeln!(file, "{}", std::process::id()).map_err(JournalError::io("write", &path))?;
+    Ok(file)
+}
+
+/// Builds the index: from the sidecars of the sealed segments. The last segment is the writer's to scan.
+fn load(directory: &Path) -> Result<Index, JournalError> {
+    let mut index = Index::default();
+    let numbers = segment::list(directory)?;
+    let sealed = numbers.len().saturating_sub(1);
+    for number in &numbers[..sealed] {
+        for entry in sealed_entries(directory, *number)? {
+            index.insert(*number, &entry);
+        }
+    }
+    Ok(index)
+}
+
+/// A sealed segment's index: its sidecar's, or made from its frames, all of which must be whole.
+fn sealed_entries(directory: &Path, number: u32) -> Result<Vec<Entry>, JournalError> {
+    let path = segment::path(directory, number);
+    let size = std::fs::metadata(&path).map_err(JournalError::io("stat", &path))?.len();
+    let sidecar = segment::sidecar_path(directory, number);
+    if let Some(entries) = read_sidecar(&sidecar, size) {
+        return Ok(entries);
+    }
+    tracing::warn!(segment = %path.display(), "the segment's index is missing or damaged and is made again");
+    let (entries, end) = scan(&path)?;
+    match end {
+        End::Clean { more: false, .. } => {}
+        End::Clean { offset, .. } => {
+            return Err(JournalError::Corrupt { path, offset, what: "a sealed segment ends early".to_owned() });
+        }
+        End::Bad { offset, what } => return Err(JournalError::Corrupt { path, offset, what }),
+    }
+    write_sidecar(&sidecar, size, &entries)?;
+    Ok(entries)
+}
+
+/// All frames of a segment, and how they end.
+pub(super) fn scan(path: &Path) -> Result<(Vec<Entry>, End), JournalError> {
+    let mut frames = FrameReader::open(path, Cursor::START.offset)?;
+    let mut entries = Vec::new();
+    loop {
+        match frames.next(|_| true).map_err(JournalError::io("read", path))? {
+            Next::Record(record, offset, length) => {
+                let too_far = |_| JournalError::Corrupt {
+                    path: path.to_owned(),
+                    offset,
+                    what: "the segment exceeds 4 GiB".to_owned(),
+                };
+                let offset = u32::try_from(offset).map_err(too_far)?;
+                let length = u32::try_from(length).map_err(too_far)?;
+                entries.push(Entry { kind: record.kind, key: record.key, offset, length });
+            }
+            Next::End(end) => return Ok((entries, end)),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! The one writer of the log: buffers frames, writes them, tells the index, syncs, seals segments.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::error::JournalError;
+use super::frame::{self, End};
+use super::index::{Entry, write_sidecar};
+use super::open::{Shared, scan};
+use super::segment;
+use crate::bounds::storage::{JOURNAL_GROUP, JOURNAL_MAX_BODY};
+use crate::storage::record::{Cursor, Record};
+
+/// Owns the end of the log. There is at most one, see [`Shared::ownership`].
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    file: File,
+    path: PathBuf,
+    number: u32,
+    /// Where the buffer will be written.
+    written: u64,
+    /// Frames not yet written.
+    buffer: Vec<u8>,
+    /// What the index learns once the buffer is written.
+    pending: Vec<Entry>,
+    /// The segment's index so far, for its sidecar.
+    entries: Vec<Entry>,
+}
+
+impl Writer {
+    /// Takes the end of the log as the disk has it: scans the last segment, cuts its torn tail, syncs the rest.
+    pub(super) fn open(shared: Arc<Shared>) -> Result<Self, JournalError> {
+        if let Some(earlier) = shared.failed.lock().as_ref() {
+            return Err(JournalError::Poisoned(earlier.to_string()));
+        }
+        let number = segment::list(&shared.directory)?.last().copied().unwrap_or(1);
+        let path = segment::path(&shared.directory, number);
+        let file = segment::open(&path, 0)?;
+        let (entries, end) = scan(&path)?;
+        let end = match end {
+            End::Clean { offset, .. } => offset,
+            End::Bad { offset, what } => {
+                tracing::warn!(segment = %path.display(), offset, what, "a torn tail is cut from the journal");
+                offset
+            }
+        };
+        segment::cut(&file, &path, end, shared.segment_bytes)?;
+        segment::sync_directory(&shared.directory)?;
+        {
+            let mut index = shared.index.write();
+            for entry in &entries {
+                index.insert(number, entry);
+            }
+            index.end = Some(Cursor { segment: number, offset: end });
+        }
+        Ok(Self { shared, file, path, number, written: end, buffer: Vec::new(), pending: Vec::new(), entries })
+    }
+
+    /// Takes records in; large groups are written on the way. Durable after [`Writer::sync`].
+    pub(super) fn append(&mut self, records: &[Record]) -> Result<(), JournalError> {
+        if let Some(record) = records.iter().find(|record| record.body.len() > JOURNAL_MAX_BODY) {
+            return Err(JournalError::TooLarge { bytes: record.body.len(), max: JOURNAL_MAX_BODY });
+        }
+        for record in records {
+            let size = frame::OVERHEAD + record.body.len();
+            let at = self.written + self.buffer.len() as u64;
+            let at = if at > 0 && at + size as u64 > self.shared.segment_bytes { self.roll()? } else { at };
+            // Segments end at segment_bytes or after one frame, both far below 4 GiB.
+            #[allow(clippy::cast_possible_truncation)]
+            let entry = Entry { kind: record.kind, key: record.key, offset: at as u32, length: size as u32 };
+            frame::encode(record, &mut self.buffer);
+            self.pending.push(entry);
+            if self.buffer.len() >= JOURNAL_GROUP {
+                self.write()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what was taken in, without a sync: from here readers see it, and a killed process loses none of it.
+    pub(super) fn write(&mut self) -> Result<(), JournalError> {
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        self.guard(self.file.write_all_at(&self.buffer, self.written).map_err(JournalError::io("write", &self.path)))?;
+        metrics::counter!("journal_bytes_total", "node" => self.shared.node.clone())
+            .increment(self.buffer.len() as u64);
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        let mut index = self.shared.index.write();
+        for entry in &self.pending {
+            index.insert(self.number, entry);
+        }
+        index.end = Some(Cursor { segment: self.number, offset: self.written });
+        drop(index);
+        self.entries.append(&mut self.pending);
+        Ok(())
+    }
+
+    /// Writes and syncs: everything taken in before is durable when this returns.
+    pub(super) fn sync(&mut self) -> Result<(), JournalError> {
+        self.write()?;
+        let began = std::time::Instant::now();
+        self.guard(self.file.sync_data().map_err(JournalError::io("sync", &self.path)))?;
+        metrics::histogram!("journal_sync_seconds", "node" => self.shared.node.clone())
+            .record(began.elapsed().as_secs_f64());
+        Ok(())
+    }
+
+    /// Seals the segment and begins the next one. Returns where its first frame goes.
+    fn roll(&mut self) -> Result<u64, JournalError> {
+        self.write()?;
+        let result = self.seal_and_begin();
+        self.guard(result)?;
+        Ok(self.written)
+    }
+
+    fn seal_and_begin(&mut self) -> Result<(), JournalError> {
+        self.file.set_len(self.written).map_err(JournalError::io("cut", &self.path))?;
+        self.file.sync_all().map_err(JournalError::io("sync", &self.path))?;
+        let directory = &self.shared.directory;
+        write_sidecar(&segment::sidecar_path(directory, self.number), self.written, &self.entries)?;
+        let number = self.number + 1;
+        let path = segment::path(directory, number);
+        let file = segment::open(&path, self.shared.segment_bytes)?;
+        file.sync_all().map_err(JournalError::io("sync", &path))?;
+        segment::sync_directory(directory)?;
+        (self.file, self.path, self.number, self.written) = (file, path, number, 0);
+        self.entries.clear();
+        self.shared.index.write().end = Some(Cursor { segment: number, offset: 0 });
+        Ok(())
+    }
+
+    /// A failed write or sync is final: nobody knows afterwards what the disk holds.
+    fn guard(&self, result: Result<(), JournalError>) -> Result<(), JournalError> {
+        if let Err(error) = &result {
+            let mut failed = self.shared.failed.lock();
+            if failed.is_none() {
+                *failed = Some(error.clone());
+                self.shared.fatal.raise(format!("the journal cannot be written: {error}"));
+            }
+        }
+        result
+    }
+}

@@ -1,0 +1,12 @@
+//! What survives a restart: the journal (the truth, one log), and the store (the queryable state, rebuilt at will).
+//!
+//! Each is a plain library with one owning thread and a thin actor before it. Readers are cheap clones that outlive
+//! restarts of the actors. Nothing here knows what a block decides or a transaction does.
+
+pub mod journal;
+pub mod record;
+
+pub use journal::{
+    Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader,
+};
+pub use record::{Cursor, Record, RecordKind};
