@@ -1,1 +1,26 @@
-//! placeholder
+//! Batches of ML-DSA-87 verifications and tree hashes, on the processor now and on CUDA devices later, behind one trait.
+//!
+//! Every back-end gives the same verdict for every input, however malformed. Knows bytes, keys and signatures; knows no
+//! actors and no transactions. The only crate in which `unsafe` may appear, and only in the module that speaks to C.
+
+mod aws;
+mod device;
+mod hash;
+mod keys;
+mod reference;
+mod verify;
+
+pub use aws::AwsLc;
+pub use device::{Device, NoDevice, detect};
+pub use hash::CpuHasher;
+pub use keys::{Seed, SignError, Signer, public_key_of};
+pub use reference::Fips204;
+pub use verify::{BatchVerifier, PUBLIC_KEY_LEN, SIGNATURE_LEN, VerifyItem};
+
+use std::sync::Arc;
+
+/// The fastest back-end on this machine's processor.
+#[must_use]
+pub fn cpu_verifier() -> Arc<dyn BatchVerifier> {
+    Arc::new(AwsLc)
+}
