@@ -6,9 +6,13 @@
 
 pub mod block;
 pub mod codec;
+mod execute;
 pub mod genesis;
 pub mod hash;
+pub mod ledger;
+pub mod merkle;
 pub mod module;
+pub mod state;
 pub mod transaction;
 pub mod tree_hasher;
 pub mod types;
@@ -21,7 +25,12 @@ pub use block::{
 pub use codec::{CodecError, Reader, Writer};
 pub use genesis::{FeeSchedule, Genesis, GenesisAccount, GenesisError, GenesisValidator, ProtocolParameters};
 pub use hash::{Hash, HashParseError, blake3_digest, h, h_parts};
+pub use ledger::Ledger;
+pub use merkle::{MerkleProof, MerkleTree, ReceiptProof, TransactionProof};
 pub use module::{Module, ModuleContext, ModuleId};
+pub use state::{
+    AccountProof, AccountView, ImportError, NotACheckpoint, PageKey, ProofError, ProvenAccount, StateView, StoredPage,
+};
 pub use transaction::{
     BuildError, Group, Operation, Sender, SenderKey, Target, Transaction, TransactionBuilder, UnsignedTransaction,
 };

@@ -1,0 +1,307 @@
+//! Between views and a store: pages grouped into values of some 16 to 48 KiB, and a state rebuilt from them.
+//!
+//! What a store is, and how it keeps values, is not decided here. Only views of checkpoints are stored.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::accounts::Accounts;
+use super::pages::{BalancePage, IdentityPage, KEYS_PER_PAGE, KeyPage, NoncePage, Page, ROWS};
+use super::system::SystemState;
+use super::view::{NotACheckpoint, StateView};
+use super::{ColumnId, MODULE_COLUMNS, State};
+use crate::block::{Checkpoint, LedgerHeader};
+use crate::codec::{CodecError, Reader, Writer};
+use crate::hash::Hash;
+use crate::module::Module;
+
+/// Longest value handed to a store: stores leak with values above 64 KiB.
+const MAX_PART: usize = 48 * 1024;
+/// Longest page; a bound for decoding.
+const MAX_PAGE: usize = 1 << 30;
+
+/// Names a stored value. Keys sort by column, group and part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PageKey {
+    /// The column's number.
+    pub column: u8,
+    /// Which group of the column's pages.
+    pub group: u32,
+    /// Which part of the group's bytes.
+    pub part: u16,
+}
+
+impl PageKey {
+    /// Bytes of a key.
+    pub const LEN: usize = 7;
+
+    /// The key's bytes, which sort as the keys do.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; Self::LEN] {
+        let ([a, b, c, d], [e, f]) = (self.group.to_be_bytes(), self.part.to_be_bytes());
+        [self.column, a, b, c, d, e, f]
+    }
+
+    /// The key with these bytes.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+        let [column, a, b, c, d, e, f] = bytes;
+        Self { column, group: u32::from_be_bytes([a, b, c, d]), part: u16::from_be_bytes([e, f]) }
+    }
+}
+
+/// A value to be stored under its key, replacing what stands there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredPage {
+    /// The key.
+    pub key: PageKey,
+    /// The value, at most 48 KiB and a few bytes.
+    pub bytes: Vec<u8>,
+}
+
+/// Why stored pages do not make a ledger.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImportError {
+    /// A value is missing.
+    #[error("part {} of group {} of column {} is missing or cut short", key.part, key.group, key.column)]
+    Missing {
+        /// Its key.
+        key: PageKey,
+    },
+    /// A value does not decode.
+    #[error("column {column} does not decode: {error}")]
+    Decode {
+        /// The column.
+        column: u8,
+        /// Why.
+        error: CodecError,
+    },
+    /// The pages are those of another chain.
+    #[error("the pages are of chain {found}, this is chain {expected}")]
+    Chain {
+        /// The genesis's chain.
+        expected: Hash,
+        /// The pages' chain.
+        found: Hash,
+    },
+    /// The pages do not have the root of their checkpoint.
+    #[error("the pages have state root {found}, checkpoint {seq} says {expected}")]
+    StateRoot {
+        /// The checkpoint.
+        seq: u64,
+        /// Its root.
+        expected: Hash,
+        /// The pages' root.
+        found: Hash,
+    },
+    /// The header is not the checkpoint's.
+    #[error("the header has hash {found}, checkpoint {seq} says {expected}")]
+    Header {
+        /// The checkpoint.
+        seq: u64,
+        /// The hash it names.
+        expected: Hash,
+        /// The header's.
+        found: Hash,
+    },
+    /// A column has too many or too few rows.
+    #[error("column {column} has {found} rows or pages, expected {expected}")]
+    Count {
+        /// The column.
+        column: u8,
+        /// How many it should have.
+        expected: usize,
+        /// How many it has.
+        found: usize,
+    },
+    /// Genesis itself is not valid.
+    #[error(transparent)]
+    Genesis(#[from] crate::genesis::GenesisError),
+}
+
+/// What pages give back.
+pub(crate) struct Imported {
+    pub(crate) state: State,
+    pub(crate) header: LedgerHeader,
+    pub(crate) checkpoint: Checkpoint,
+}
+
+/// Splits a group's pages into parts: a total length, then each page behind its own length.
+fn push_group<'a>(column: u8, group: usize, pages: impl Iterator<Item = &'a [u8]>, out: &mut Vec<StoredPage>) {
+    let mut bytes = vec![0; 4];
+    for page in pages {
+        bytes.extend_from_slice(&u32::try_from(page.len()).expect("pages are far below 4 GiB").to_le_bytes());
+        bytes.extend_from_slice(page);
+    }
+    let total = u32::try_from(bytes.len()).expect("groups of pages are far below 4 GiB");
+    bytes[..4].copy_from_slice(&total.to_le_bytes());
+    for (part, bytes) in bytes.chunks(MAX_PART).enumerate() {
+        let group = u32::try_from(group).expect("columns have fewer than 2^32 pages");
+        let part = u16::try_from(part).expect("groups have fewer than 2^16 parts");
+        out.push(StoredPage { key: PageKey { column, group, part }, bytes: bytes.to_vec() });
+    }
+}
+
+fn push_column<P: Page>(id: ColumnId, pages: &[Arc<P>], previous: &[Arc<P>], out: &mut Vec<StoredPage>) {
+    for (group, pages) in pages.chunks(P::GROUP).enumerate() {
+        let old = previous.chunks(P::GROUP).nth(group).unwrap_or(&[]);
+        if pages.len() == old.len() && pages.iter().zip(old).all(|(page, old)| Arc::ptr_eq(page, old)) {
+            continue;
+        }
+        let encoded: Vec<Vec<u8>> = pages
+            .iter()
+            .map(|page| {
+                let mut bytes = Vec::new();
+                page.encode_into(&mut bytes);
+                bytes
+            })
+            .collect();
+        push_group(id as u8, group, encoded.iter().map(Vec::as_slice), out);
+    }
+}
+
+impl StateView {
+    /// The values a store needs to hold this checkpoint: all of them, or, given the view that was stored before, those
+    /// whose pages are other pages (by pointer) than that view's.
+    ///
+    /// # Errors
+    /// [`NotACheckpoint`] if the view is not of a checkpoint.
+    pub fn export_pages(&self, previous: Option<&Self>) -> Result<Vec<StoredPage>, NotACheckpoint> {
+        let (sealed, parts) = (self.sealed()?, self.parts());
+        let old = previous.map(Self::parts);
+        let mut out = Vec::new();
+        let head = encode_head(&parts.header, &parts.checkpoint);
+        push_group(ColumnId::Head as u8, 0, [head.as_slice()].into_iter(), &mut out);
+        push_group(ColumnId::System as u8, 0, [&*sealed.system].into_iter(), &mut out);
+        push_column(ColumnId::Balances, &parts.balances, old.map_or(&[], |old| &old.balances), &mut out);
+        push_column(ColumnId::Nonces, &parts.nonces, old.map_or(&[], |old| &old.nonces), &mut out);
+        push_column(ColumnId::Identities, &parts.identities, old.map_or(&[], |old| &old.identities), &mut out);
+        push_column(ColumnId::Keys, &parts.keys, old.map_or(&[], |old| &old.keys), &mut out);
+        let old_sealed = old.and_then(|old| old.sealed.as_deref());
+        for (module, pages) in &sealed.modules {
+            let old = old_sealed.and_then(|old| old.modules.iter().find(|(id, _)| id == module));
+            push_module(MODULE_COLUMNS + *module as u8, pages, old.map_or(&[], |(_, pages)| pages), &mut out);
+        }
+        Ok(out)
+    }
+}
+
+/// A module's table: group 0 holds how many pages there are, page n is group n + 1.
+fn push_module(column: u8, pages: &[Arc<[u8]>], previous: &[Arc<[u8]>], out: &mut Vec<StoredPage>) {
+    push_group(column, 0, [(pages.len() as u64).to_le_bytes().as_slice()].into_iter(), out);
+    for (number, page) in pages.iter().enumerate() {
+        if previous.get(number).is_none_or(|old| !Arc::ptr_eq(page, old)) {
+            push_group(column, number + 1, [&**page].into_iter(), out);
+        }
+    }
+}
+
+fn encode_head(header: &LedgerHeader, checkpoint: &Checkpoint) -> Vec<u8> {
+    let mut w = Writer::new();
+    w.bytes(&header.encode()).bytes(&checkpoint.encode());
+    w.into_bytes()
+}
+
+fn decode_head(bytes: &[u8]) -> Result<(LedgerHeader, Checkpoint), CodecError> {
+    let mut r = Reader::new(bytes);
+    let header = LedgerHeader::decode(r.bytes("length of the header", 1_024)?)?;
+    let checkpoint = Checkpoint::decode(r.bytes("length of the checkpoint", 1_024)?)?;
+    r.finish()?;
+    Ok((header, checkpoint))
+}
+
+/// Stored values by key.
+struct Stored(BTreeMap<PageKey, Vec<u8>>);
+
+impl Stored {
+    /// The pages of a group, its parts put together. Parts beyond the group's length are leftovers of a longer one.
+    fn group(&self, column: u8, group: u32) -> Result<Vec<Vec<u8>>, ImportError> {
+        let key = |part| PageKey { column, group, part };
+        let first = self.0.get(&key(0)).ok_or(ImportError::Missing { key: key(0) })?;
+        let decode = |error| ImportError::Decode { column, error };
+        let total = Reader::new(first).u32().map_err(decode)? as usize;
+        let mut bytes = first.clone();
+        for part in 1..=u16::MAX {
+            if bytes.len() >= total {
+                break;
+            }
+            bytes.extend_from_slice(self.0.get(&key(part)).ok_or(ImportError::Missing { key: key(part) })?);
+        }
+        let mut r = Reader::new(&bytes[4..total.clamp(4, bytes.len())]);
+        let mut pages = Vec::new();
+        while r.left() > 0 {
+            let len = r.u32().map_err(decode)? as usize;
+            if len > MAX_PAGE {
+                return Err(ImportError::Missing { key: key(0) });
+            }
+            pages.push(r.raw(len).map_err(decode)?.to_vec());
+        }
+        Ok(pages)
+    }
+
+    fn single(&self, id: ColumnId) -> Result<Vec<u8>, ImportError> {
+        let mut pages = self.group(id as u8, 0)?;
+        let found = pages.len();
+        match (pages.pop(), found) {
+            (Some(page), 1) => Ok(page),
+            _ => Err(ImportError::Count { column: id as u8, expected: 1, found }),
+        }
+    }
+
+    /// The pages of a column that has to have exactly `expected` of them.
+    fn column<P: Page>(&self, id: ColumnId, expected: usize) -> Result<Vec<P>, ImportError> {
+        let mut pages = Vec::new();
+        for group in 0..expected.div_ceil(P::GROUP) {
+            #[allow(clippy::cast_possible_truncation)]
+            for bytes in self.group(id as u8, group as u32)? {
+                let page = P::decode(&bytes).map_err(|error| ImportError::Decode { column: id as u8, error })?;
+                pages.push(page);
+            }
+        }
+        if pages.len() != expected {
+            return Err(ImportError::Count { column: id as u8, expected, found: pages.len() });
+        }
+        Ok(pages)
+    }
+
+    fn module(&self, module: &mut dyn Module) -> Result<(), ImportError> {
+        let column = MODULE_COLUMNS + module.id() as u8;
+        let count = self.group(column, 0)?;
+        let decode = |error| ImportError::Decode { column, error };
+        let count = count.first().map_or(Ok(0), |bytes| Reader::new(bytes).u64()).map_err(decode)?;
+        let mut pages = Vec::new();
+        for number in 1..=count {
+            let group =
+                u32::try_from(number).map_err(|_| decode(CodecError::Invalid { what: "pages", value: count }))?;
+            pages.extend(self.group(column, group)?);
+        }
+        module.restore(&pages).map_err(decode)
+    }
+}
+
+/// Rebuilds the state from stored values; the caller compares its root with the checkpoint's.
+pub(crate) fn read_pages(
+    pages: impl IntoIterator<Item = StoredPage>,
+    mut modules: Vec<Box<dyn Module>>,
+) -> Result<Imported, ImportError> {
+    let stored = Stored(pages.into_iter().map(|page| (page.key, page.bytes)).collect());
+    let head = ColumnId::Head as u8;
+    let (header, checkpoint) =
+        decode_head(&stored.single(ColumnId::Head)?).map_err(|error| ImportError::Decode { column: head, error })?;
+    let (system, count, key_count) = SystemState::decode(&stored.single(ColumnId::System)?)
+        .map_err(|error| ImportError::Decode { column: ColumnId::System as u8, error })?;
+    let account_pages = (count as usize).div_ceil(ROWS);
+    let keys: Vec<KeyPage> = stored.column(ColumnId::Keys, (key_count as usize).div_ceil(KEYS_PER_PAGE))?;
+    let found = keys.iter().map(|page| page.0.len()).sum();
+    if found != key_count as usize {
+        return Err(ImportError::Count { column: ColumnId::Keys as u8, expected: key_count as usize, found });
+    }
+    let balances: Vec<BalancePage> = stored.column(ColumnId::Balances, account_pages)?;
+    let nonces: Vec<NoncePage> = stored.column(ColumnId::Nonces, account_pages)?;
+    let identities: Vec<IdentityPage> = stored.column(ColumnId::Identities, account_pages)?;
+    for module in &mut modules {
+        stored.module(module.as_mut())?;
+    }
+    let accounts = Accounts::from_pages(count, key_count, balances, nonces, identities, keys);
+    Ok(Imported { state: State { accounts, system, modules }, header, checkpoint })
+}
