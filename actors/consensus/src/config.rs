@@ -32,8 +32,8 @@ pub const MAX_FETCH_REPLY_BYTES: usize = 224 * 1024;
 pub const MAX_RANGE_COMMITS: usize = 64;
 /// Most bytes of blocks in one catch-up range reply.
 pub const MAX_RANGE_BLOCK_BYTES: usize = 4 * 1024 * 1024;
-/// Most blocks in one commit: every validator, a whole garbage-collection window, two versions, and slack.
-pub const MAX_COMMIT_BLOCKS: usize = 65_536;
+/// Most blocks in one commit that are decoded: a long undecided stretch of a large epoch fits many times.
+pub const MAX_COMMIT_BLOCKS: usize = 1 << 22;
 
 /// Parameters that all validators of an epoch share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

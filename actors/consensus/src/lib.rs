@@ -30,16 +30,30 @@
 //! * **Halt** is an effect, never a panic. A halted machine answers every event with nothing.
 
 pub mod block;
+pub mod clock;
 pub mod commit;
 pub mod committee;
+pub mod committer;
 pub mod config;
 pub mod event;
+pub mod flush;
 pub mod machine;
 pub mod message;
+pub mod oracle;
 pub mod record;
+pub mod schedule;
 pub mod snapshot;
 pub mod status;
+pub mod store;
 pub mod types;
+pub mod validity;
+
+#[cfg(test)]
+mod fuzz;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod vectors;
 
 pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
 pub use commit::{Commit, CommitHeader, CommittedBlock};

@@ -3,6 +3,7 @@
 //! No rule of the protocol lives here.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
@@ -175,14 +176,14 @@ pub const SIGNATURE_LEN: usize = 4_627;
 
 /// A signature. Not part of a block's digest: signing may be randomised.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Signature(Box<[u8; SIGNATURE_LEN]>);
+pub struct Signature(Arc<[u8; SIGNATURE_LEN]>);
 
 impl Signature {
     /// Takes the bytes if there are exactly [`SIGNATURE_LEN`] of them.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         let array: [u8; SIGNATURE_LEN] = bytes.try_into().ok()?;
-        Some(Self(Box::new(array)))
+        Some(Self(Arc::new(array)))
     }
 
     /// The bytes.
@@ -192,7 +193,7 @@ impl Signature {
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        Ok(Self(Box::new(r.array()?)))
+        Ok(Self(Arc::new(r.array()?)))
     }
 }
 
