@@ -6,12 +6,15 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
 
+use crate::end::Returned;
 use crate::mailbox::{Address, MailboxStats};
-use crate::registry::Registry;
+use crate::registry::{Killer, Life, Registry};
 
 /// Why an actor failed; the text reaches the log, the live tree and the audit log.
 pub type ActorError = Box<dyn std::error::Error + Send + Sync>;
@@ -27,10 +30,7 @@ pub trait Behaviour: Send + Sync + Sized + 'static {
     type State: Send + 'static;
 
     /// Builds the state. A failure counts as a failed start with the supervisor.
-    fn start(
-        &self,
-        ctx: &Context<Self::Msg>,
-    ) -> impl Future<Output = Result<Self::State, ActorError>> + Send;
+    fn start(&self, ctx: &Context<Self::Msg>) -> impl Future<Output = Result<Self::State, ActorError>> + Send;
 
     /// Handles one message.
     fn handle(
@@ -129,6 +129,23 @@ pub enum KillMode {
     Abort,
 }
 
+impl KillMode {
+    /// Every mode.
+    pub const ALL: [Self; 5] = [Self::Kill, Self::Panic, Self::Error, Self::Stop, Self::Abort];
+}
+
+impl std::fmt::Display for KillMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Kill => "kill",
+            Self::Panic => "panic",
+            Self::Error => "error",
+            Self::Stop => "stop",
+            Self::Abort => "abort",
+        })
+    }
+}
+
 impl std::str::FromStr for KillMode {
     type Err = String;
 
@@ -166,11 +183,16 @@ impl<M: Send + 'static> Envelope<M> {
 // Local only: no behaviour is addressable from another node. The gateway alone is a remotable actor.
 impl<M: Any + Send> ractor::Message for Envelope<M> {}
 
+/// The abort handle of an actor's task, known only once the task runs.
+pub(crate) type AbortSlot = Arc<OnceLock<tokio::task::AbortHandle>>;
+
 /// What an incarnation is started with.
-pub struct ShellArgs {
+pub(crate) struct ShellArgs {
     pub(crate) name: String,
     pub(crate) generation: u64,
+    pub(crate) bound: usize,
     pub(crate) registry: Registry,
+    pub(crate) abort: AbortSlot,
 }
 
 /// The ractor actor that runs a behaviour.
@@ -178,8 +200,15 @@ pub(crate) struct Shell<B>(pub(crate) B);
 
 pub(crate) struct ShellState<B: Behaviour> {
     context: Context<B::Msg>,
-    state: B::State,
+    /// Taken by an ordered stop, so that it is dropped before the stop is over: ractor hands a dead actor's state to the
+    /// supervisor, where it would wait in a queue.
+    state: Option<B::State>,
     stats: MailboxStats,
+    span: tracing::Span,
+    bound: usize,
+    abort: AbortSlot,
+    // The last field: the next incarnation may start when everything above was dropped.
+    life: Life,
 }
 
 impl<B: Behaviour> ractor::Actor for Shell<B> {
@@ -192,11 +221,25 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
         myself: ractor::ActorRef<Self::Msg>,
         args: ShellArgs,
     ) -> Result<Self::State, ractor::ActorProcessingErr> {
-        let context =
-            Context { name: args.name, generation: args.generation, registry: args.registry, cell: myself };
-        let stats = context.registry.stats(&context.name);
-        let state = self.0.start(&context).await?;
-        Ok(ShellState { context, state, stats })
+        let ShellArgs { name, generation, bound, registry, abort } = args;
+        let life = registry.occupy(&name, &myself.get_cell());
+        let stats = registry.stats(&name);
+        let span = tracing::info_span!("actor", aurigraph.actor = %name, aurigraph.generation = generation);
+        let context = Context { name, generation, registry, cell: myself };
+        let state = self.0.start(&context).instrument(span.clone()).await.map_err(Returned)?;
+        Ok(ShellState { context, state: Some(state), stats, span, bound, abort, life })
+    }
+
+    /// Publishes the incarnation from inside its own task, so that it can never be published after its end.
+    async fn post_start(
+        &self,
+        myself: ractor::ActorRef<Self::Msg>,
+        state: &mut Self::State,
+    ) -> Result<(), ractor::ActorProcessingErr> {
+        let ShellState { context, bound, abort, life, .. } = state;
+        let killer = killer(myself.clone(), Arc::clone(abort));
+        context.registry.running(&context.name, context.generation, *bound, &myself, life, killer);
+        Ok(())
     }
 
     async fn handle(
@@ -207,15 +250,18 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
     ) -> Result<(), ractor::ActorProcessingErr> {
         match message {
             Envelope::Message { message, place } => {
+                // Taken by `post_stop` alone, after which nothing is handled.
+                let Some(inner) = &mut state.state else { return Ok(()) };
                 let began = std::time::Instant::now();
-                let result = self.0.handle(&state.context, message, &mut state.state).await;
+                let handling = self.0.handle(&state.context, message, inner);
+                let result = handling.instrument(state.span.clone()).await;
                 drop(place);
                 state.stats.handled(began.elapsed());
-                result
+                Ok(result.map_err(Returned)?)
             }
             #[allow(clippy::panic)]
-            Envelope::Fail(KillMode::Panic) => panic!("{} was told to panic", state.context.name),
-            Envelope::Fail(mode) => Err(format!("{} was told to fail ({mode:?})", state.context.name).into()),
+            Envelope::Fail(KillMode::Panic) => panic!("told to panic"),
+            Envelope::Fail(_) => Err(Returned("told to fail".into()).into()),
         }
     }
 
@@ -224,7 +270,9 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
         _myself: ractor::ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ractor::ActorProcessingErr> {
-        self.0.stopped(&state.context, &mut state.state).await;
+        if let Some(mut inner) = state.state.take() {
+            self.0.stopped(&state.context, &mut inner).instrument(state.span.clone()).await;
+        }
         Ok(())
     }
 
@@ -238,4 +286,26 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
     ) -> Result<(), ractor::ActorProcessingErr> {
         Ok(())
     }
+}
+
+/// How to end a behaviour's incarnation in each mode.
+fn killer<M: Send + 'static>(cell: ractor::ActorRef<Envelope<M>>, abort: AbortSlot) -> Killer {
+    Arc::new(move |mode| match mode {
+        KillMode::Panic | KillMode::Error => cell.send_message(Envelope::Fail(mode)).is_ok(),
+        other => end_natively(&cell.get_cell(), &abort, other),
+    })
+}
+
+/// The modes that ractor and tokio know themselves; panic and error need the actor's help and kill it here.
+pub(crate) fn end_natively(cell: &ractor::ActorCell, abort: &AbortSlot, mode: KillMode) -> bool {
+    match mode {
+        KillMode::Stop => cell.stop(Some("on purpose".to_owned())),
+        KillMode::Abort => match abort.get() {
+            Some(task) => task.abort(),
+            // Its task is being spawned this very moment.
+            None => return false,
+        },
+        KillMode::Kill | KillMode::Panic | KillMode::Error => cell.kill(),
+    }
+    true
 }

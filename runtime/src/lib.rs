@@ -3,9 +3,17 @@
 //! Knows actors, nodes and bytes; must not know what a transaction or a block is.
 
 pub mod behaviour;
+pub mod end;
+pub mod lease;
 pub mod mailbox;
 pub mod registry;
+pub mod supervisor;
 
 pub use behaviour::{ActorError, Behaviour, Context, Envelope, KillMode, Mouth};
+pub use end::{EndKind, Fatal, GaveUp};
+pub use lease::{Lease, LeaseError, LeaseHolder};
 pub use mailbox::{Address, CallError, MailboxStats, Reply, SendError};
-pub use registry::{ActorRow, ActorState, Failure, Registry};
+pub use registry::{ActorEvent, ActorEventKind, ActorRow, ActorState, Failure, Registry};
+pub use supervisor::{
+    Backoff, Budget, ChildSpec, Restart, ShutdownError, StartError, Strategy, SupervisorSpec, Tree, TreeEnd,
+};

@@ -4,13 +4,12 @@
 //! incarnation's queue gives its places back by being dropped. What happens at the bound is the sender's choice, in
 //! the name of the method: [`Address::send`] refuses and hands the message back, [`Address::send_wait`] waits.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
-use tokio::sync::{Semaphore, oneshot, watch};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 
 use crate::behaviour::Envelope;
 
@@ -147,6 +146,8 @@ pub(crate) struct Mailbox<M: Send + 'static> {
 pub(crate) struct Slot<M: Send + 'static> {
     pub(crate) name: String,
     pub(crate) bound: RwLock<usize>,
+    /// Kept here because looking a series up by label allocates.
+    refused: RwLock<Option<metrics::Counter>>,
     pub(crate) current: RwLock<Option<Arc<Mailbox<M>>>>,
     pub(crate) generation: watch::Sender<u64>,
 }
@@ -156,6 +157,7 @@ impl<M: Send + 'static> Slot<M> {
         Self {
             name: name.to_owned(),
             bound: RwLock::new(0),
+            refused: RwLock::new(None),
             current: RwLock::new(None),
             generation: watch::Sender::new(0),
         }
@@ -164,20 +166,30 @@ impl<M: Send + 'static> Slot<M> {
     /// Publishes an incarnation. Waiters see the generation change only after the mailbox is in place.
     pub(crate) fn publish(&self, cell: ractor::ActorRef<Envelope<M>>, generation: u64, bound: usize) {
         *self.bound.write() = bound;
+        *self.refused.write() = Some(metrics::counter!("actor_mailbox_refused_total", "actor" => self.name.clone()));
         *self.current.write() = Some(Arc::new(Mailbox { cell, places: Arc::new(Semaphore::new(bound)) }));
         self.generation.send_replace(generation);
-    }
-
-    /// Withdraws the incarnation, if it is still the published one.
-    pub(crate) fn withdraw(&self, generation: u64) {
-        if *self.generation.borrow() == generation {
-            *self.current.write() = None;
-        }
     }
 
     pub(crate) fn depth(&self) -> usize {
         let bound = *self.bound.read();
         self.current.read().as_ref().map_or(0, |mailbox| bound.saturating_sub(mailbox.places.available_permits()))
+    }
+}
+
+/// Takes a dead incarnation's mailbox back, whatever its message type.
+pub(crate) trait Withdraw: Send + Sync {
+    /// Withdraws the incarnation, if it is still the published one; whoever waits for a place is told.
+    fn withdraw(&self, generation: u64);
+}
+
+impl<M: Send + 'static> Withdraw for Slot<M> {
+    fn withdraw(&self, generation: u64) {
+        if *self.generation.borrow() == generation
+            && let Some(mailbox) = self.current.write().take()
+        {
+            mailbox.places.close();
+        }
     }
 }
 
@@ -236,8 +248,11 @@ impl<M: Send + 'static> Address<M> {
         };
         match Arc::clone(&mailbox.places).try_acquire_owned() {
             Ok(place) => self.deliver(&mailbox, message, place),
-            Err(_) => {
-                metrics::counter!("actor_mailbox_refused_total", "actor" => self.0.name.clone()).increment(1);
+            Err(TryAcquireError::Closed) => Err(SendError::NotRunning { name: self.0.name.clone(), message }),
+            Err(TryAcquireError::NoPermits) => {
+                if let Some(refused) = &*self.0.refused.read() {
+                    refused.increment(1);
+                }
                 Err(SendError::Full { name: self.0.name.clone(), bound: *self.0.bound.read(), message })
             }
         }
@@ -303,17 +318,15 @@ impl<M: Send + 'static> Address<M> {
         }
     }
 
-    fn await_answer<T: Send + 'static>(
+    async fn await_answer<T: Send + 'static>(
         name: String,
         within: Duration,
         answer: oneshot::Receiver<T>,
-    ) -> impl Future<Output = Result<T, CallError>> + Send {
-        async move {
-            match tokio::time::timeout(within, answer).await {
-                Ok(Ok(value)) => Ok(value),
-                Ok(Err(_)) => Err(CallError::Dropped(name)),
-                Err(_) => Err(CallError::Timeout { name, after: within }),
-            }
+    ) -> Result<T, CallError> {
+        match tokio::time::timeout(within, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(_)) => Err(CallError::Dropped(name)),
+            Err(_) => Err(CallError::Timeout { name, after: within }),
         }
     }
 }
