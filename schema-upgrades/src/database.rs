@@ -1,0 +1,124 @@
+//! An open database: sled, locked for this process, with syncs that reach the disk.
+
+use std::fs::File;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::UpgradeError;
+use crate::lock;
+use crate::medium::{Change, Medium, Pairs};
+
+/// An open database; cheap to clone. The lock is released with the last clone.
+#[derive(Clone)]
+pub struct Database {
+    db: sled::Db,
+    path: Arc<PathBuf>,
+    _lock: Arc<File>,
+}
+
+impl Database {
+    /// Locks and opens the database that the config names. A panic of sled comes back as an error.
+    ///
+    /// # Errors
+    /// [`UpgradeError::InUse`], [`UpgradeError::Sled`], [`UpgradeError::Panicked`], [`UpgradeError::Io`].
+    pub fn open(config: sled::Config) -> Result<Self, UpgradeError> {
+        let path = config.get_path();
+        let lock = lock::take(&path)?;
+        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => Ok(Self { db, path: Arc::new(path), _lock: Arc::new(lock) }),
+            Ok(Err(source)) => Err(UpgradeError::Sled { path, source }),
+            Err(panic) => Err(UpgradeError::Panicked { path, text: panic_text(panic.as_ref()) }),
+        }
+    }
+
+    /// The database itself.
+    #[must_use]
+    pub const fn sled(&self) -> &sled::Db {
+        &self.db
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Makes everything written so far durable: sled's flush, which on Linux tells neither the file system's metadata
+    /// nor the device's cache, and then a sync of each of its files through descriptors of our own.
+    ///
+    /// # Errors
+    /// [`UpgradeError::Sled`], [`UpgradeError::Io`].
+    pub fn sync(&self) -> Result<(), UpgradeError> {
+        self.db.flush().map_err(|source| UpgradeError::Sled { path: self.path().to_owned(), source })?;
+        sync_files(&self.path).map_err(|source| UpgradeError::Io {
+            doing: "sync",
+            path: self.path().to_owned(),
+            source,
+        })
+    }
+}
+
+/// Syncs a directory's files, its sub-directories' (sled keeps blobs in one), and the directories.
+fn sync_files(directory: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        let result = match entry.file_type() {
+            Ok(kind) if kind.is_dir() => sync_files(&entry.path()),
+            Ok(_) => File::open(entry.path()).and_then(|file| file.sync_all()),
+            Err(error) => Err(error),
+        };
+        match result {
+            // sled removes old snapshots meanwhile.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            other => other?,
+        }
+    }
+    File::open(directory)?.sync_all()
+}
+
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no text".to_owned())
+}
+
+impl Medium for Database {
+    fn ensure_tree(&self, tree: &str) -> Result<(), sled::Error> {
+        self.db.open_tree(tree).map(|_| ())
+    }
+
+    fn trees(&self) -> Vec<String> {
+        let names = self.db.tree_names();
+        names.into_iter().map(|name| String::from_utf8_lossy(&name).into_owned()).collect()
+    }
+
+    fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
+        Ok(self.db.open_tree(tree)?.get(key)?.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, tree: &str, after: Option<&[u8]>, limit: usize) -> Result<Pairs, sled::Error> {
+        use std::ops::Bound;
+        let tree = self.db.open_tree(tree)?;
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.to_vec()));
+        let pairs = tree.range((from, Bound::<Vec<u8>>::Unbounded)).take(limit);
+        pairs.map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec()))).collect()
+    }
+
+    fn apply(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        let mut batch = sled::Batch::default();
+        for change in changes {
+            match &change.value {
+                Some(value) => batch.insert(change.key.as_slice(), value.as_slice()),
+                None => batch.remove(change.key.as_slice()),
+            }
+        }
+        self.db.open_tree(tree)?.apply_batch(batch)
+    }
+
+    fn flush(&self) -> Result<(), sled::Error> {
+        self.sync().map_err(|error| match error {
+            UpgradeError::Sled { source, .. } => source,
+            other => sled::Error::Io(std::io::Error::other(other.to_string())),
+        })
+    }
+}

@@ -1,0 +1,172 @@
+//! Why a plan is no plan, and why a database cannot be used with it. Each says what mends it.
+
+use std::path::PathBuf;
+
+use crate::lock::Holder;
+use crate::step::{StepError, label};
+
+/// Why the steps of a program are no plan: a mistake of its authors.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// Versions count 1, 2, 3 …
+    #[error("step {found} stands where version {expected} is expected: versions have no gaps and no duplicates")]
+    Version {
+        /// What should stand there.
+        expected: u32,
+        /// What does.
+        found: String,
+    },
+    /// A name with other characters than a-z, 0-9 and _.
+    #[error("the name {name:?} of version {version}: only a-z, 0-9 and _ are allowed")]
+    Name {
+        /// The version.
+        version: u32,
+        /// The name.
+        name: String,
+    },
+}
+
+/// Why a database cannot be opened, validated or upgraded.
+#[derive(Debug, thiserror::Error)]
+pub enum UpgradeError {
+    /// Another process has it.
+    #[error("database {} is used by {}", .directory.display(), .holder.as_ref().as_ref().map_or_else(|| "another process".to_owned(), ToString::to_string))]
+    InUse {
+        /// The database.
+        directory: PathBuf,
+        /// Who, if it can be read.
+        holder: Box<Option<Holder>>,
+    },
+    /// An applied step is not the one that this program knows.
+    #[error(
+        "{} was altered after it was applied: recorded {recorded}, declared {declared}. \
+         Put the released step back; changes belong into a new step", label(*.version, .name)
+    )]
+    Altered {
+        /// The version.
+        version: u32,
+        /// The name in this program.
+        name: String,
+        /// What the history says, `name checksum`.
+        recorded: String,
+        /// What the program says.
+        declared: String,
+    },
+    /// The history lacks a version below its newest.
+    #[error(
+        "{} is missing in the history, but version {newest} was applied. If its result is there, record it with \
+         `schema baseline --to {newest}`", label(*.version, .name)
+    )]
+    Missing {
+        /// The version that is not in the history.
+        version: u32,
+        /// Its name.
+        name: String,
+        /// The newest version that is.
+        newest: u32,
+    },
+    /// An older step was applied after a newer one.
+    #[error(
+        "{} was applied after version {after}: its result may have undone newer ones. Restore the backup taken before \
+         it", label(*.version, .name)
+    )]
+    OutOfOrder {
+        /// The older step.
+        version: u32,
+        /// Its name.
+        name: String,
+        /// The newer one that was there before.
+        after: u32,
+    },
+    /// The database was written by a newer program.
+    #[error(
+        "the database is at version {found} ({name}), this program knows up to {known}: use a newer release, \
+         or restore the backup taken before the upgrade"
+    )]
+    UnknownFuture {
+        /// The database's version.
+        found: u32,
+        /// Its name.
+        name: String,
+        /// The newest that this program knows.
+        known: u32,
+    },
+    /// There are trees, but no history.
+    #[error(
+        "the database has content ({trees}) but no history: say which version it is at with `schema baseline --to N`"
+    )]
+    Unversioned {
+        /// Some of its trees.
+        trees: String,
+    },
+    /// A history or progress row fails its checksum.
+    #[error("the {what} row {key} is damaged: restore the newest backup")]
+    Damaged {
+        /// Which tree.
+        what: &'static str,
+        /// Which row.
+        key: String,
+    },
+    /// A version that the plan does not have.
+    #[error("there is no version {version}, the newest is {newest}")]
+    NoSuchVersion {
+        /// What was asked for.
+        version: u32,
+        /// What there is.
+        newest: u32,
+    },
+    /// A baseline below what is already recorded.
+    #[error("the database is already at version {at}, a baseline of {version} would go back")]
+    BaselineBehind {
+        /// Where it is.
+        at: u32,
+        /// What was asked for.
+        version: u32,
+    },
+    /// A step failed; the next upgrade goes on at the same chunk.
+    #[error("{} failed in chunk {chunk}: {source}. The next upgrade resumes there", label(*.version, .name))]
+    Step {
+        /// The version.
+        version: u32,
+        /// The name.
+        name: String,
+        /// The chunk, from 1.
+        chunk: u64,
+        /// Why.
+        source: StepError,
+    },
+    /// sled failed.
+    #[error("sled failed on {}: {source}", .path.display())]
+    Sled {
+        /// The database.
+        path: PathBuf,
+        /// What it said.
+        source: sled::Error,
+    },
+    /// sled panicked, as it does on some damaged files.
+    #[error("sled panicked on {}: {text}", .path.display())]
+    Panicked {
+        /// The database.
+        path: PathBuf,
+        /// What it said.
+        text: String,
+    },
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What it said.
+        source: std::io::Error,
+    },
+}
+
+impl UpgradeError {
+    /// True if the files themselves are damaged: setting the database aside can help, asking an operator cannot.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(self, Self::Sled { .. } | Self::Panicked { .. } | Self::Damaged { .. })
+    }
+}
