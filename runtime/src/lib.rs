@@ -3,13 +3,16 @@
 //! Knows actors, nodes and bytes; must not know what a transaction or a block is.
 
 pub mod behaviour;
+pub mod edge;
 pub mod end;
 pub mod lease;
 pub mod mailbox;
 pub mod registry;
 pub mod supervisor;
+pub mod telemetry;
 
 pub use behaviour::{ActorError, Behaviour, Context, Envelope, KillMode, Mouth};
+pub use edge::{Edge, EdgeError, EdgePermit};
 pub use end::{EndKind, Fatal, GaveUp};
 pub use lease::{Lease, LeaseError, LeaseHolder};
 pub use mailbox::{Address, CallError, MailboxStats, Reply, SendError};
@@ -17,3 +20,4 @@ pub use registry::{ActorEvent, ActorEventKind, ActorRow, ActorState, Failure, Re
 pub use supervisor::{
     Backoff, Budget, ChildSpec, Restart, ShutdownError, StartError, Strategy, SupervisorSpec, Tree, TreeEnd,
 };
+pub use telemetry::Metrics;

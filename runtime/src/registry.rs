@@ -351,6 +351,9 @@ impl Registry {
             meters.messages.absolute(entry.stats.messages());
             meters.busy_ms.absolute(u64::try_from(entry.stats.busy().as_millis()).unwrap_or(u64::MAX));
         }
+        let running = inner.entries.values().filter(|entry| entry.state == ActorState::Running).count();
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("actors_running").set(running as f64);
     }
 
     /// Registers a name under its supervisor and returns the number of the incarnation that starts now.

@@ -1,0 +1,17 @@
+//! What operators see of a node: its metrics and its log.
+//!
+//! - [`metrics`]: the Prometheus recorder, without a listener of its own: the HTTP layer serves [`Metrics::render`];
+//! - [`process`]: what the kernel says about this process, read at each scrape;
+//! - [`logs`]: one ECS JSON object a line, or plain text for a terminal;
+//! - [`upkeep`]: the actor that keeps the recorder small and samples the tree.
+//!
+//! What a metric of another area means is that area's business: it describes and records it itself.
+
+pub mod logs;
+pub mod metrics;
+pub mod process;
+pub mod upkeep;
+
+pub use logs::{LogFormat, LogSettings};
+pub use metrics::{Metrics, TelemetryError};
+pub use upkeep::Upkeep;
