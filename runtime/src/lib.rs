@@ -3,6 +3,8 @@
 //! Knows actors, nodes and bytes; must not know what a transaction or a block is.
 
 pub mod behaviour;
+pub mod channel;
+pub mod cluster;
 pub mod edge;
 pub mod end;
 pub mod lease;

@@ -1,0 +1,368 @@
+//! The bulk lane: large messages over a connection of their own, so that they never delay small ones.
+//!
+//! A frame is a little-endian u32 length, a kind byte and that many bytes. The receiver grants credit in bytes and the
+//! sender never has more than that unprocessed at the other end; credit comes back when the receiver's [`BulkPermit`]
+//! is dropped. A message costs its bytes and 64 more. The queues in front of the lane are bounded by bytes per class; at the
+//! bound a message is refused, never silently dropped.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+
+use super::peers::PeerEntry;
+use super::quota::Quota;
+use super::settings::{Class, ClusterSettings, LinkLimits, SendRefused};
+use super::wire::MESSAGE_OVERHEAD;
+use crate::channel::Channel;
+
+const HEADER_BYTES: usize = 5;
+const DATA: u8 = 0;
+const CREDIT: u8 = 1;
+/// More than any peer can mean; keeps sums from overflowing.
+const CREDIT_LIMIT: u64 = 1 << 40;
+/// Frames are gathered into one write up to here.
+const COALESCE: usize = 128 * 1_024;
+/// Frames from this size on are written from where they are instead of being gathered.
+const LARGE: usize = 32 * 1_024;
+
+fn cost(bytes: usize) -> u64 {
+    bytes as u64 + MESSAGE_OVERHEAD
+}
+
+/// How a peer broke the rules of the bulk lane, or how the lane ended otherwise.
+#[derive(Debug, thiserror::Error)]
+enum LaneError {
+    #[error("a frame of {0} bytes")]
+    Oversized(u32),
+    #[error("an empty frame")]
+    Empty,
+    #[error("a frame of kind {0}")]
+    Kind(u8),
+    #[error("a frame beyond its credit")]
+    OverCredit,
+    #[error("impossible credit")]
+    Credit,
+    #[error("a frame was cut short")]
+    Truncated,
+    #[error("it floods")]
+    Flood,
+    #[error("closed by the other end")]
+    Closed,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+impl LaneError {
+    /// The rule that was broken; none for an ordinary end.
+    const fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::Oversized(_) => Some("oversized"),
+            Self::Empty | Self::Kind(_) => Some("frame"),
+            Self::OverCredit | Self::Credit => Some("credit"),
+            Self::Truncated => Some("truncated"),
+            Self::Flood => Some("flood"),
+            Self::Closed | Self::Io(_) => None,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Queues {
+    classes: [VecDeque<Bytes>; 3],
+    bytes: [u64; 3],
+}
+
+/// One bulk connection with one peer.
+pub(crate) struct BulkLane {
+    peer: Weak<PeerEntry>,
+    limits: LinkLimits,
+    batching: bool,
+    queues: Mutex<Queues>,
+    /// Wakes the writer: something to send, credit, or credit to give.
+    wake: Notify,
+    /// What the peer lets us send.
+    credit: AtomicU64,
+    /// All that it lets us have unprocessed: its first grant.
+    peer_window: AtomicU64,
+    /// What the peer may still send by what it was granted.
+    allowance: AtomicU64,
+    /// Freed and not yet granted again.
+    due: AtomicU64,
+    closed: AtomicBool,
+    reason: Mutex<Option<String>>,
+    tasks: OnceLock<[AbortHandle; 2]>,
+}
+
+/// Held by whoever processes a bulk message: the sender's credit comes back when it is dropped.
+pub struct BulkPermit {
+    lane: Arc<BulkLane>,
+    cost: u64,
+}
+
+impl std::fmt::Debug for BulkPermit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "BulkPermit({})", self.cost)
+    }
+}
+
+impl Drop for BulkPermit {
+    fn drop(&mut self) {
+        self.lane.due.fetch_add(self.cost, Ordering::AcqRel);
+        self.lane.wake.notify_one();
+    }
+}
+
+impl BulkLane {
+    /// Starts a lane over a confirmed channel.
+    pub(crate) fn start(peer: &Arc<PeerEntry>, channel: Channel, settings: &ClusterSettings) -> Arc<Self> {
+        let lane = Arc::new(Self {
+            peer: Arc::downgrade(peer),
+            limits: settings.links,
+            batching: settings.network_batching,
+            queues: Mutex::default(),
+            wake: Notify::new(),
+            credit: AtomicU64::new(0),
+            peer_window: AtomicU64::new(0),
+            allowance: AtomicU64::new(0),
+            due: AtomicU64::new(settings.links.bulk_window),
+            closed: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            tasks: OnceLock::new(),
+        });
+        let (read, write) = tokio::io::split(channel.stream);
+        let (reader, writer) = (Arc::clone(&lane), Arc::clone(&lane));
+        let read = tokio::spawn(async move {
+            let error = reader.read_all(read).await;
+            reader.ended(&error);
+        });
+        let write = tokio::spawn(async move {
+            if let Err(error) = writer.write_all(write).await {
+                writer.ended(&error.into());
+            }
+        });
+        // Set once per lane, here.
+        let _ = lane.tasks.set([read.abort_handle(), write.abort_handle()]);
+        lane
+    }
+
+    /// Ends the lane and what is queued in it. The first reason counts.
+    pub(crate) fn close(&self, reason: &str) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        *self.reason.lock() = Some(reason.to_owned());
+        if let Some(tasks) = self.tasks.get() {
+            tasks.iter().for_each(AbortHandle::abort);
+        }
+        *self.queues.lock() = Queues::default();
+        if let Some(peer) = self.peer.upgrade() {
+            peer.poke();
+        }
+    }
+
+    /// Why it was closed, if it was.
+    pub(crate) fn closed(&self) -> Option<String> {
+        if self.closed.load(Ordering::Acquire) { self.reason.lock().clone() } else { None }
+    }
+
+    fn ended(&self, error: &LaneError) {
+        if let (Some(rule), Some(peer)) = (error.rule(), self.peer.upgrade()) {
+            peer.charge(rule, &error.to_string());
+        }
+        self.close(&error.to_string());
+    }
+
+    /// Bytes that wait to be sent.
+    pub(crate) fn queued(&self) -> u64 {
+        self.queues.lock().bytes.iter().sum()
+    }
+
+    /// Queues a message or refuses it.
+    pub(crate) fn send(&self, peer: &str, bytes: Bytes, class: Class) -> Result<(), SendRefused> {
+        let peer_window = match self.peer_window.load(Ordering::Acquire) {
+            0 => CREDIT_LIMIT,
+            window => window.saturating_sub(MESSAGE_OVERHEAD),
+        };
+        let limit = peer_window.min(self.limits.bulk_message_bytes as u64);
+        if bytes.is_empty() || bytes.len() as u64 > limit {
+            return Err(SendRefused::TooLarge { peer: peer.to_owned(), bytes: bytes.len(), limit });
+        }
+        {
+            let mut queues = self.queues.lock();
+            if self.closed.load(Ordering::Acquire) {
+                return Err(SendRefused::Down(peer.to_owned()));
+            }
+            let waiting = queues.bytes[class.index()];
+            // One message always fits, however small the bound.
+            if waiting > 0 && waiting + cost(bytes.len()) > self.limits.bulk_queue_bytes as u64 {
+                let labels = [("peer", peer.to_owned()), ("class", class.label().to_owned())];
+                metrics::counter!("network_bulk_refused_total", &labels).increment(1);
+                return Err(SendRefused::Full { peer: peer.to_owned(), waiting });
+            }
+            queues.bytes[class.index()] += cost(bytes.len());
+            queues.classes[class.index()].push_back(bytes);
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// The next message that the credit allows. The first class that has one goes first, and waits for its credit
+    /// rather than letting a later class take it.
+    fn next(&self) -> Option<Bytes> {
+        let mut queues = self.queues.lock();
+        for class in Class::ALL {
+            let Some(front) = queues.classes[class.index()].front() else { continue };
+            let cost = cost(front.len());
+            if cost > self.credit.load(Ordering::Acquire) {
+                return None;
+            }
+            self.credit.fetch_sub(cost, Ordering::AcqRel);
+            queues.bytes[class.index()] -= cost;
+            return queues.classes[class.index()].pop_front();
+        }
+        None
+    }
+
+    async fn write_all(&self, mut stream: impl AsyncWrite + Unpin) -> io::Result<()> {
+        let limits = &self.limits;
+        let mut quota = Quota::for_sender(limits.bulk_bytes_per_second, limits.bulk_messages_per_second);
+        let mut buffer = BytesMut::with_capacity(COALESCE + LARGE);
+        loop {
+            let due = self.due.swap(0, Ordering::AcqRel);
+            if due > 0 {
+                self.allowance.fetch_add(due, Ordering::AcqRel);
+                header(&mut buffer, 8, CREDIT);
+                buffer.put_u64_le(due);
+            }
+            let mut written = due > 0;
+            while buffer.len() < COALESCE {
+                let Some(bytes) = self.next() else { break };
+                written = true;
+                while let Err(wait) = quota.take(cost(bytes.len())) {
+                    // What is gathered does not wait with it.
+                    stream.write_all_buf(&mut buffer).await?;
+                    stream.flush().await?;
+                    tokio::time::sleep(wait).await;
+                }
+                self.write_one(&mut stream, &mut buffer, &bytes).await?;
+                if !self.batching {
+                    break;
+                }
+            }
+            if !written {
+                self.wake.notified().await;
+                continue;
+            }
+            stream.write_all_buf(&mut buffer).await?;
+            stream.flush().await?;
+        }
+    }
+
+    async fn write_one(
+        &self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        buffer: &mut BytesMut,
+        bytes: &Bytes,
+    ) -> io::Result<()> {
+        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+        header(buffer, length, DATA);
+        if bytes.len() < LARGE {
+            buffer.put_slice(bytes);
+        } else {
+            stream.write_all_buf(buffer).await?;
+            stream.write_all(bytes).await?;
+        }
+        if let Some(peer) = self.peer.upgrade() {
+            peer.counters.bulk_out.count(bytes.len());
+        }
+        Ok(())
+    }
+
+    async fn read_all(self: &Arc<Self>, stream: impl AsyncRead + Unpin) -> LaneError {
+        let limits = &self.limits;
+        let mut quota = Quota::new(limits.bulk_bytes_per_second, limits.bulk_messages_per_second);
+        let mut stream = BufReader::with_capacity(LARGE, stream);
+        loop {
+            if let Err(error) = self.read_one(&mut stream, &mut quota).await {
+                return error;
+            }
+        }
+    }
+
+    async fn read_one(
+        self: &Arc<Self>,
+        stream: &mut (impl AsyncRead + Unpin),
+        quota: &mut Quota,
+    ) -> Result<(), LaneError> {
+        let mut head = BytesMut::with_capacity(HEADER_BYTES);
+        match fill(stream, &mut head, HEADER_BYTES).await {
+            Err(LaneError::Truncated) if head.is_empty() => return Err(LaneError::Closed),
+            other => other?,
+        }
+        let length = bytes::Buf::get_u32_le(&mut head);
+        let kind = head[0];
+        let size = usize::try_from(length).map_err(|_| LaneError::Oversized(length))?;
+        if size > self.limits.bulk_message_bytes || (kind == CREDIT && size != 8) {
+            return Err(LaneError::Oversized(length));
+        }
+        quota.take(cost(size)).map_err(|_| LaneError::Flood)?;
+        match kind {
+            CREDIT => {
+                let mut grant = BytesMut::with_capacity(8);
+                fill(stream, &mut grant, 8).await?;
+                self.granted(bytes::Buf::get_u64_le(&mut grant))
+            }
+            DATA if size == 0 => Err(LaneError::Empty),
+            DATA => {
+                let cost = cost(size);
+                self.allowance
+                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, |allowance| allowance.checked_sub(cost))
+                    .map_err(|_| LaneError::OverCredit)?;
+                let permit = BulkPermit { lane: Arc::clone(self), cost };
+                let mut body = BytesMut::with_capacity(size);
+                fill(stream, &mut body, size).await?;
+                if let Some(peer) = self.peer.upgrade() {
+                    peer.counters.bulk_in.count(size);
+                    peer.inbound().bulk(&peer.name, body.freeze(), permit);
+                }
+                Ok(())
+            }
+            other => Err(LaneError::Kind(other)),
+        }
+    }
+
+    fn granted(&self, grant: u64) -> Result<(), LaneError> {
+        let credit = self.credit.load(Ordering::Acquire);
+        if grant == 0 || grant > CREDIT_LIMIT || credit + grant > CREDIT_LIMIT {
+            return Err(LaneError::Credit);
+        }
+        // The first grant is the window; nothing was sent before it.
+        let _ = self.peer_window.compare_exchange(0, grant, Ordering::AcqRel, Ordering::Acquire);
+        self.credit.fetch_add(grant, Ordering::AcqRel);
+        self.wake.notify_one();
+        Ok(())
+    }
+}
+
+fn header(buffer: &mut BytesMut, length: u32, kind: u8) {
+    buffer.put_u32_le(length);
+    buffer.put_u8(kind);
+}
+
+/// Reads until `into` holds `size` bytes. An orderly end before that is the peer's doing; a torn connection is not.
+async fn fill(stream: &mut (impl AsyncRead + Unpin), into: &mut BytesMut, size: usize) -> Result<(), LaneError> {
+    while into.len() < size {
+        let missing = size - into.len();
+        if stream.take(missing as u64).read_buf(into).await? == 0 {
+            return Err(LaneError::Truncated);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,46 @@
+//! Honest nodes: they find each other and exchange messages on both lanes.
+
+use aurigraph_runtime::cluster::{Class, SendRefused};
+use bytes::Bytes;
+
+use crate::support::{pair, settings, start, until};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_exchange_messages_on_both_lanes() {
+    let (a, b) = pair("exchange").await;
+    for (from, to) in [(&a, &b), (&b, &a)] {
+        for i in 0..100_u32 {
+            let message = Bytes::from(format!("message {i} from {}", from.name));
+            from.net.send_control(&to.name, message.clone()).expect("sent");
+            from.net.send_bulk(&to.name, message, Class::Body).expect("queued");
+        }
+        let large = Bytes::from(vec![9; 3_000_000]);
+        from.net.send_bulk(&to.name, large.clone(), Class::Urgent).expect("queued");
+        until("all arrive", || to.inbound.control.lock().len() == 100 && to.inbound.bulk.lock().len() == 101).await;
+        assert!(to.inbound.has_bulk(&from.name, &large));
+        let in_order = |messages: &[(String, Bytes)]| {
+            let own = messages.iter().filter(|(_, message)| message.len() < 1_000);
+            own.enumerate()
+                .all(|(i, (peer, message))| *peer == from.name && *message == format!("message {i} from {}", from.name))
+        };
+        assert!(in_order(&to.inbound.control.lock()));
+        assert!(in_order(&to.inbound.bulk.lock()));
+    }
+    until("a round trip is measured", || a.net.peer(&b.name).is_some_and(|peer| peer.rtt_ms.is_some())).await;
+    let status = a.net.peer(&b.name).expect("a peer");
+    assert_eq!((status.messages_in, status.messages_out, status.sessions, status.charges), (201, 201, 1, 0));
+    assert!(status.bytes_in > 3_000_000 && status.bytes_out > 3_000_000);
+    assert_eq!(*a.inbound.changes.lock(), [format!("+{}", b.name)]);
+    a.stop().await;
+    b.stop().await;
+    assert_eq!(*a.inbound.changes.lock(), [format!("+{}", b.name), format!("-{}", b.name)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_of_one_runs_and_refuses_unknown_peers() {
+    let node = start(settings("alone", &[])).await;
+    assert!(node.net.peers().is_empty());
+    let refused = node.net.send_control("nobody", Bytes::from_static(b"x"));
+    assert_eq!(refused, Err(SendRefused::Unknown("nobody".into())));
+    node.stop().await;
+}
