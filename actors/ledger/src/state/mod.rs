@@ -12,7 +12,7 @@ mod system;
 mod tree;
 mod view;
 
-pub(crate) use accounts::Accounts;
+pub(crate) use accounts::{Accounts, Balances};
 pub use export::{ImportError, PageKey, StoredPage};
 pub(crate) use export::{Imported, read_pages};
 pub(crate) use pages::{NonceState, ROWS};

@@ -233,6 +233,12 @@ impl StateView {
         AccountLookup::balance(&*self.0, index.0)
     }
 
+    /// Whether the account has used this nonce. One beyond the window is not used.
+    #[must_use]
+    pub fn nonce_used(&self, index: AccountIndex, nonce: u64) -> bool {
+        matches!(AccountLookup::nonce_state(&*self.0, index.0, nonce), NonceState::Used)
+    }
+
     /// An account's registered key.
     #[must_use]
     pub fn public_key(&self, index: AccountIndex) -> Option<Arc<[u8]>> {
