@@ -5,8 +5,11 @@
 
 pub mod journal;
 pub mod record;
+pub mod store;
 
-pub use journal::{
-    Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader,
-};
+pub use journal::{Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader};
 pub use record::{Cursor, Record, RecordKind};
+pub use store::{
+    BlockRow, CheckpointDone, Store, StoreActor, StoreError, StoreMsg, StoreOptions, StoreReader, StoredBlock,
+    StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
+};

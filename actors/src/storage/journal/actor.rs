@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
+use aurigraph_runtime::{ActorError, Behaviour, Context, Fatal, Mouth, Reply};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::error::JournalError;
@@ -59,18 +59,19 @@ impl Behaviour for JournalActor {
     type State = JournalState;
 
     async fn start(&self, ctx: &Context<JournalMsg>) -> Result<JournalState, ActorError> {
-        let owner = Arc::clone(&self.journal.0.ownership).acquire_owned();
-        let owner = tokio::time::timeout(bounds::OWNER_RELEASE, owner)
-            .await
-            .map_err(|_| JournalError::Thread("the one before still holds the log".to_owned()))??;
+        let lease = self.journal.0.owner.acquire(bounds::OWNER_RELEASE).await?;
         let (queue, work) = mpsc::channel(bounds::JOURNAL_QUEUE);
         let (opened, ready) = oneshot::channel();
         let (journal, mouth) = (self.journal.clone(), ctx.mouth());
         std::thread::Builder::new().name("journal".to_owned()).spawn(move || {
             own_the_log(&journal, work, opened, &mouth);
-            drop(owner);
+            drop(lease);
         })?;
-        ready.await.map_err(|_| JournalError::Thread("it ended while it opened the log".to_owned()))??;
+        let opened = ready.await.map_err(|_| JournalError::Thread("it ended while it opened the log".to_owned()))?;
+        if let Err(error @ JournalError::Poisoned(_)) = &opened {
+            return Err(Fatal::new(error.to_string()).into());
+        }
+        opened?;
         Ok(JournalState { queue, credit: Arc::new(Semaphore::new(bounds::JOURNAL_QUEUE_KIB as usize)) })
     }
 
@@ -91,7 +92,8 @@ impl Behaviour for JournalActor {
                     .set((state.queue.max_capacity() - state.queue.capacity()) as f64);
                 sent.map_err(|_| JournalError::Thread("it has ended".to_owned()).into())
             }
-            JournalMsg::Failed(error) => Err(error.into()),
+            // After a failed write or sync no restart helps, and none is allowed.
+            JournalMsg::Failed(error) => Err(Fatal::new(error.to_string()).into()),
         }
     }
 }

@@ -8,10 +8,10 @@ use std::sync::Arc;
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::{Hash, blake3_digest};
+use aurigraph_runtime::LeaseHolder;
 use bytes::Bytes;
 use fs2::FileExt as _;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Semaphore;
 
 use super::error::JournalError;
 use super::frame::{End, FrameReader, Next};
@@ -107,8 +107,8 @@ pub(super) struct Shared {
     /// Why nothing may be written any more.
     pub failed: Mutex<Option<JournalError>>,
     pub fatal: Fatal,
-    /// One writer at a time: its permit lives in the owning thread.
-    pub ownership: Arc<Semaphore>,
+    /// One writer at a time: the lease lives in the owning thread.
+    pub owner: LeaseHolder,
     pub handles: RwLock<HashMap<u32, Arc<File>>>,
     /// Held, never read: its lock says that the directory is ours.
     _lock: File,
@@ -139,7 +139,7 @@ impl Journal {
             segment_bytes: options.segment_bytes,
             failed: Mutex::new(None),
             fatal,
-            ownership: Arc::new(Semaphore::new(1)),
+            owner: LeaseHolder::new(),
             handles: RwLock::default(),
             _lock: lock,
         }));

@@ -13,7 +13,7 @@ use super::segment;
 use crate::bounds::storage::{JOURNAL_GROUP, JOURNAL_MAX_BODY};
 use crate::storage::record::{Cursor, Record};
 
-/// Owns the end of the log. There is at most one, see [`Shared::ownership`].
+/// Owns the end of the log. There is at most one, see [`Shared::owner`].
 pub(super) struct Writer {
     shared: Arc<Shared>,
     file: File,

@@ -1,0 +1,194 @@
+//! The store actor: hands writes to the thread that owns the store's writing side.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use aurigraph_ledger::StateView;
+use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
+use aurigraph_schema_upgrades::{Change, Medium as _};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::blocks::{apply_all, write_block};
+use super::checkpoint::Checkpoints;
+use super::error::StoreError;
+use super::layout::{AUDIT, height_key};
+use super::open::Store;
+use super::types::{CheckpointDone, StoredBlock};
+use crate::bounds::storage as bounds;
+
+/// What the store actor takes. Messages are applied in order.
+#[derive(Debug)]
+pub enum StoreMsg {
+    /// Indexes a block: header, transactions, receipts. Idempotent by height. Durable with the next checkpoint; what a
+    /// crash loses in between is fed again from `StoreReader::highest_indexed_height`.
+    WriteBlock {
+        /// The block.
+        block: Box<StoredBlock>,
+        /// Answered once readers see it.
+        reply: Option<Reply<Result<(), StoreError>>>,
+    },
+    /// Writes the ledger state at a checkpoint, durably. Every block up to its height must have been sent before, else
+    /// it is refused with [`StoreError::NotIndexed`].
+    Checkpoint {
+        /// The view, taken right after the ledger's checkpoint.
+        view: StateView,
+        /// The consensus state that belongs to it; given back as it is.
+        consensus: Bytes,
+        /// The last commit in the view.
+        commit_index: u64,
+        /// Answered when it is durable.
+        reply: Option<Reply<Result<CheckpointDone, StoreError>>>,
+    },
+    /// Appends audit rows. Durable soon after, and before the reply.
+    Audit {
+        /// Entry numbers and entries.
+        rows: Vec<(u64, Bytes)>,
+        /// Answered when they are durable.
+        reply: Option<Reply<Result<(), StoreError>>>,
+    },
+    /// Makes everything sent before durable.
+    Sync {
+        /// Answered then.
+        reply: Reply<Result<(), StoreError>>,
+    },
+    /// From the owning thread: it cannot go on.
+    Failed(StoreError),
+}
+
+/// Writes the store; one per node.
+pub struct StoreActor {
+    store: Store,
+}
+
+impl StoreActor {
+    /// The actor of an open store.
+    #[must_use]
+    pub const fn new(store: Store) -> Self {
+        Self { store }
+    }
+}
+
+/// What one incarnation holds: its thread ends when this is dropped.
+pub struct StoreState {
+    queue: mpsc::Sender<StoreMsg>,
+}
+
+impl Behaviour for StoreActor {
+    type Msg = StoreMsg;
+    type State = StoreState;
+
+    async fn start(&self, ctx: &Context<StoreMsg>) -> Result<StoreState, ActorError> {
+        let lease = self.store.shared.owner.acquire(bounds::OWNER_RELEASE).await?;
+        let (queue, work) = mpsc::channel(bounds::STORE_QUEUE);
+        let (store, mouth) = (self.store.clone(), ctx.mouth());
+        std::thread::Builder::new().name("store".to_owned()).spawn(move || {
+            own_the_store(&store, work, &mouth);
+            drop(lease);
+        })?;
+        Ok(StoreState { queue })
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<StoreMsg>,
+        message: StoreMsg,
+        state: &mut StoreState,
+    ) -> Result<(), ActorError> {
+        if let StoreMsg::Failed(error) = message {
+            return Err(error.into());
+        }
+        let sent = state.queue.send(message).await;
+        metrics::gauge!("store_queue", "node" => ctx.registry.node().to_owned())
+            .set((state.queue.max_capacity() - state.queue.capacity()) as f64);
+        sent.map_err(|_| StoreError::Thread("it has ended".to_owned()).into())
+    }
+}
+
+/// The owning thread. sled panics on some damage; that ends this incarnation like an error.
+fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mouth<StoreMsg>) {
+    let mut writer = StoreWriter { store, checkpoints: Checkpoints::default() };
+    while let Some(message) = work.blocking_recv() {
+        let failed = match catch_unwind(AssertUnwindSafe(|| writer.apply(message))) {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => error,
+            Err(_) => StoreError::Thread("sled panicked".to_owned()),
+        };
+        mouth.send(StoreMsg::Failed(failed));
+        return;
+    }
+}
+
+/// The writing side of the store.
+pub(super) struct StoreWriter<'a> {
+    store: &'a Store,
+    checkpoints: Checkpoints,
+}
+
+impl StoreWriter<'_> {
+    /// Applies a message. An error of the store ends the incarnation; a refusal is the sender's alone.
+    fn apply(&mut self, message: StoreMsg) -> Result<(), StoreError> {
+        match message {
+            StoreMsg::WriteBlock { block, reply } => answer(reply, self.write_block(&block)),
+            StoreMsg::Checkpoint { view, consensus, commit_index, reply } => {
+                answer(reply, self.checkpoint(&view, &consensus, commit_index))
+            }
+            StoreMsg::Audit { rows, reply } => answer(reply, self.audit(&rows)),
+            StoreMsg::Sync { reply } => {
+                let result = self.store.shared.database.flush().map_err(StoreError::from);
+                answer(Some(reply), result)
+            }
+            StoreMsg::Failed(error) => Err(error),
+        }
+    }
+
+    fn write_block(&self, block: &StoredBlock) -> Result<(), StoreError> {
+        let began = Instant::now();
+        write_block(&self.store.shared.database, block)?;
+        self.record("store_block_seconds", began);
+        Ok(())
+    }
+
+    fn checkpoint(
+        &mut self,
+        view: &StateView,
+        consensus: &[u8],
+        commit_index: u64,
+    ) -> Result<CheckpointDone, StoreError> {
+        let (began, height) = (Instant::now(), view.height());
+        let indexed = self.store.reader().highest_indexed_height()?;
+        if height > indexed.unwrap_or(0) {
+            return Err(StoreError::NotIndexed { height, indexed });
+        }
+        let shared = &self.store.shared;
+        let distrusted = |sequence| shared.distrusts(sequence);
+        let written = self.checkpoints.write(&shared.database, view, consensus, commit_index, distrusted)?;
+        self.record("store_checkpoint_seconds", began);
+        Ok(CheckpointDone {
+            sequence: written.sequence,
+            height,
+            written: written.values,
+            bytes: written.bytes,
+            took: began.elapsed(),
+        })
+    }
+
+    fn audit(&self, rows: &[(u64, Bytes)]) -> Result<(), StoreError> {
+        let database = &self.store.shared.database;
+        apply_all(database, AUDIT, rows.iter().map(|(id, entry)| Change::put(&height_key(*id), entry)))?;
+        Ok(database.flush()?)
+    }
+
+    fn record(&self, name: &'static str, began: Instant) {
+        metrics::histogram!(name, "node" => self.store.shared.node.clone()).record(began.elapsed().as_secs_f64());
+    }
+}
+
+/// Answers, and says whether the incarnation can go on.
+fn answer<T>(reply: Option<Reply<Result<T, StoreError>>>, result: Result<T, StoreError>) -> Result<(), StoreError> {
+    let fatal = result.as_ref().err().filter(|error| !error.is_refusal()).cloned();
+    if let Some(reply) = reply {
+        reply.send(result);
+    }
+    fatal.map_or(Ok(()), Err)
+}

@@ -1,0 +1,52 @@
+//! Why the store refuses or fails.
+
+use std::path::PathBuf;
+
+/// Why the store could not be opened, read or written.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// The schema is not one this build works with.
+    #[error(transparent)]
+    Schema(#[from] std::sync::Arc<aurigraph_schema_upgrades::UpgradeError>),
+    /// sled failed.
+    #[error("the store failed: {0}")]
+    Sled(#[from] sled::Error),
+    /// The damaged database could not be set aside.
+    #[error("the damaged store {} cannot be set aside: {source}", .path.display())]
+    SetAside {
+        /// The database's directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::sync::Arc<std::io::Error>,
+    },
+    /// A value does not have the form that it was written in.
+    #[error("the store holds a damaged {what} (key {key})")]
+    Damaged {
+        /// Which kind of value.
+        what: &'static str,
+        /// Its key, in hex.
+        key: String,
+    },
+    /// The view is not of a checkpoint.
+    #[error(transparent)]
+    NotACheckpoint(#[from] aurigraph_ledger::NotACheckpoint),
+    /// A checkpoint ahead of the block index: after a crash the blocks between would be missing for ever.
+    #[error("a checkpoint at height {height} while blocks are indexed up to {indexed:?}: index them first")]
+    NotIndexed {
+        /// The checkpoint's height.
+        height: u64,
+        /// The highest indexed block.
+        indexed: Option<u64>,
+    },
+    /// The owning thread has ended, or its predecessor does not end.
+    #[error("the store's thread: {0}")]
+    Thread(String),
+}
+
+impl StoreError {
+    /// True if only the request was wrong, not the store.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(self, Self::NotACheckpoint(_) | Self::NotIndexed { .. })
+    }
+}

@@ -1,0 +1,25 @@
+//! The store: the queryable state in sled, never the only copy of anything.
+//!
+//! Block headers, the transaction index, checkpoints of the ledger state, the audit log. All of it but the audit log can
+//! be rebuilt from the journal, so a database that sled cannot open, or that fails its checksums, is set aside and made
+//! anew. Rules for sled 0.34: batches of at most 1,000 keys, values of 16 to 64 KiB for pages, no blobs, own syncs.
+
+mod actor;
+mod blocks;
+mod checkpoint;
+mod error;
+mod layout;
+mod open;
+mod reader;
+mod types;
+
+#[cfg(test)]
+mod tests;
+
+pub use actor::{StoreActor, StoreMsg};
+pub use error::StoreError;
+pub use open::{Store, StoreOptions};
+pub use reader::StoreReader;
+pub use types::{
+    BlockRow, CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
+};

@@ -1,0 +1,217 @@
+//! Reading the store, beside the actor that writes it.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use aurigraph_ledger::Hash;
+use aurigraph_schema_upgrades::Medium as _;
+use bytes::Bytes;
+
+use super::checkpoint;
+use super::error::StoreError;
+use super::layout::{
+    AUDIT, BLOCK_TRANSACTIONS, BLOCKS, ENTRY, HEIGHTS, RECEIPTS, TRANSACTIONS, damaged, decode_block, decode_entry,
+    decode_location, decode_receipts, group_first, group_key, height_key, height_of,
+};
+use super::open::Shared;
+use super::types::{BlockRow, StoredCheckpoint, TransactionLocation, TransactionRow};
+
+/// Reads the store; cheap to clone, valid across restarts of the store actor. Blocking: scans belong on a thread.
+#[derive(Clone)]
+pub struct StoreReader {
+    shared: Arc<Shared>,
+}
+
+impl StoreReader {
+    pub(super) const fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.shared.database.get(tree, key)?)
+    }
+
+    /// The block at a height.
+    ///
+    /// # Errors
+    /// If sled fails or the row is damaged.
+    pub fn header_by_height(&self, height: u64) -> Result<Option<BlockRow>, StoreError> {
+        let key = height_key(height);
+        let row = self.get(BLOCKS, &key)?;
+        row.map(|bytes| decode_block(height, &bytes).map_err(|_| damaged("block row", &key))).transpose()
+    }
+
+    /// The block with a hash.
+    ///
+    /// # Errors
+    /// Those of [`StoreReader::header_by_height`].
+    pub fn header_by_hash(&self, hash: &Hash) -> Result<Option<BlockRow>, StoreError> {
+        let Some(value) = self.get(HEIGHTS, &hash.0)? else { return Ok(None) };
+        let height = <[u8; 8]>::try_from(value.as_slice()).map_err(|_| damaged("height", &hash.0))?;
+        self.header_by_height(u64::from_le_bytes(height))
+    }
+
+    /// Blocks below a height (or from the newest), newest first.
+    ///
+    /// # Errors
+    /// Those of [`StoreReader::header_by_height`].
+    pub fn headers_below(&self, height: Option<u64>, limit: usize) -> Result<Vec<BlockRow>, StoreError> {
+        let tree = self.shared.database.sled().open_tree(BLOCKS)?;
+        let end = height.map_or(Bound::Unbounded, |height| Bound::Excluded(height_key(height)));
+        let rows = tree.range((Bound::<[u8; 8]>::Unbounded, end)).rev().take(limit);
+        rows.map(|row| {
+            let (key, bytes) = row?;
+            let height = height_of(&key).ok_or_else(|| damaged("block key", &key))?;
+            decode_block(height, &bytes).map_err(|_| damaged("block row", &key))
+        })
+        .collect()
+    }
+
+    /// The highest indexed block: indexing goes on above it after a restart.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub fn highest_indexed_height(&self) -> Result<Option<u64>, StoreError> {
+        let last = self.shared.database.sled().open_tree(BLOCKS)?.last()?;
+        last.map(|(key, _)| height_of(&key).ok_or_else(|| damaged("block key", &key))).transpose()
+    }
+
+    /// Where a transaction stands in the chain.
+    ///
+    /// # Errors
+    /// If sled fails or the row is damaged.
+    pub fn transaction(&self, id: &Hash) -> Result<Option<TransactionLocation>, StoreError> {
+        let value = self.get(TRANSACTIONS, &id.0)?;
+        let found =
+            value.map(|bytes| decode_location(&bytes).map_err(|_| damaged("transaction", &id.0))).transpose()?;
+        // A place in a block whose own row is not there yet is not in the chain yet.
+        Ok(match found {
+            Some(location) if self.get(BLOCKS, &height_key(location.height))?.is_some() => Some(location),
+            _ => None,
+        })
+    }
+
+    /// A transaction with its receipt and the place of its body.
+    ///
+    /// # Errors
+    /// If sled fails or a row is damaged.
+    pub fn transaction_row(&self, location: TransactionLocation) -> Result<Option<TransactionRow>, StoreError> {
+        Ok(self.block_transactions(location.height, location.index, 1)?.pop())
+    }
+
+    /// Transactions of a block from an index on, in order.
+    ///
+    /// # Errors
+    /// If sled fails or a row is damaged.
+    pub fn block_transactions(&self, height: u64, from: u32, limit: usize) -> Result<Vec<TransactionRow>, StoreError> {
+        let Some(block) = self.header_by_height(height)? else { return Ok(Vec::new()) };
+        let take = u32::try_from(limit).unwrap_or(u32::MAX).min(block.transactions.saturating_sub(from));
+        if take == 0 {
+            return Ok(Vec::new());
+        }
+        let to = from + take;
+        let entries = self.entries(height, from, to)?;
+        let receipts = self.receipts(height, from, to)?;
+        if entries.len() != take as usize || receipts.len() != take as usize {
+            return Err(damaged("transaction list", &height_key(height)));
+        }
+        let rows = (from..to).zip(entries).zip(receipts).map(|((index, (id, batch, position)), receipt)| {
+            let batch = block.batches.get(usize::from(batch)).copied();
+            let batch = batch.ok_or_else(|| damaged("batch ordinal", &group_key(height, index)))?;
+            let location = TransactionLocation { height, index };
+            Ok(TransactionRow { location, id, batch, position, receipt })
+        });
+        rows.collect()
+    }
+
+    fn entries(&self, height: u64, from: u32, to: u32) -> Result<Vec<(Hash, u16, u32)>, StoreError> {
+        let mut entries = Vec::new();
+        self.groups(BLOCK_TRANSACTIONS, height, from, to, |key, first, bytes| {
+            for (index, entry) in (first..).zip(bytes.chunks(ENTRY)) {
+                if (from..to).contains(&index) {
+                    entries.push(decode_entry(entry).map_err(|_| damaged("transaction list", key))?);
+                }
+            }
+            Ok(())
+        })?;
+        Ok(entries)
+    }
+
+    fn receipts(&self, height: u64, from: u32, to: u32) -> Result<Vec<Bytes>, StoreError> {
+        let mut receipts = Vec::new();
+        self.groups(RECEIPTS, height, from, to, |key, first, bytes| {
+            let group = decode_receipts(bytes).map_err(|_| damaged("receipts", key))?;
+            receipts.extend((first..).zip(group).filter(|(index, _)| (from..to).contains(index)).map(|(_, one)| one));
+            Ok(())
+        })?;
+        Ok(receipts)
+    }
+
+    /// Visits the groups that hold the indices `from..to` of a block.
+    fn groups(
+        &self,
+        tree: &str,
+        height: u64,
+        from: u32,
+        to: u32,
+        mut visit: impl FnMut(&[u8], u32, &[u8]) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let tree = self.shared.database.sled().open_tree(tree)?;
+        let holder = tree.range(group_key(height, 0)..=group_key(height, from)).next_back().transpose()?;
+        let Some((start, _)) = holder else { return Ok(()) };
+        for group in tree.range(start.as_ref()..group_key(height, to).as_slice()) {
+            let (key, bytes) = group?;
+            let first = group_first(&key).ok_or_else(|| damaged("group key", &key))?;
+            visit(&key, first, &bytes)?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint whose checksums hold. One that fails them is distrusted, and the other slot's is tried.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
+        let database = &self.shared.database;
+        for (slot, header) in checkpoint::candidates(database, |sequence| self.shared.distrusts(sequence))? {
+            if let Some(found) = checkpoint::load(database, slot, &header)? {
+                return Ok(Some(found));
+            }
+            tracing::error!(
+                alert = "checkpoint_damaged", sequence = header.sequence, height = header.height,
+                root = %header.state_root, "a checkpoint fails its checksums"
+            );
+            self.distrust(header.sequence);
+        }
+        Ok(None)
+    }
+
+    /// Says that a checkpoint is not to be used again, because its pages do not have its root.
+    pub fn distrust(&self, sequence: u64) {
+        self.shared.distrusted.lock().insert(sequence);
+    }
+
+    /// Audit rows below an entry number (or from the newest), newest first.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub fn audit_rows(&self, below: Option<u64>, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
+        let tree = self.shared.database.sled().open_tree(AUDIT)?;
+        let end = below.map_or(Bound::Unbounded, |id| Bound::Excluded(height_key(id)));
+        let rows = tree.range((Bound::<[u8; 8]>::Unbounded, end)).rev().take(limit);
+        rows.map(|row| {
+            let (key, bytes) = row?;
+            let id = height_of(&key).ok_or_else(|| damaged("audit key", &key))?;
+            Ok((id, Bytes::copy_from_slice(&bytes)))
+        })
+        .collect()
+    }
+
+    /// Bytes that the store takes on disk.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub fn size_on_disk(&self) -> Result<u64, StoreError> {
+        Ok(self.shared.database.sled().size_on_disk()?)
+    }
+}
