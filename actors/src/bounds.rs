@@ -19,7 +19,10 @@ pub mod events {
     pub const SUBSCRIBERS: usize = 1_024;
     /// Clients that wait for a commit at once; more get 202 at once instead of after their commit.
     pub const WAITING_CLIENTS: usize = 65_536;
-    /// How often the live tree is compared with what was last told.
+    /// Transactions that were ordered and refused, remembered so that their senders can learn why. The oldest are
+    /// forgotten.
+    pub const DROPPED_TRANSACTIONS: usize = 65_536;
+    /// How often the live tree and the validators are compared with what was last told.
     pub const LOOK_EVERY: Duration = Duration::from_millis(500);
 }
 
@@ -35,10 +38,14 @@ pub mod query {
     pub const STORE_READS: usize = 4;
     /// How long a route waits for its actor before 504.
     pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+    /// How long a route waits for the mempool, which verifies signatures, before 504.
+    pub const ADMISSION_WITHIN: Duration = Duration::from_secs(10);
     /// Longest page of a list (the contract's).
     pub const PAGE_SIZE: usize = 200;
     /// Headers that one block search reads at the most; the answer says so where the search ended early.
     pub const SEARCH_HEADERS: u64 = 100_000;
+    /// Blocks whose transaction trees are kept for proofs by one query actor; a tree is 64 bytes a transaction.
+    pub const PROOF_TREES: usize = 16;
     /// Transactions that the local signer remembers as pending for one account: the nonce window. More are refused.
     pub const SIGNER_PENDING: usize = 1_024;
     /// Requests waiting at the signer: each costs a signature of about a millisecond. More are refused with 503.
@@ -82,4 +89,135 @@ pub mod storage {
     pub const STORE_CACHE: u64 = 64 << 20;
     /// Transactions in one block, as far as the index can count them.
     pub const STORE_BLOCK_TRANSACTIONS: usize = 1 << 24;
+}
+
+/// Consensus.
+pub mod consensus {
+    /// Messages to the validator: a few a round and peer, and the reports of its own tasks come on top. At the bound a
+    /// peer's message is dropped and pulled again by digest; a batch store's report is made again.
+    pub const VALIDATOR_MAILBOX: usize = 8_192;
+    /// Requests of peers for old blocks. More are dropped; the peer asks another one.
+    pub const BLOCKS_MAILBOX: usize = 256;
+    /// Requests of peers for ranges of commits: each may read 4 MiB. More are dropped; the peer asks another one.
+    pub const COMMITS_MAILBOX: usize = 16;
+}
+
+/// The pipeline.
+pub mod pipeline {
+    /// Commits between Order and Publish. Order waits at the bound, and the journal keeps what follows.
+    pub const COMMITS_UNDER_WAY: usize = 48;
+    /// Bytes of batches between Order and Publish; one commit may exceed it alone. Order waits at the bound.
+    pub const BYTES_UNDER_WAY: usize = 64 << 20;
+    /// New commits that Order keeps for a stream that has not reached them; more are read from the journal.
+    pub const NEW_COMMITS: usize = 256;
+    /// Messages to Order: one per commit and one per commit done. A refused commit is read from the journal.
+    pub const ORDER_MAILBOX: usize = 4_096;
+    /// Messages to each later stage: more than may be under way, so that only leftovers of an ended stream can fill it;
+    /// the stage before waits.
+    pub const STAGE_MAILBOX: usize = 2 * COMMITS_UNDER_WAY;
+    /// Commits that wait for the executing thread: more than may be under way, so that it never refuses.
+    pub const EXECUTE_QUEUE: usize = 2 * COMMITS_UNDER_WAY;
+}
+
+/// Signature checks. One takes 66 µs of a core.
+pub mod crypto {
+    use std::time::Duration;
+
+    use crate::crypto::Priority;
+
+    /// Messages to the dispatcher. At the bound the asker gets its request back and counts as overloaded.
+    pub const DISPATCHER_MAILBOX: usize = 4_096;
+    /// Messages to one verifier: its jobs and its thread's farewell.
+    pub const VERIFIER_MAILBOX: usize = 2 * JOBS_PER_VERIFIER;
+    /// Jobs that one verifier holds: one that it works on and one so that it never waits. Further jobs stay with the
+    /// dispatcher, where a block can still overtake them.
+    pub const JOBS_PER_VERIFIER: usize = 2;
+    /// Signatures in one job: 1 ms of work, so that a block waits 2 ms at most behind transactions.
+    pub const ITEMS_PER_JOB: usize = 16;
+    /// A job that takes longer is given to another verifier: a thread that hangs, or a machine that sleeps.
+    pub const JOB_DEADLINE: Duration = Duration::from_secs(5);
+    /// Verdicts kept: 25 MB; at 30,000 transactions a second those of the last 4 s, the time to a commit. Older ones are
+    /// forgotten and reached again when needed.
+    pub const VERDICTS: usize = 131_072;
+
+    /// Signatures that wait in one class, at 7.5 KB each; further requests are refused. Consensus and execution are
+    /// bounded by the block quotas and by the commits that may be unexecuted; a refusal there means a fault.
+    #[must_use]
+    pub const fn queue(class: Priority) -> usize {
+        match class {
+            Priority::Consensus => 16_384,
+            Priority::Execution => 65_536,
+            Priority::Admission => 16_384,
+            Priority::Ahead => 16_384,
+        }
+    }
+}
+
+/// Admission, batchers and the batch store.
+pub mod mempool {
+    use std::time::Duration;
+
+    /// Messages to admission: one per client request. At the bound clients get 503; their bodies count against the
+    /// edge's own limits.
+    pub const ADMISSION_MAILBOX: usize = 2_048;
+    /// Bytes of admitted transactions that no stored batch holds yet: two seconds at 32 MiB/s. Further ones are refused
+    /// with 429/503; this is where back-pressure from execution and consensus ends up.
+    pub const POOL_BYTES: usize = 64 << 20;
+    /// Pending transactions, those in stored batches included: 300 bytes each. Further ones are refused.
+    pub const POOL_TRANSACTIONS: usize = 131_072;
+    /// Pending transactions of one sender: half of its nonce window, so that the window moves on before it is full.
+    /// Further ones of that sender are refused.
+    pub const SENDER_TRANSACTIONS: usize = 512;
+    /// Bytes of one sender's admitted transactions that no stored batch holds yet: an eighth of the pool. Further ones
+    /// of that sender are refused.
+    pub const SENDER_BYTES: usize = 8 << 20;
+    /// How often admission asks a restarted dispatcher again before it refuses.
+    pub const VERIFY_ATTEMPTS: usize = 3;
+    /// How long admission waits for a restarted dispatcher.
+    pub const DISPATCHER_BACK: Duration = Duration::from_secs(2);
+
+    /// Messages to one batcher; at the bound admission refuses.
+    pub const BATCHER_MAILBOX: usize = 4_096;
+    /// Bytes that wait at one batcher. Admission's own bound comes first; this one holds also when admission has
+    /// restarted and forgotten what it handed over. Further transactions are dropped (they stay pending at admission
+    /// until they expire).
+    pub const BATCHER_BYTES: usize = POOL_BYTES;
+    /// Bytes of one batch that are not transactions: head and lengths.
+    pub const BATCH_HEAD: usize = 64;
+    /// Sequence numbers that a batcher reserves at once: a synced append for so many batches.
+    pub const SEQUENCES: u64 = 4_096;
+    /// How long a batcher waits before it offers a batch again that the store did not take.
+    pub const PUT_AGAIN: Duration = Duration::from_millis(50);
+    /// How long the store may take for one answer to a batcher.
+    pub const PUT_WITHIN: Duration = Duration::from_secs(10);
+
+    /// Messages to the batch store. At the bound batches from peers are dropped (and fetched later), batchers wait.
+    pub const STORE_MAILBOX: usize = 4_096;
+    /// Own batches that are stored and not delivered; then sealing stops, the pool fills, clients are refused.
+    pub const OWN_BATCHES: usize = 64;
+    /// Their bytes.
+    pub const OWN_BYTES: usize = 64 << 20;
+    /// Bytes of stored bodies of one author that no accepted block names yet. Further pushes are dropped: a body is in
+    /// the log for good, so what counts is how fast an author may fill it. Fetched bodies are exempt.
+    pub const UNREFERENCED_BYTES: usize = 64 << 20;
+    /// After this long a body no longer counts as unreferenced.
+    pub const UNREFERENCED_TTL: Duration = Duration::from_secs(30);
+    /// Bytes of decoded batches in memory; the oldest leave first and are read from the log when needed.
+    pub const PREPARED_BYTES: usize = 128 << 20;
+    /// Bodies that are being appended; further pushes are dropped.
+    pub const APPENDING: usize = 512;
+    /// Batches that are being fetched; more are reported as failed, and the validator asks again.
+    pub const WANTED: usize = 4_096;
+    /// Digests in one request to a peer.
+    pub const REQUEST_DIGESTS: usize = 32;
+    /// How long a peer may take before the next one is asked.
+    pub const FETCH_WITHIN: Duration = Duration::from_millis(500);
+    /// How often each candidate is asked before a fetch fails.
+    pub const FETCH_ROUNDS: usize = 2;
+    /// How often fetches are looked at.
+    pub const FETCH_TICK: Duration = Duration::from_millis(100);
+    /// Requests of one peer that are being served; further ones are dropped.
+    pub const SERVING_PER_PEER: usize = 4;
+    /// Reads of the log under way; further ones wait.
+    pub const LOG_READS: usize = 4;
 }

@@ -5,10 +5,15 @@
 
 pub mod bounds;
 pub mod config;
+pub mod consensus;
+pub mod context;
 pub mod crypto;
 pub mod events;
 pub mod fatal;
 pub mod mempool;
+pub mod network;
+pub mod pipeline;
+pub mod published;
 pub mod query;
 pub mod settings;
 pub mod storage;

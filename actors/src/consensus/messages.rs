@@ -1,0 +1,89 @@
+//! What the validator and the two log servers are told.
+
+use aurigraph_consensus::{AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, RequestId, Signature, Status, Ticket};
+use aurigraph_ledger::Hash;
+use aurigraph_runtime::Reply;
+use bytes::Bytes;
+
+/// What the validator is told.
+#[derive(Debug)]
+pub enum ValidatorMsg {
+    /// A consensus message of a peer, without the kind byte.
+    Received {
+        /// The peer's validator index.
+        peer: AuthorIdx,
+        /// The message.
+        bytes: Bytes,
+    },
+    /// An own batch is in the journal and may be proposed.
+    BatchSealed(BatchRef),
+    /// A batch body is in the journal.
+    BatchStored {
+        /// The batch's digest.
+        digest: Hash,
+        /// Bytes of its body.
+        len: u32,
+    },
+    /// Nobody gave this batch.
+    BatchFetchFailed(Hash),
+    /// The pipeline has persisted this commit and all before it.
+    Executed {
+        /// The commit.
+        commit_index: CommitIndex,
+        /// The newest durable checkpoint.
+        checkpoint: Option<CkptRef>,
+    },
+    /// Both lanes to a peer are up.
+    PeerUp(AuthorIdx),
+    /// The lanes to a peer are down.
+    PeerDown(AuthorIdx),
+    /// The machine's state at a glance.
+    Status(Reply<Status>),
+    /// For the validator itself.
+    Internal(Internal),
+}
+
+/// What the validator's own tasks report back.
+#[derive(Debug)]
+pub enum Internal {
+    /// A signature was checked.
+    SigChecked(Ticket, bool),
+    /// A core was signed.
+    Signed(Ticket, Signature),
+    /// The signer failed.
+    SignFailed(Ticket),
+    /// A synced append is on the disk.
+    Durable(u64),
+    /// A synced append was lost: the journal ended before it answered, or refused.
+    JournalLost(String),
+    /// The timer with this number has expired.
+    Timer(u64),
+}
+
+/// What the block fetcher is told: it answers peers' requests for blocks that left the machine's memory.
+#[derive(Debug)]
+pub struct ServeBlocks {
+    /// Who asks.
+    pub to: AuthorIdx,
+    /// For the reply.
+    pub request: RequestId,
+    /// For the reply.
+    pub commit_index: CommitIndex,
+    /// The blocks.
+    pub refs: Vec<BlockRef>,
+}
+
+/// What commit sync is told: it answers peers that catch up.
+#[derive(Debug)]
+pub struct ServeCommits {
+    /// Who asks.
+    pub to: AuthorIdx,
+    /// For the reply.
+    pub request: RequestId,
+    /// For the reply.
+    pub commit_index: CommitIndex,
+    /// First index.
+    pub from: CommitIndex,
+    /// How many at most.
+    pub count: u16,
+}

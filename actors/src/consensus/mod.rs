@@ -1,0 +1,14 @@
+//! The thin shells around the consensus machine: the validator that runs it, and the servers of its log.
+//!
+//! No rule of the protocol lives here: what to sign, when, and what is committed is `aurigraph-consensus`'s alone.
+
+mod messages;
+mod recovery;
+mod serve;
+mod validator;
+
+pub use messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
+pub(crate) use recovery::wait_until_running;
+pub(crate) use serve::decode_commit;
+pub use serve::{BlockFetcher, CommitSync};
+pub use validator::{Clocks, Validator, ValidatorMailbox};

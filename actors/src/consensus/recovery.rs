@@ -1,0 +1,166 @@
+//! Rebuilding the machine from the journal, and the snapshots that keep that short.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aurigraph_consensus::{BatchRef, CkptRef, ConsensusSnapshot, Effect, Machine, Now, Record as LogRecord, Recovery};
+use aurigraph_runtime::{ActorError, Address};
+use bytes::Bytes;
+
+use crate::context::NodeContext;
+use crate::mempool::BatchStoreMsg;
+use crate::pipeline::Mark;
+use crate::storage::{Cursor, JournalReader, Record, RecordKind};
+
+/// How long a starting validator waits for the actors that it stands on.
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it looks.
+const START_POLL: Duration = Duration::from_millis(5);
+
+/// A machine with the effects that its driver executes first.
+pub(super) struct Recovered {
+    pub machine: Machine,
+    pub effects: Vec<Effect>,
+    pub snapshots: Snapshots,
+}
+
+/// Waits until an actor runs.
+pub(crate) async fn wait_until_running<M: Send + 'static>(
+    address: &Address<M>,
+    within: Duration,
+) -> Result<(), ActorError> {
+    let wait = async {
+        while !address.is_running() {
+            tokio::time::sleep(START_POLL).await;
+        }
+    };
+    tokio::time::timeout(within, wait)
+        .await
+        .map_err(|_| format!("{} did not start within {within:?}", address.name()).into())
+}
+
+/// Own batches that are in the journal and not delivered yet.
+pub(super) async fn undelivered(batches: &Address<BatchStoreMsg>) -> Result<Vec<BatchRef>, ActorError> {
+    Ok(batches.call(START_TIMEOUT, |reply| BatchStoreMsg::Undelivered { reply }).await?)
+}
+
+/// Builds the machine from the journal, on a thread of its own: the log may be long.
+pub(super) async fn recover(node: &Arc<NodeContext>, now: Now) -> Result<Recovered, ActorError> {
+    let node = Arc::clone(node);
+    tokio::task::spawn_blocking(move || read_log(&node, now))
+        .await
+        .map_err(|error| format!("the recovery thread ended: {error}"))?
+}
+
+fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
+    let journal = &node.journal;
+    let snapshots = Snapshots::newest(journal)?;
+    let (snapshot, from) = match &snapshots.newest {
+        Some(stored) => (Some(stored.snapshot.clone()), stored.replay_from),
+        None => (None, Cursor::START),
+    };
+    let marked = newest_mark(journal)?;
+    let snapshot_index = snapshot.as_ref().and_then(|s| s.last_commit.as_ref()).map_or(0, |header| header.index);
+    let recovery = Recovery {
+        snapshot,
+        executed_index: marked.as_ref().map_or(0, |mark| mark.commit_index).max(snapshot_index),
+        checkpoint: marked.and_then(|mark| mark.checkpoint).map(|(seq, digest)| CkptRef { seq, digest }),
+        restored: false,
+    };
+    let mut records = Vec::new();
+    let mut bad = None;
+    journal.replay(
+        from,
+        &[RecordKind::Block, RecordKind::OwnBlock, RecordKind::Commit, RecordKind::Floor, RecordKind::Mode],
+        |kind, key, body| {
+            match LogRecord::decode(&body) {
+                Ok(record) => records.push(record),
+                // Reserved sequence numbers share the kind; they are the batch store's.
+                Err(_) if kind == RecordKind::Mode => {}
+                Err(error) => {
+                    bad = Some(format!("{kind:?} record {key} does not decode: {error}"));
+                    return ControlFlow::Break(());
+                }
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    if let Some(bad) = bad {
+        return Err(bad.into());
+    }
+    let config = node.consensus_config();
+    // The journal refuses a validator's directory that was not initialised by an explicit act. So a log that holds
+    // nothing of consensus is a fresh one: an own block is in the log before it leaves the process.
+    let (machine, effects) = if records.is_empty() && snapshots.newest.is_none() {
+        Machine::new(config, now)?
+    } else {
+        Machine::recover(config, now, recovery, records)?
+    };
+    Ok(Recovered { machine, effects, snapshots })
+}
+
+fn newest_mark(journal: &JournalReader) -> Result<Option<Mark>, ActorError> {
+    let Some(index) = journal.highest_mark() else {
+        return Ok(None);
+    };
+    let Some(body) = journal.mark(index)? else {
+        return Ok(None);
+    };
+    Ok(Some(Mark::decode(&body).map_err(|error| format!("mark {index} does not decode: {error}"))?))
+}
+
+/// A snapshot record: from which earlier snapshot's place the log is replayed, then the snapshot.
+struct Stored {
+    index: u64,
+    snapshot: ConsensusSnapshot,
+    replay_from: Cursor,
+}
+
+/// The snapshots of the log that matter for the next one.
+pub(super) struct Snapshots {
+    newest: Option<Stored>,
+    /// Commit index and highest round of earlier snapshots, oldest first; a few, since garbage collection moves on.
+    earlier: Vec<(u64, ConsensusSnapshot)>,
+}
+
+impl Snapshots {
+    fn newest(journal: &JournalReader) -> Result<Self, ActorError> {
+        let Some((body, _)) = journal.latest_snapshot()? else {
+            return Ok(Self { newest: None, earlier: Vec::new() });
+        };
+        let (replay_index, bytes) =
+            body.split_first_chunk::<8>().ok_or("a snapshot record is shorter than its head")?;
+        let replay_index = u64::from_le_bytes(*replay_index);
+        let snapshot =
+            ConsensusSnapshot::decode(bytes).map_err(|error| format!("a snapshot does not decode: {error}"))?;
+        let replay_from = match replay_index {
+            0 => Cursor::START,
+            index => journal
+                .position(RecordKind::ConsensusSnapshot, &Record::index_key(index))
+                .ok_or_else(|| format!("snapshot {index} is not in the log"))?,
+        };
+        let index = snapshot.last_commit.as_ref().map_or(0, |header| header.index);
+        Ok(Self { earlier: vec![(index, snapshot.clone())], newest: Some(Stored { index, snapshot, replay_from }) })
+    }
+
+    /// The commit index of the newest snapshot; 0 without one.
+    pub(super) fn last_index(&self) -> u64 {
+        self.earlier.last().map_or_else(|| self.newest.as_ref().map_or(0, |stored| stored.index), |(index, _)| *index)
+    }
+
+    /// Takes a snapshot of the machine as a journal record.
+    pub(super) fn take(&mut self, machine: &Machine, commit: u64) -> Record {
+        let snapshot = machine.snapshot();
+        let replay_from = self.earlier.iter().rposition(|(_, earlier)| snapshot.can_replay_from(earlier));
+        let replay_index = replay_from.map_or(0, |at| self.earlier[at].0);
+        // Older ones can serve no later snapshot better than the one found now.
+        if let Some(at) = replay_from {
+            self.earlier.drain(..at);
+        }
+        let mut body = replay_index.to_le_bytes().to_vec();
+        body.extend_from_slice(&snapshot.encode());
+        self.earlier.push((commit, snapshot));
+        Record::indexed(RecordKind::ConsensusSnapshot, commit, Bytes::from(body))
+    }
+}

@@ -1,0 +1,428 @@
+//! The validator: runs the consensus machine, executes its effects in order, feeds it what happens.
+//!
+//! It never waits: signature checks, synced appends and timers are tasks that report back to this incarnation. It is
+//! rebuilt from the journal alone. When the journal restarts while appends are outstanding, nobody knows which of them
+//! were written, so the validator fails and rebuilds itself from what is in the log.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use aurigraph_consensus::{
+    AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Mode, Now, Record as LogRecord, Signature,
+};
+use aurigraph_gpu::{Seed, Signer};
+use aurigraph_ledger::Hash;
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
+use super::recovery;
+use crate::context::NodeContext;
+use crate::crypto::{Check, DispatchMsg, Priority};
+use crate::mempool::{BatchStoreMsg, ValidatorPort};
+use crate::pipeline::OrderMsg;
+use crate::storage::{JournalMsg, Record, RecordKind};
+use crate::wire::{BULK_CONSENSUS, CONTROL_CONSENSUS, framed};
+
+/// How long a signature check may take before it is asked for again.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause before a signature check is asked for again.
+const CHECK_RETRY: Duration = Duration::from_millis(10);
+/// How long a synced append may take before the validator gives up on this journal.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+/// A snapshot of the consensus state is logged every so many commits: bounds what a restart replays.
+const SNAPSHOT_EVERY: u64 = 256;
+
+/// The actor that runs the consensus machine.
+pub struct Validator {
+    node: Arc<NodeContext>,
+}
+
+impl Validator {
+    /// A validator of this node; an observer if the node has no consensus key.
+    #[must_use]
+    pub const fn new(node: Arc<NodeContext>) -> Self {
+        Self { node }
+    }
+}
+
+/// What lives as long as one incarnation.
+pub struct State {
+    machine: Machine,
+    signer: Option<Arc<Signer>>,
+    journal: Address<JournalMsg>,
+    /// The journal incarnation that holds our appends.
+    journal_generation: u64,
+    dispatcher: Address<DispatchMsg>,
+    batches: Address<BatchStoreMsg>,
+    order: Address<OrderMsg>,
+    blocks_server: Address<ServeBlocks>,
+    commits_server: Address<ServeCommits>,
+    snapshots: recovery::Snapshots,
+    /// Peers that the machine was told are up.
+    connected: BTreeSet<AuthorIdx>,
+    timer: u64,
+    tasks: JoinSet<()>,
+}
+
+impl Behaviour for Validator {
+    type Msg = ValidatorMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<ValidatorMsg>) -> Result<State, ActorError> {
+        let journal = ctx.registry.role::<JournalMsg>("journal");
+        let batches = ctx.registry.role::<BatchStoreMsg>("batch-store");
+        recovery::wait_until_running(&journal, recovery::START_TIMEOUT).await?;
+        recovery::wait_until_running(&batches, recovery::START_TIMEOUT).await?;
+        let journal_generation = journal.generation();
+        let signer = match self.node.settings.seeds.consensus {
+            Some(seed) => Some(Arc::new(Signer::from_seed(&Seed::new(seed))?)),
+            None => None,
+        };
+        let now = self.node.now();
+        let recovered = recovery::recover(&self.node, now).await?;
+        let mut state = State {
+            machine: recovered.machine,
+            signer,
+            journal,
+            journal_generation,
+            dispatcher: ctx.registry.role("verify-dispatcher"),
+            batches,
+            order: ctx.registry.role("order"),
+            blocks_server: ctx.registry.role("block-fetcher"),
+            commits_server: ctx.registry.role("commit-sync"),
+            snapshots: recovered.snapshots,
+            connected: BTreeSet::new(),
+            timer: 0,
+            tasks: JoinSet::new(),
+        };
+        self.execute(ctx, &mut state, recovered.effects)?;
+        self.follow_links(ctx, &mut state)?;
+        for batch in recovery::undelivered(&state.batches).await? {
+            self.step(ctx, &mut state, Event::BatchSealed { batch })?;
+        }
+        self.step(ctx, &mut state, Event::Tick)?;
+        let status = state.machine.status();
+        tracing::info!(
+            commit = status.last_commit.index,
+            round = status.round,
+            mode = status.mode.name(),
+            "consensus is rebuilt from the journal"
+        );
+        Ok(state)
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<ValidatorMsg>,
+        message: ValidatorMsg,
+        state: &mut State,
+    ) -> Result<(), ActorError> {
+        while state.tasks.try_join_next().is_some() {}
+        let event = match message {
+            ValidatorMsg::Received { peer, bytes } => Event::Received { peer, bytes: bytes.into() },
+            ValidatorMsg::BatchSealed(batch) => Event::BatchSealed { batch },
+            ValidatorMsg::BatchStored { digest, len } => Event::BatchStored { digest, len },
+            ValidatorMsg::BatchFetchFailed(digest) => Event::BatchFetchFailed { digest },
+            ValidatorMsg::Executed { commit_index, checkpoint } => Event::Executed { commit_index, checkpoint },
+            ValidatorMsg::PeerUp(_) | ValidatorMsg::PeerDown(_) => return self.follow_links(ctx, state),
+            ValidatorMsg::Status(reply) => {
+                reply.send(state.machine.status());
+                return Ok(());
+            }
+            ValidatorMsg::Internal(Internal::SigChecked(ticket, ok)) => Event::SigChecked { ticket, ok },
+            ValidatorMsg::Internal(Internal::Signed(ticket, signature)) => Event::Signed { ticket, signature },
+            ValidatorMsg::Internal(Internal::SignFailed(ticket)) => Event::SignFailed { ticket },
+            ValidatorMsg::Internal(Internal::Durable(lsn)) => Event::Durable { lsn },
+            ValidatorMsg::Internal(Internal::JournalLost(reason)) => {
+                return Err(format!("an append was lost: {reason}").into());
+            }
+            ValidatorMsg::Internal(Internal::Timer(number)) => {
+                if number != state.timer {
+                    return Ok(());
+                }
+                self.report(state);
+                self.follow_links(ctx, state)?;
+                Event::Tick
+            }
+        };
+        self.step(ctx, state, event)
+    }
+}
+
+impl Validator {
+    fn step(&self, ctx: &Context<ValidatorMsg>, state: &mut State, event: Event) -> Result<(), ActorError> {
+        let effects = state.machine.step(self.node.now(), event);
+        self.execute(ctx, state, effects)?;
+        self.snapshot_if_due(state)
+    }
+
+    /// Tells the machine which links came up or went down. Looked at on every word from the lanes and on every timer,
+    /// so that a word that was lost is made good.
+    fn follow_links(&self, ctx: &Context<ValidatorMsg>, state: &mut State) -> Result<(), ActorError> {
+        let up: BTreeSet<AuthorIdx> = self.node.connected_validators().into_iter().collect();
+        let before = std::mem::replace(&mut state.connected, up.clone());
+        for peer in before.difference(&up) {
+            self.step(ctx, state, Event::PeerDown { peer: *peer })?;
+        }
+        for peer in up.difference(&before) {
+            self.step(ctx, state, Event::PeerUp { peer: *peer })?;
+        }
+        Ok(())
+    }
+
+    fn execute(&self, ctx: &Context<ValidatorMsg>, state: &mut State, effects: Vec<Effect>) -> Result<(), ActorError> {
+        for effect in effects {
+            match effect {
+                Effect::VerifySig { ticket, author, digest, signature } => {
+                    self.verify(ctx, state, ticket, author, digest, &signature);
+                }
+                Effect::Sign { ticket, core } => {
+                    Self::sign(ctx, state, ticket, core.signing_message());
+                }
+                Effect::Append { lsn, need_fsync, record } => Self::append(ctx, state, lsn, need_fsync, &record)?,
+                Effect::Send { to, lane, bytes } => self.send(to, lane, &bytes),
+                Effect::Broadcast { bytes, .. } => self.broadcast(&bytes),
+                Effect::FetchBatches { batches, candidates } => {
+                    // Refused when the store is full or restarting: the machine asks again.
+                    let _ = state.batches.send(BatchStoreMsg::Fetch { batches, candidates });
+                }
+                Effect::ServeBlocks { to, request, commit_index, refs } => {
+                    // A peer whose request is dropped asks another peer.
+                    let _ = state.blocks_server.send(ServeBlocks { to, request, commit_index, refs });
+                }
+                Effect::ServeCommits { to, request, commit_index, from, count } => {
+                    let _ = state.commits_server.send(ServeCommits { to, request, commit_index, from, count });
+                }
+                Effect::Deliver { commit } => {
+                    metrics::counter!("consensus_commits_total").increment(1);
+                    let delivered = commit.batches().map(|(_, batch)| batch.digest).collect::<Vec<_>>();
+                    if !delivered.is_empty() {
+                        let _ = state.batches.send(BatchStoreMsg::Delivered { digests: delivered });
+                    }
+                    // A refused commit is in the journal: order reads it there.
+                    let _ = state.order.send(OrderMsg::Committed(commit));
+                }
+                Effect::SetTimer { at_mono_ms } => {
+                    state.timer += 1;
+                    let wait = at_mono_ms.saturating_sub(self.node.now().mono_ms);
+                    let _ = ctx
+                        .send_after(Duration::from_millis(wait), ValidatorMsg::Internal(Internal::Timer(state.timer)));
+                }
+                Effect::Evidence(evidence) => Self::evidence(&evidence),
+                Effect::Charge { peer, offence } => {
+                    tracing::warn!(peer = %self.node.validator_name(peer), ?offence, "a peer sent what no correct node sends");
+                    metrics::counter!("consensus_offences_total", "peer" => self.node.validator_name(peer).to_owned())
+                        .increment(1);
+                }
+                Effect::Alarm(alarm) => {
+                    tracing::error!(?alarm, "consensus alarm");
+                    metrics::counter!("consensus_alarms_total").increment(1);
+                }
+                Effect::Halt(reason) => return Err(self.halt(&reason)),
+            }
+        }
+        Ok(())
+    }
+
+    fn verify(
+        &self,
+        ctx: &Context<ValidatorMsg>,
+        state: &mut State,
+        ticket: u64,
+        author: AuthorIdx,
+        digest: Hash,
+        signature: &Signature,
+    ) {
+        let message = aurigraph_consensus::signing_message(&self.node.chain_id, &digest);
+        let check = Check {
+            public_key: self.node.consensus_key(author),
+            message: Bytes::copy_from_slice(&message),
+            signature: Bytes::copy_from_slice(signature.as_bytes()),
+        };
+        let dispatcher = state.dispatcher.clone();
+        let mouth = ctx.mouth();
+        state.tasks.spawn(async move {
+            loop {
+                let request = |reply: Reply<_>| DispatchMsg::Verify {
+                    items: vec![check.clone()],
+                    priority: Priority::Consensus,
+                    reply,
+                };
+                if let Ok(Ok(verdicts)) = dispatcher.call(CHECK_TIMEOUT, request).await
+                    && let Some(ok) = verdicts.first()
+                {
+                    mouth.send(ValidatorMsg::Internal(Internal::SigChecked(ticket, *ok)));
+                    return;
+                }
+                // The dispatcher is restarting or full: a check is never given up, or its block would hang.
+                tokio::time::sleep(CHECK_RETRY).await;
+            }
+        });
+    }
+
+    fn sign(ctx: &Context<ValidatorMsg>, state: &mut State, ticket: u64, message: impl AsRef<[u8]> + Send + 'static) {
+        let Some(signer) = state.signer.clone() else {
+            return;
+        };
+        let mouth = ctx.mouth();
+        // A signature takes a fraction of a millisecond: on this thread it is over before a hand-over would be.
+        let signature = signer.sign(message.as_ref()).ok().and_then(|bytes| Signature::from_slice(&bytes));
+        mouth.send(ValidatorMsg::Internal(match signature {
+            Some(signature) => Internal::Signed(ticket, signature),
+            None => Internal::SignFailed(ticket),
+        }));
+    }
+
+    fn append(
+        ctx: &Context<ValidatorMsg>,
+        state: &mut State,
+        lsn: u64,
+        need_fsync: bool,
+        record: &LogRecord,
+    ) -> Result<(), ActorError> {
+        let records = vec![journal_record(record)];
+        if need_fsync {
+            let answer = state
+                .journal
+                .ask(|reply| JournalMsg::Append { records, sync: true, reply: Some(reply) })
+                .map_err(|error| format!("cannot append to the journal: {error}"))?;
+            let mouth = ctx.mouth();
+            state.tasks.spawn(async move {
+                let outcome = match tokio::time::timeout(SYNC_TIMEOUT, answer).await {
+                    Ok(Ok(Ok(()))) => Internal::Durable(lsn),
+                    Ok(Ok(Err(error))) => Internal::JournalLost(error.to_string()),
+                    Ok(Err(_)) => Internal::JournalLost("the journal ended before it answered".to_owned()),
+                    Err(_) => Internal::JournalLost(format!("no answer within {SYNC_TIMEOUT:?}")),
+                };
+                mouth.send(ValidatorMsg::Internal(outcome));
+            });
+        } else {
+            state
+                .journal
+                .send(JournalMsg::Append { records, sync: false, reply: None })
+                .map_err(|error| format!("cannot append to the journal: {error}"))?;
+        }
+        if state.journal.generation() == state.journal_generation {
+            Ok(())
+        } else {
+            Err("the journal was restarted; what it held of ours is unknown".into())
+        }
+    }
+
+    fn send(&self, to: AuthorIdx, lane: Lane, bytes: &[u8]) {
+        let name = self.node.validator_name(to);
+        // A refused message costs time, never safety: everything is pulled again by digest.
+        let _ = match lane {
+            Lane::Control => self.node.net.send_control(name, framed(CONTROL_CONSENSUS, bytes)),
+            Lane::Bulk => self.node.net.send_serving(name, framed(BULK_CONSENSUS, bytes)),
+        };
+    }
+
+    fn broadcast(&self, bytes: &[u8]) {
+        let frame = framed(CONTROL_CONSENSUS, bytes);
+        for peer in &self.node.settings.peers {
+            let _ = self.node.net.send_control(&peer.name, frame.clone());
+        }
+    }
+
+    fn evidence(evidence: &Evidence) {
+        tracing::warn!(?evidence, "a validator signed two statements that cannot both be honest");
+        metrics::counter!("consensus_evidence_total").increment(1);
+    }
+
+    fn halt(&self, reason: &HaltReason) -> ActorError {
+        self.node.fatal.raise(format!("consensus halted: {reason}"));
+        format!("consensus halted: {reason}").into()
+    }
+
+    fn snapshot_if_due(&self, state: &mut State) -> Result<(), ActorError> {
+        let commit = state.machine.status().last_commit.index;
+        if commit < state.snapshots.last_index() + SNAPSHOT_EVERY {
+            return Ok(());
+        }
+        let record = state.snapshots.take(&state.machine, commit);
+        state
+            .journal
+            .send(JournalMsg::Append { records: vec![record], sync: false, reply: None })
+            .map_err(|error| format!("cannot append to the journal: {error}").into())
+    }
+
+    fn report(&self, state: &State) {
+        let status = state.machine.status();
+        #[allow(clippy::cast_precision_loss)]
+        {
+            metrics::gauge!("consensus_round").set(f64::from(status.round));
+            metrics::gauge!("consensus_commit_index").set(status.last_commit.index as f64);
+            metrics::gauge!("consensus_suspended_blocks").set(status.suspended as f64);
+            metrics::gauge!("consensus_wanted_blocks").set(status.wanted as f64);
+            metrics::gauge!("consensus_undecided_slots").set(status.undecided as f64);
+            metrics::gauge!("consensus_pending_batches").set(status.pending_batches as f64);
+            metrics::gauge!("consensus_active").set(if status.mode == Mode::Active { 1.0 } else { 0.0 });
+        }
+        self.node.consensus_status.send_replace(Some(status));
+    }
+}
+
+/// The journal's form of a machine's record.
+fn journal_record(record: &LogRecord) -> Record {
+    let body = Bytes::from(record.encode());
+    match record {
+        LogRecord::Block(bytes) => Record::new(RecordKind::Block, block_digest(bytes), body),
+        LogRecord::OwnBlock(bytes) => Record::new(RecordKind::OwnBlock, block_digest(bytes), body),
+        LogRecord::Commit(commit) => Record::indexed(RecordKind::Commit, commit.header.index, body),
+        LogRecord::Floor { round } => Record::indexed(RecordKind::Floor, u64::from(*round), body),
+        LogRecord::Mode { .. } => Record::indexed(RecordKind::Mode, 0, body),
+        LogRecord::Snapshot(snapshot) => {
+            let index = snapshot.last_commit.as_ref().map_or(0, |header| header.index);
+            Record::indexed(RecordKind::ConsensusSnapshot, index, body)
+        }
+    }
+}
+
+/// The digest of an encoded block, by which it is found in the log.
+fn block_digest(bytes: &[u8]) -> Hash {
+    aurigraph_consensus::Block::decode(bytes).map_or(Hash::ZERO, |block| block.reference().digest)
+}
+
+/// Takes the batch store's reports to the validator.
+pub struct ValidatorMailbox(pub Address<ValidatorMsg>);
+
+impl ValidatorPort for ValidatorMailbox {
+    fn batch_sealed(&self, batch: BatchRef) -> bool {
+        self.0.send(ValidatorMsg::BatchSealed(batch)).is_ok()
+    }
+
+    fn batch_stored(&self, digest: Hash, len: u32) -> bool {
+        self.0.send(ValidatorMsg::BatchStored { digest, len }).is_ok()
+    }
+
+    fn batch_fetch_failed(&self, digest: Hash) -> bool {
+        self.0.send(ValidatorMsg::BatchFetchFailed(digest)).is_ok()
+    }
+}
+
+/// Clocks of the process for the machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Clocks {
+    origin: Instant,
+}
+
+impl Clocks {
+    /// Starts the monotonic clock.
+    #[must_use]
+    pub fn start() -> Self {
+        Self { origin: Instant::now() }
+    }
+
+    /// What both clocks say.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        // A wall clock before 1970 is a broken clock; zero is as good as any other wrong time.
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Now { mono_ms: millis(self.origin.elapsed()), wall_ms: millis(wall) }
+    }
+}

@@ -1,0 +1,131 @@
+//! What every actor of one node is given: settings, identities, readers of durable state, links, and the fatal hook.
+//!
+//! Everything in it is either immutable or a handle to an actor or file that outlives restarts; no actor's state.
+
+use std::sync::Arc;
+
+use aurigraph_consensus::{AuthorIdx, Config, Now, Status};
+use aurigraph_ledger::Hash;
+use aurigraph_runtime::Registry;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::consensus::Clocks;
+use crate::fatal::Fatal;
+use crate::network::Links;
+use crate::published::{Published, Totals};
+use crate::settings::NodeSettings;
+use crate::storage::{JournalReader, StoreReader};
+
+/// One node's context.
+pub struct NodeContext {
+    /// What the node was started with.
+    pub settings: NodeSettings,
+    /// Hash of the genesis.
+    pub chain_id: Hash,
+    /// The live tree.
+    pub registry: Registry,
+    /// The log.
+    pub journal: JournalReader,
+    /// The queryable state.
+    pub store: StoreReader,
+    /// The lanes to the other nodes.
+    pub net: Links,
+    /// The way to say that the process must end.
+    pub fatal: Fatal,
+    /// The consensus machine's state, refreshed a few times a second.
+    pub consensus_status: watch::Sender<Option<Status>>,
+    /// The newest published state; none until the pipeline has started.
+    pub published: watch::Sender<Option<Arc<Published>>>,
+    /// Counts since the process started. Written by Publish alone, and kept here so that a restart of it loses none.
+    pub(crate) totals: parking_lot::Mutex<Totals>,
+    clocks: Clocks,
+    consensus_keys: Vec<Bytes>,
+}
+
+/// What a context is made of.
+pub struct NodeParts {
+    /// What the node was started with.
+    pub settings: NodeSettings,
+    /// The live tree.
+    pub registry: Registry,
+    /// The log.
+    pub journal: JournalReader,
+    /// The queryable state.
+    pub store: StoreReader,
+    /// The lanes to the other nodes.
+    pub net: Links,
+    /// The way to say that the process must end.
+    pub fatal: Fatal,
+}
+
+impl NodeContext {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: NodeParts) -> Self {
+        let NodeParts { settings, registry, journal, store, net, fatal } = parts;
+        let consensus_keys = settings
+            .genesis
+            .validators
+            .iter()
+            .map(|validator| Bytes::copy_from_slice(validator.consensus_key.as_bytes()))
+            .collect();
+        Self {
+            chain_id: settings.genesis.chain_id(),
+            settings,
+            registry,
+            journal,
+            store,
+            net,
+            fatal,
+            consensus_status: watch::Sender::new(None),
+            published: watch::Sender::new(None),
+            totals: parking_lot::Mutex::default(),
+            clocks: Clocks::start(),
+            consensus_keys,
+        }
+    }
+
+    /// What both clocks say.
+    #[must_use]
+    pub fn now(&self) -> Now {
+        self.clocks.now()
+    }
+
+    /// A validator's consensus key; empty (no signature is valid under it) for an index outside the set.
+    #[must_use]
+    pub fn consensus_key(&self, author: AuthorIdx) -> Bytes {
+        self.consensus_keys.get(usize::from(author)).cloned().unwrap_or_default()
+    }
+
+    /// A validator's name; empty (nobody is called so) for an index outside the set.
+    #[must_use]
+    pub fn validator_name(&self, author: AuthorIdx) -> &str {
+        self.settings.genesis.validators.get(usize::from(author)).map_or("", |validator| validator.name.as_str())
+    }
+
+    /// The index of the validator of this name.
+    #[must_use]
+    pub fn validator_of(&self, name: &str) -> Option<AuthorIdx> {
+        self.settings.genesis.validator_index(name)
+    }
+
+    /// Validators to which both lanes are up now.
+    #[must_use]
+    pub fn connected_validators(&self) -> Vec<AuthorIdx> {
+        self.net.connected().iter().filter_map(|name| self.validator_of(name)).collect()
+    }
+
+    /// What the consensus machine is started with.
+    #[must_use]
+    pub fn consensus_config(&self) -> Config {
+        let stakes = self.settings.genesis.validators.iter().map(|validator| validator.stake).collect();
+        let mut config = Config::new(self.chain_id, self.chain_id, stakes, self.settings.validator);
+        let pacing = &self.settings.pacing;
+        config.pacing.min_delay_busy_ms = pacing.min_delay_busy_ms;
+        config.pacing.min_delay_idle_ms = pacing.min_delay_idle_ms;
+        config.pacing.t_leader_initial_ms = pacing.leader_timeout_ms;
+        config.pipelining = self.settings.features.consensus_pipelining;
+        config
+    }
+}

@@ -1,0 +1,161 @@
+//! Execute: the single writer of the ledger, one owning thread behind a thin actor.
+//!
+//! Nothing of the ledger survives an incarnation: each loads the newest checkpoint of the store, or genesis, and asks
+//! Order for the commits after it. Commits that this node has executed before carry a mark; their signatures are not
+//! checked again, and Persist compares what they come to.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use aurigraph_gpu::{BatchVerifier, CpuHasher, VerifyItem};
+use aurigraph_ledger::{Hash, Ledger, SignatureVerifier};
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Mouth};
+
+use super::deliver;
+use super::messages::{ExecuteMsg, ExecutedCommit, Loaded, OrderMsg, PersistMsg, VerifiedCommit};
+use crate::bounds::pipeline as bounds;
+use crate::context::NodeContext;
+
+/// The actor before the executing thread.
+pub struct Execute {
+    node: Arc<NodeContext>,
+}
+
+impl Execute {
+    /// An execute stage of this node.
+    #[must_use]
+    pub const fn new(node: Arc<NodeContext>) -> Self {
+        Self { node }
+    }
+}
+
+/// What lives as long as one incarnation.
+pub struct State {
+    work: SyncSender<Box<VerifiedCommit>>,
+    persist: Address<PersistMsg>,
+    /// The next commit of the stream; what comes with another index is left over from an earlier one.
+    next: u64,
+}
+
+impl Behaviour for Execute {
+    type Msg = ExecuteMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<ExecuteMsg>) -> Result<State, ActorError> {
+        let node = Arc::clone(&self.node);
+        let ledger = tokio::task::spawn_blocking(move || load(&node))
+            .await
+            .map_err(|error| format!("the loading thread ended: {error}"))??;
+        let next = ledger.commit_index() + 1;
+        let (work, received) = sync_channel(bounds::EXECUTE_QUEUE);
+        let (mouth, stream) = (ctx.mouth(), ctx.generation);
+        std::thread::Builder::new()
+            .name("execute".to_owned())
+            .spawn(move || run(ledger, stream, &received, &mouth))
+            .map_err(|error| format!("cannot start the executing thread: {error}"))?;
+        let order = ctx.registry.role::<OrderMsg>("order");
+        order
+            .send(OrderMsg::StreamFrom { stream: ctx.generation, index: next })
+            .map_err(|error| format!("cannot ask for commits: {error}"))?;
+        tracing::info!(next, "execution is rebuilt and asks for commits");
+        Ok(State { work, persist: ctx.registry.role("persist"), next })
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<ExecuteMsg>,
+        message: ExecuteMsg,
+        state: &mut State,
+    ) -> Result<(), ActorError> {
+        match message {
+            ExecuteMsg::Commit(commit) => {
+                if commit.stream != ctx.generation || commit.input.commit_index != state.next {
+                    return Ok(());
+                }
+                state.next += 1;
+                // Order keeps fewer commits under way than the thread's queue holds.
+                state
+                    .work
+                    .try_send(commit)
+                    .map_err(|error| format!("the executing thread takes no commit: {error}"))?;
+                Ok(())
+            }
+            ExecuteMsg::Loaded(loaded) => deliver(&state.persist, PersistMsg::Loaded(loaded)).await,
+            ExecuteMsg::Executed(executed) => deliver(&state.persist, PersistMsg::Executed(executed)).await,
+            ExecuteMsg::Failed(reason) => Err(reason.into()),
+        }
+    }
+}
+
+/// The ledger of the newest checkpoint that proves right, else of genesis.
+fn load(node: &NodeContext) -> Result<Ledger, ActorError> {
+    let genesis = &node.settings.genesis;
+    match node.store.latest_checkpoint() {
+        Ok(Some(checkpoint)) => match Ledger::import(genesis, Arc::new(CpuHasher), checkpoint.pages) {
+            Ok(ledger) => return Ok(ledger),
+            Err(error) => {
+                tracing::error!(%error, height = checkpoint.height, "the stored state is wrong: rebuilding from genesis");
+                metrics::counter!("store_rebuilds_total").increment(1);
+                node.store.distrust(checkpoint.sequence);
+            }
+        },
+        Ok(None) => {}
+        Err(error) => {
+            tracing::error!(%error, "the store gives no checkpoint: rebuilding from genesis");
+            metrics::counter!("store_rebuilds_total").increment(1);
+        }
+    }
+    Ok(Ledger::from_genesis(genesis, Arc::new(CpuHasher))?)
+}
+
+fn run(mut ledger: Ledger, stream: u64, work: &Receiver<Box<VerifiedCommit>>, mouth: &Mouth<ExecuteMsg>) {
+    let checking = Checking(aurigraph_gpu::cpu_verifier());
+    let (commit_index, view) = (ledger.commit_index(), ledger.snapshot());
+    if !mouth.send(ExecuteMsg::Loaded(Box::new(Loaded { stream, commit_index, view }))) {
+        return;
+    }
+    while let Ok(commit) = work.recv() {
+        let VerifiedCommit { stream, input, mark } = *commit;
+        let commit_index = input.commit_index;
+        let began = std::time::Instant::now();
+        let outcome = match &mark {
+            None => ledger.execute(input, &checking),
+            Some(mark) => ledger.execute(input, &Marked(mark.invalid.iter().copied().collect())),
+        };
+        let message = match outcome {
+            Ok(outcome) => {
+                let view = outcome.block.is_some().then(|| ledger.snapshot());
+                if view.is_some() {
+                    metrics::histogram!("pipeline_execute_seconds").record(began.elapsed().as_secs_f64());
+                }
+                ExecuteMsg::Executed(Box::new(ExecutedCommit { stream, commit_index, outcome, view, mark }))
+            }
+            Err(error) => ExecuteMsg::Failed(format!("commit {commit_index} cannot be executed: {error}")),
+        };
+        if !mouth.send(message) {
+            return;
+        }
+    }
+}
+
+/// Checks what came without a verdict, on the executing thread.
+struct Checking(Arc<dyn BatchVerifier>);
+
+impl SignatureVerifier for Checking {
+    fn verify(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        metrics::counter!("pipeline_late_verifications_total").increment(1);
+        self.0.verify(&VerifyItem::new(public_key, message, signature))
+    }
+}
+
+/// Answers from a mark: everything was checked before the mark was written, and these ids were invalid.
+struct Marked(HashSet<Hash>);
+
+impl SignatureVerifier for Marked {
+    fn verify(&self, _public_key: &[u8], message: &[u8], _signature: &[u8]) -> bool {
+        // The message is the domain and the transaction's id.
+        let id = message.last_chunk::<32>();
+        id.is_none_or(|id| !self.0.contains(&Hash(*id)))
+    }
+}

@@ -1,0 +1,214 @@
+//! Persist: writes what a commit came to: a mark in the journal, the block in the store, now and then a checkpoint.
+//!
+//! None of it holds up a commit for a sync: the batches and blocks that the mark follows from are synced before a
+//! validator's own block leaves the process, and everything written here can be executed again from them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use aurigraph_ledger::{ExclusionReason, ExecutedBlock, Hash};
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
+use bytes::Bytes;
+
+use super::deliver;
+use super::mark::Mark;
+use super::messages::{ExecuteMsg, ExecutedCommit, PersistMsg, PublishMsg};
+use crate::context::NodeContext;
+use crate::storage::{JournalMsg, Record, RecordKind, StoreMsg, StoredBlock, StoredTransaction};
+
+/// The actor that persists executed commits.
+pub struct Persist {
+    node: Arc<NodeContext>,
+}
+
+impl Persist {
+    /// A persist stage of this node.
+    #[must_use]
+    pub const fn new(node: Arc<NodeContext>) -> Self {
+        Self { node }
+    }
+}
+
+/// What lives as long as one incarnation.
+pub struct State {
+    journal: Address<JournalMsg>,
+    store: Address<StoreMsg>,
+    publish: Address<PublishMsg>,
+    execute: Address<ExecuteMsg>,
+    /// The newest checkpoint of the ledger that was executed.
+    checkpoint: Option<(u64, Hash)>,
+    /// The store incarnation that holds our index writes; with another, some of them may be gone.
+    store_generation: Option<u64>,
+    /// When the state was last written to the store.
+    written: Instant,
+    /// Whether a checkpoint is being written.
+    writing: bool,
+}
+
+impl Behaviour for Persist {
+    type Msg = PersistMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<PersistMsg>) -> Result<State, ActorError> {
+        Ok(State {
+            journal: ctx.registry.role("journal"),
+            store: ctx.registry.role("store"),
+            publish: ctx.registry.role("publish"),
+            execute: ctx.registry.role("execute"),
+            checkpoint: None,
+            store_generation: None,
+            written: Instant::now(),
+            writing: false,
+        })
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<PersistMsg>,
+        message: PersistMsg,
+        state: &mut State,
+    ) -> Result<(), ActorError> {
+        match message {
+            PersistMsg::Loaded(loaded) => {
+                let checkpoint = loaded.view.checkpoint();
+                state.checkpoint = Some((checkpoint.seq, checkpoint.digest()));
+                deliver(&state.publish, PublishMsg::Loaded(loaded)).await
+            }
+            PersistMsg::Executed(executed) => {
+                if executed.stream != state.execute.generation() {
+                    return Ok(());
+                }
+                self.persist(ctx, state, executed).await
+            }
+            PersistMsg::Checkpointed(outcome) => {
+                state.writing = false;
+                match outcome {
+                    Ok(height) => tracing::debug!(height, "the state is in the store"),
+                    // The journal covers the gap; the next checkpoint tries again.
+                    Err(error) => tracing::warn!(%error, "a checkpoint could not be written"),
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Persist {
+    async fn persist(
+        &self,
+        ctx: &Context<PersistMsg>,
+        state: &mut State,
+        executed: Box<ExecutedCommit>,
+    ) -> Result<(), ActorError> {
+        if let Some(checkpoint) = &executed.outcome.checkpoint {
+            state.checkpoint = Some((checkpoint.seq, checkpoint.digest()));
+        }
+        let mark = mark(&executed, state.checkpoint);
+        match &executed.mark {
+            Some(before) if before.block != mark.block => return Err(self.diverged(before, &mark)),
+            Some(_) => {}
+            None => {
+                let record = Record::indexed(RecordKind::Mark, mark.commit_index, Bytes::from(mark.encode()));
+                deliver(&state.journal, JournalMsg::Append { records: vec![record], sync: false, reply: None }).await?;
+            }
+        }
+        if let Some(block) = &executed.outcome.block {
+            deliver(
+                &state.store,
+                StoreMsg::WriteBlock { block: Box::new(stored(block, executed.commit_index)), reply: None },
+            )
+            .await?;
+            Self::same_store(state)?;
+            self.checkpoint_if_due(ctx, state, &executed);
+        }
+        deliver(&state.publish, PublishMsg::Persisted(executed)).await
+    }
+
+    /// Fails when the store was restarted: blocks that waited in its mailbox are gone, and a new stream from the newest
+    /// checkpoint writes them again.
+    fn same_store(state: &mut State) -> Result<(), ActorError> {
+        let now = state.store.generation();
+        match state.store_generation.replace(now) {
+            Some(before) if before != now => {
+                Err("the store was restarted; what it held of ours is written again".into())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn checkpoint_if_due(&self, ctx: &Context<PersistMsg>, state: &mut State, executed: &ExecutedCommit) {
+        if state.writing || state.written.elapsed() < self.node.settings.checkpoint_every {
+            return;
+        }
+        // Only a state whose root was computed can be checked when it is loaded.
+        let Some(view) = executed.view.clone().filter(aurigraph_ledger::StateView::is_checkpoint) else {
+            return;
+        };
+        let asked = state.store.ask(|reply| StoreMsg::Checkpoint {
+            view,
+            commit_index: executed.commit_index,
+            consensus: Bytes::new(),
+            reply: Some(reply),
+        });
+        let Ok(answer) = asked else { return };
+        state.writing = true;
+        state.written = Instant::now();
+        let mouth = ctx.mouth();
+        tokio::spawn(async move {
+            let outcome = match answer.await {
+                Ok(Ok(done)) => Ok(done.height),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err("the store ended before it answered".to_owned()),
+            };
+            mouth.send(PersistMsg::Checkpointed(outcome));
+        });
+    }
+
+    fn diverged(&self, before: &Mark, now: &Mark) -> ActorError {
+        let reason = format!(
+            "commit {} came to {:?} before and to {:?} now: this node's execution is not deterministic",
+            now.commit_index, before.block, now.block
+        );
+        self.node.fatal.raise(reason.clone());
+        reason.into()
+    }
+}
+
+fn mark(executed: &ExecutedCommit, checkpoint: Option<(u64, Hash)>) -> Mark {
+    let block = executed.outcome.block.as_ref();
+    let invalid = block.map_or_else(Vec::new, |block| {
+        let invalid = |exclusion: &&aurigraph_ledger::Exclusion| exclusion.reason == ExclusionReason::InvalidSignature;
+        block.exclusions.iter().filter(invalid).map(|exclusion| exclusion.id).collect()
+    });
+    Mark {
+        commit_index: executed.commit_index,
+        block: block.map(|block| (block.header.height, block.hash)),
+        checkpoint,
+        invalid,
+    }
+}
+
+fn stored(block: &ExecutedBlock, commit_index: u64) -> StoredBlock {
+    let mut batches: Vec<Hash> = Vec::new();
+    let mut transactions = Vec::with_capacity(block.transactions.len());
+    for executed in &block.transactions {
+        // Transactions of one batch stand together.
+        if batches.last() != Some(&executed.batch) {
+            batches.push(executed.batch);
+        }
+        transactions.push(StoredTransaction {
+            id: executed.receipt.id,
+            batch: u16::try_from(batches.len() - 1).unwrap_or(u16::MAX),
+            position: executed.position,
+            receipt: Bytes::from(executed.receipt.encode()),
+        });
+    }
+    StoredBlock {
+        height: block.header.height,
+        hash: block.hash,
+        commit_index,
+        header: Bytes::from(block.header.encode()),
+        batches,
+        transactions,
+    }
+}

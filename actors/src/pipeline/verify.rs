@@ -1,0 +1,139 @@
+//! Verify: attaches verdicts to the transactions of a commit before it reaches the single-writer execution.
+//!
+//! Most verdicts wait in the dispatcher's cache since the batch arrived. A transaction without a verdict is checked at
+//! execution; a wrong or missing verdict can cost time, never change a result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aurigraph_ledger::{CommitInput, CommittedBatch, PreparedTransaction, Transaction, Verdict};
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
+
+use super::messages::{ExecuteMsg, OrderedCommit, VerifiedCommit, VerifyMsg};
+use crate::context::NodeContext;
+use crate::crypto::{DispatchMsg, Priority, TransactionCheck};
+use crate::mempool::ChainView;
+
+/// How long the dispatcher may take for the transactions of one commit before execution checks them itself.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The actor that attaches verdicts.
+pub struct Verify {
+    node: Arc<NodeContext>,
+}
+
+impl Verify {
+    /// A verify stage of this node.
+    #[must_use]
+    pub const fn new(node: Arc<NodeContext>) -> Self {
+        Self { node }
+    }
+}
+
+/// What lives as long as one incarnation.
+pub struct State {
+    dispatcher: Address<DispatchMsg>,
+    execute: Address<ExecuteMsg>,
+}
+
+impl Behaviour for Verify {
+    type Msg = VerifyMsg;
+    type State = State;
+
+    async fn start(&self, ctx: &Context<VerifyMsg>) -> Result<State, ActorError> {
+        Ok(State { dispatcher: ctx.registry.role("verify-dispatcher"), execute: ctx.registry.role("execute") })
+    }
+
+    async fn handle(&self, _ctx: &Context<VerifyMsg>, message: VerifyMsg, state: &mut State) -> Result<(), ActorError> {
+        let VerifyMsg::Commit(ordered) = message;
+        // A stream of an incarnation that has ended: its successor has asked for its own.
+        if ordered.stream != state.execute.generation() {
+            return Ok(());
+        }
+        let mut transactions: Vec<Vec<PreparedTransaction>> = delivered(&ordered);
+        // What was executed before was checked before: execution takes the mark's word, see `Mark::invalid`.
+        if ordered.mark.is_none() {
+            self.attach(state, &mut transactions).await;
+        }
+        let verified =
+            VerifiedCommit { stream: ordered.stream, input: input(&ordered, transactions), mark: ordered.mark };
+        // Refused only when Execute has just ended: it will ask for this commit again.
+        let _ = state.execute.send_wait(ExecuteMsg::Commit(Box::new(verified))).await;
+        Ok(())
+    }
+}
+
+impl Verify {
+    async fn attach(&self, state: &State, batches: &mut [Vec<PreparedTransaction>]) {
+        let published = self.node.published.borrow().clone();
+        let checks: Vec<TransactionCheck> = batches
+            .iter()
+            .flatten()
+            .map(|prepared| TransactionCheck {
+                transaction: Arc::clone(&prepared.transaction),
+                key: published
+                    .as_ref()
+                    .and_then(|state| state.account(&prepared.transaction.sender()))
+                    .and_then(|account| account.key),
+            })
+            .collect();
+        if checks.is_empty() {
+            return;
+        }
+        let answer = state
+            .dispatcher
+            .call(VERIFY_TIMEOUT, |reply| DispatchMsg::VerifyTransactions {
+                checks,
+                priority: Priority::Execution,
+                reply: Some(reply),
+            })
+            .await;
+        match answer {
+            Ok(Ok(verdicts)) => {
+                for (prepared, verdict) in batches.iter_mut().flatten().zip(verdicts) {
+                    prepared.verdict = verdict.map(|verdict| Verdict {
+                        key_hash: aurigraph_ledger::Address(verdict.key_hash),
+                        signature_digest: prepared.transaction.signature_digest(),
+                        valid: verdict.valid,
+                    });
+                }
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "execution checks signatures itself"),
+            Err(error) => tracing::warn!(%error, "execution checks signatures itself"),
+        }
+    }
+}
+
+fn delivered(ordered: &OrderedCommit) -> Vec<Vec<PreparedTransaction>> {
+    let prepared =
+        |transaction: &Arc<Transaction>| PreparedTransaction { transaction: Arc::clone(transaction), verdict: None };
+    let epoch = ordered.commit.header.epoch;
+    ordered
+        .batches
+        .iter()
+        .map(|(block, named, batch)| batch.delivered_by(epoch, block.author, named).iter().map(prepared).collect())
+        .collect()
+}
+
+fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -> CommitInput {
+    let header = &ordered.commit.header;
+    let commit_digest = header.digest();
+    let batches = ordered.batches.iter().zip(transactions);
+    CommitInput {
+        epoch: header.epoch,
+        commit_index: header.index,
+        commit_digest,
+        timestamp_ms: header.timestamp_ms,
+        leader: header.leader.author,
+        round: header.leader.round,
+        // Covers the chain of commits and, through each header, the leader schedule.
+        consensus_state_digest: commit_digest,
+        batches: batches
+            .map(|((block, named, _), transactions)| CommittedBatch {
+                proposer: block.author,
+                digest: named.digest,
+                transactions,
+            })
+            .collect(),
+    }
+}
