@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -139,45 +140,60 @@ impl Rates {
     }
 }
 
-/// Connections that have not proved who they are, oldest first.
+/// A connection that has not proved who it is.
+struct Visitor {
+    from: IpAddr,
+    /// Has it sent anything?
+    speaks: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+/// All of them, oldest first.
 #[derive(Default)]
 struct Pending {
     next: u64,
-    all: BTreeMap<u64, (IpAddr, AbortHandle)>,
+    all: BTreeMap<u64, Visitor>,
     per_address: HashMap<IpAddr, usize>,
 }
 
 impl Pending {
-    fn remove(&mut self, id: u64) {
-        let Some((address, _)) = self.all.remove(&id) else { return };
-        if let Some(count) = self.per_address.get_mut(&address) {
+    fn remove(&mut self, id: u64) -> Option<Visitor> {
+        let visitor = self.all.remove(&id)?;
+        if let Some(count) = self.per_address.get_mut(&visitor.from) {
             *count -= 1;
             if *count == 0 {
-                self.per_address.remove(&address);
+                self.per_address.remove(&visitor.from);
             }
         }
+        Some(visitor)
     }
 
-    /// Makes room for one more from this address: the oldest of those that are too many goes.
+    /// Forgets a visitor whose task ended without saying who it was.
+    fn remove_task(&mut self, task: tokio::task::Id) {
+        let id = self.all.iter().find(|(_, visitor)| visitor.task.id() == task).map(|(id, _)| *id);
+        id.and_then(|id| self.remove(id));
+    }
+
+    /// Makes room for one more from this address: of those that are too many, the oldest that is silent goes, and only
+    /// if all speak the oldest.
     fn make_room(&mut self, address: IpAddr, total: usize, per_address: usize) {
         let crowded = self.per_address.get(&address).is_some_and(|count| *count >= per_address);
         if !crowded && self.all.len() < total {
             return;
         }
-        let oldest = self.all.iter().find(|(_, (from, _))| !crowded || *from == address).map(|(id, _)| *id);
-        if let Some(id) = oldest {
-            if let Some((_, task)) = self.all.get(&id) {
-                task.abort();
-            }
-            self.remove(id);
+        let concerned = || self.all.iter().filter(|(_, visitor)| !crowded || visitor.from == address);
+        let silent = concerned().find(|(_, visitor)| !visitor.speaks.load(Ordering::Relaxed));
+        let victim = silent.or_else(|| concerned().next()).map(|(id, _)| *id);
+        if let Some(visitor) = victim.and_then(|id| self.remove(id)) {
+            visitor.task.abort();
             metrics::counter!("network_handshakes_refused_total", "reason" => "crowded").increment(1);
         }
     }
 
-    fn add(&mut self, address: IpAddr, task: AbortHandle) {
-        self.all.insert(self.next, (address, task));
+    fn add(&mut self, visitor: Visitor) {
+        *self.per_address.entry(visitor.from).or_default() += 1;
+        self.all.insert(self.next, visitor);
         self.next += 1;
-        *self.per_address.entry(address).or_default() += 1;
     }
 }
 
@@ -199,17 +215,16 @@ impl Door {
         let mut pending = Pending::default();
         loop {
             tokio::select! {
-                Some(done) = tasks.join_next() => {
-                    // An aborted one was removed when it was aborted.
-                    if let Ok(id) = done {
-                        pending.remove(id);
-                    }
-                }
+                Some(done) = tasks.join_next() => match done {
+                    Ok(id) => _ = pending.remove(id),
+                    Err(error) => pending.remove_task(error.id()),
+                },
                 accepted = listener.accept() => match accepted {
                     Ok((tcp, from)) => {
                         pending.make_room(from.ip(), limits.pending.max(1), limits.pending_per_address.max(1));
-                        let task = tasks.spawn(self.visitor(pending.next, tcp, from));
-                        pending.add(from.ip(), task);
+                        let speaks = Arc::<AtomicBool>::default();
+                        let task = tasks.spawn(self.visitor(pending.next, tcp, from, Arc::clone(&speaks)));
+                        pending.add(Visitor { from: from.ip(), speaks, task });
                     }
                     Err(error) => {
                         tracing::warn!(%error, "accepting a connection");
@@ -220,11 +235,19 @@ impl Door {
         }
     }
 
-    fn visitor(&self, id: u64, tcp: TcpStream, from: SocketAddr) -> impl Future<Output = u64> + Send + 'static {
+    fn visitor(
+        &self,
+        id: u64,
+        tcp: TcpStream,
+        from: SocketAddr,
+        speaks: Arc<AtomicBool>,
+    ) -> impl Future<Output = u64> + Send + 'static {
         let (hub, registry) = (Arc::clone(&self.hub), self.registry.clone());
         let (handshakes, rates) = (Arc::clone(&self.handshakes), Arc::clone(&self.rates));
         async move {
             let visit = async {
+                tcp.readable().await.map_err(HandshakeError::Tls)?;
+                speaks.store(true, Ordering::Relaxed);
                 let channel = introduce(&hub, tcp, from, &handshakes, &rates).await?;
                 hand_over(&hub, &registry, channel)
             };
@@ -241,7 +264,7 @@ impl Door {
     }
 }
 
-/// Finds out who is there. A client that sends nothing gets no further than the first line.
+/// Finds out who is there.
 async fn introduce(
     hub: &Hub,
     tcp: TcpStream,
@@ -249,7 +272,6 @@ async fn introduce(
     handshakes: &Semaphore,
     rates: &Mutex<Rates>,
 ) -> Result<Channel, Refusal> {
-    tcp.readable().await.map_err(HandshakeError::Tls)?;
     if !rates.lock().take(from.ip()) {
         return Err(Refusal::Rate(from.ip()));
     }

@@ -67,6 +67,7 @@ pub(crate) fn peer_role(peer: &str) -> String {
 /// [`ClusterError`] if the settings cannot work.
 pub fn spec(settings: ClusterSettings, inbound: Arc<dyn Inbound>) -> Result<(SupervisorSpec, PeerNet), ClusterError> {
     settings.check()?;
+    describe();
     let identity = Identity::from_seed(&settings.seed)?;
     let keys = PeerKeys::new(settings.peers.iter().map(|peer| (peer.name.as_str(), peer.public_key.as_slice())))?;
     let channels = Channels::new(identity, keys, settings.cluster_secret, settings.door.handshake_timeout)?;
@@ -96,4 +97,20 @@ pub fn spec(settings: ClusterSettings, inbound: Arc<dyn Inbound>) -> Result<(Sup
         .child(ChildSpec::behaviour("listener", 1, move || Listener::new(Arc::clone(&door))))
         .child(ChildSpec::supervisor(peers));
     Ok((cluster, PeerNet(hub)))
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge};
+    describe_counter!("network_bytes_total", "Bytes of messages exchanged with a peer");
+    describe_counter!("network_messages_total", "Messages exchanged with a peer");
+    describe_counter!("network_sessions_total", "Control sessions with a peer that became usable");
+    describe_counter!("network_sends_refused_total", "Messages to a peer that were not taken");
+    describe_counter!("network_bulk_refused_total", "Bulk messages not taken because their queue was full");
+    describe_counter!("network_peer_charges_total", "Rules that a peer broke");
+    describe_counter!("network_dials_failed_total", "Dialling a peer that came to nothing");
+    describe_counter!("network_handshakes_refused_total", "Connections that did not become a channel");
+    describe_counter!("network_gateway_dropped_total", "Messages of sessions that were closed already");
+    describe_gauge!("network_peer_up", "1 while both lanes with a peer stand");
+    describe_gauge!("network_queue_bytes", "Bytes on the way to a peer (control) or waiting for it (bulk)");
+    describe_gauge!("blockchain_network_latency_ms", "Last round trip of a probe of a peer");
 }

@@ -1,8 +1,11 @@
 //! One control session: a channel inside the actor cluster, from hand-over to its end.
 
 use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +13,7 @@ use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use ractor::ActorRef;
 use ractor_cluster::{BoxRead, BoxWrite, ClusterBidiStream, NodeSessionMessage};
+use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
 use super::guard::Guard;
@@ -40,6 +44,7 @@ pub(crate) struct Session {
     closed: Mutex<Option<(Instant, String)>>,
     is_closed: AtomicBool,
     waker: AtomicWaker,
+    write_waker: AtomicWaker,
     /// Weight of what the guard has let through and the gateway has not yet handled.
     inside: AtomicU64,
     /// Weight of all that the gateway has handled, and how much of it the peer was told.
@@ -77,6 +82,7 @@ impl Session {
             closed: Mutex::new(None),
             is_closed: AtomicBool::new(false),
             waker: AtomicWaker::new(),
+            write_waker: AtomicWaker::new(),
             inside: AtomicU64::new(0),
             processed: AtomicU64::new(0),
             receipted: AtomicU64::new(0),
@@ -96,7 +102,7 @@ impl Session {
         hex::encode(self.tag)
     }
 
-    /// Ends the session: the guard stops reading, and the library's actor is told. The first reason counts.
+    /// Ends the session: the halves of its stream fail, and the library's actor is told. The first reason counts.
     pub(crate) fn close(&self, reason: &str) {
         {
             let mut closed = self.closed.lock();
@@ -107,6 +113,7 @@ impl Session {
         }
         self.is_closed.store(true, Ordering::Release);
         self.waker.wake();
+        self.write_waker.wake();
         if let Some(actor) = self.actor.get() {
             actor.stop(Some(reason.to_owned()));
         }
@@ -256,10 +263,42 @@ impl ClusterBidiStream for Handover {
         let Self { channel, session, accepted, gateway_pid } = *self;
         let peer = channel.peer;
         let (read, write) = tokio::io::split(channel.stream);
-        (Box::new(Guard::new(read, session, &peer, accepted, gateway_pid)), Box::new(write))
+        let guard = Guard::new(read, Arc::clone(&session), &peer, accepted, gateway_pid);
+        (Box::new(guard), Box::new(WriteHalf { inner: write, session }))
     }
 
     fn peer_label(&self) -> Option<String> {
         Some(self.session.label())
+    }
+}
+
+/// The writing half. The library's writing task outlives its session while a write does not end, so a peer that reads
+/// nothing could make it pile up connections: closing the session ends the write.
+struct WriteHalf<W> {
+    inner: W,
+    session: Arc<Session>,
+}
+
+impl<W: AsyncWrite + Unpin> WriteHalf<W> {
+    fn open(&mut self, cx: &Context<'_>) -> io::Result<Pin<&mut W>> {
+        self.session.write_waker.register(cx.waker());
+        if self.session.is_closed() {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(Pin::new(&mut self.inner))
+    }
+}
+
+impl<W: AsyncWrite + Unpin> AsyncWrite for WriteHalf<W> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.open(cx)?.poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open(cx)?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.open(cx)?.poll_shutdown(cx)
     }
 }

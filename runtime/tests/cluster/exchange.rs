@@ -3,10 +3,11 @@
 use aurigraph_runtime::cluster::{Class, SendRefused};
 use bytes::Bytes;
 
-use crate::support::{pair, settings, start, until};
+use crate::support::{pair, settings, start, turn, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_exchange_messages_on_both_lanes() {
+    let _turn = turn().await;
     let (a, b) = pair("exchange").await;
     for (from, to) in [(&a, &b), (&b, &a)] {
         for i in 0..100_u32 {
@@ -38,6 +39,7 @@ async fn two_nodes_exchange_messages_on_both_lanes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cluster_of_one_runs_and_refuses_unknown_peers() {
+    let _turn = turn().await;
     let node = start(settings("alone", &[])).await;
     assert!(node.net.peers().is_empty());
     let refused = node.net.send_control("nobody", Bytes::from_static(b"x"));

@@ -3,4 +3,5 @@
 //! Every test uses node names of its own, because the actor library registers names for the whole process.
 
 mod exchange;
+mod healing;
 mod support;

@@ -17,6 +17,12 @@ use parking_lot::Mutex;
 pub const BOUND: Duration = Duration::from_secs(30);
 pub const SECRET: [u8; 32] = [7; 32];
 
+/// One test at a time: each starts whole nodes and measures time, and the machine may be small.
+pub async fn turn() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
+}
+
 /// Waits until something holds.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let wait = async {
