@@ -221,3 +221,30 @@ pub mod mempool {
     /// Reads of the log under way; further ones wait.
     pub const LOG_READS: usize = 4;
 }
+
+/// The audit log.
+pub mod audit {
+    use std::time::Duration;
+
+    /// Records waiting at the audit actor. At the bound the sender's record is refused (counted by
+    /// `actor_mailbox_refused_total`); what it reports has its own log line.
+    pub const MAILBOX: usize = 1_024;
+    /// Entries that wait for the store. At the bound further records are dropped, and an entry says how many.
+    pub const PENDING: usize = 10_000;
+    /// Entries in one message to the store.
+    pub const GROUP: usize = 256;
+    /// How long the store may take before its answer counts as lost and the entries are sent again.
+    pub const STORE_WITHIN: Duration = Duration::from_secs(10);
+    /// The wait before entries are sent again.
+    pub const RETRY_AFTER: Duration = Duration::from_millis(200);
+    /// Longest text field in bytes; longer ones are cut.
+    pub const FIELD: usize = 512;
+    /// Longest details in bytes; longer ones are cut.
+    pub const DETAILS: usize = 8_192;
+    /// Newest entries whose chain is verified at the start.
+    pub const VERIFY_AT_START: usize = 1_000;
+    /// Newest entries that one search or summary looks at.
+    pub const SEARCHED: usize = 100_000;
+    /// Entries read from the store at once.
+    pub const CHUNK: usize = 512;
+}

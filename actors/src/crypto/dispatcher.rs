@@ -1,5 +1,319 @@
-//! The verify-dispatcher: bounded queues by class, fair between senders, over all verifiers.
+//! The verify-dispatcher: bounded queues by class, fair between senders, over all verifiers; remembers verdicts.
+//!
+//! A job whose verifier dies comes back by its dropped reply and goes to another. Nothing survives the dispatcher: its
+//! callers see their replies dropped and ask again.
 
-/// What the dispatcher tells itself.
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
+use bytes::Bytes;
+use tokio::task::JoinSet;
+
+use super::cache::{VerdictCache, VerdictKey};
+use super::messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
+use super::queue::{Lane, Queues};
+use super::requests::{Answer, Place, Requests};
+use crate::bounds::crypto as bounds;
+
+/// What the dispatcher's own tasks report.
 #[derive(Debug)]
-pub struct Internal(());
+pub enum Internal {
+    /// A job ended; without verdicts it was not done.
+    Done {
+        /// The job's number.
+        job: u64,
+        /// One verdict per item.
+        verdicts: Option<Vec<bool>>,
+    },
+    /// A new incarnation of this verifier runs.
+    VerifierUp(usize),
+}
+
+/// A verifier that the dispatcher may use.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// Its role, `cpu-verifier/0`.
+    pub role: String,
+    /// Use it only while no other runs: a device's worker without its device, which would take the processor from the
+    /// others.
+    pub reserve: bool,
+}
+
+/// The dispatcher.
+pub struct VerifyDispatcher {
+    workers: Vec<Worker>,
+}
+
+impl VerifyDispatcher {
+    /// A dispatcher over these verifiers.
+    #[must_use]
+    pub const fn new(workers: Vec<Worker>) -> Self {
+        Self { workers }
+    }
+}
+
+#[derive(Debug)]
+struct Item {
+    check: Check,
+    /// For transactions: what the verdict is about.
+    key: Option<VerdictKey>,
+    place: Place,
+}
+
+struct Verifier {
+    address: Address<VerifierMsg>,
+    reserve: bool,
+    up: bool,
+    jobs: usize,
+}
+
+impl Verifier {
+    /// A job of this incarnation was not done. If the incarnation is still there it dies now or hangs; either way its
+    /// successor is announced.
+    fn lost_a_job(&mut self, generation: u64) {
+        let same = self.address.generation() == generation;
+        if same {
+            // Not running, or full of work that it does not do: nothing to tell it.
+            let _ = self.address.send(VerifierMsg::GiveUp { generation });
+        }
+        self.up = !same && self.address.is_running();
+    }
+}
+
+struct Job {
+    verifier: usize,
+    generation: u64,
+    priority: Priority,
+    items: Vec<(Lane, Item)>,
+}
+
+/// What one incarnation holds.
+pub struct DispatcherState {
+    verifiers: Vec<Verifier>,
+    queues: Queues<Item>,
+    requests: Requests,
+    cache: VerdictCache,
+    jobs: HashMap<u64, Job>,
+    next_job: u64,
+    /// Waits for jobs and for new incarnations; aborted with the incarnation.
+    tasks: JoinSet<()>,
+}
+
+impl Behaviour for VerifyDispatcher {
+    type Msg = DispatchMsg;
+    type State = DispatcherState;
+
+    async fn start(&self, ctx: &Context<DispatchMsg>) -> Result<DispatcherState, ActorError> {
+        let mut tasks = JoinSet::new();
+        let mut verifiers = Vec::new();
+        for (at, worker) in self.workers.iter().enumerate() {
+            let address = ctx.registry.role::<VerifierMsg>(&worker.role);
+            let (mut generations, mouth) = (address.generations(), ctx.mouth());
+            tasks.spawn(async move {
+                while generations.changed().await.is_ok() {
+                    mouth.send(DispatchMsg::Internal(Internal::VerifierUp(at)));
+                }
+            });
+            let up = address.is_running();
+            verifiers.push(Verifier { address, reserve: worker.reserve, up, jobs: 0 });
+        }
+        Ok(DispatcherState {
+            verifiers,
+            queues: Queues::new(),
+            requests: Requests::default(),
+            cache: VerdictCache::new(bounds::VERDICTS),
+            jobs: HashMap::new(),
+            next_job: 0,
+            tasks,
+        })
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<DispatchMsg>,
+        message: DispatchMsg,
+        state: &mut DispatcherState,
+    ) -> Result<(), ActorError> {
+        match message {
+            DispatchMsg::Verify { items, priority, reply } => state.take_plain(items, priority, reply),
+            DispatchMsg::VerifyTransactions { checks, priority, reply } => {
+                state.take_transactions(checks, priority, reply);
+            }
+            DispatchMsg::Internal(Internal::Done { job, verdicts }) => state.finish(job, verdicts),
+            DispatchMsg::Internal(Internal::VerifierUp(at)) => {
+                if let Some(verifier) = state.verifiers.get_mut(at) {
+                    verifier.up = true;
+                }
+            }
+        }
+        state.share_out(ctx);
+        state.measure();
+        Ok(())
+    }
+}
+
+impl DispatcherState {
+    fn refusal(&mut self, priority: Priority, asked: usize) -> Option<DispatchError> {
+        let (queued, bound) = self.queues.refuses(priority, asked)?;
+        metrics::counter!("verify_refused_total", "class" => priority.name()).increment(asked as u64);
+        Some(DispatchError::Overloaded { queued, bound, asked, retry_after: crate::mempool::RETRY_AFTER })
+    }
+
+    fn take_plain(&mut self, items: Vec<Check>, priority: Priority, reply: Reply<Result<Vec<bool>, DispatchError>>) {
+        let answer = Answer::Plain(reply);
+        if let Some(refusal) = self.refusal(priority, items.len()) {
+            return answer.refuse(refusal);
+        }
+        let request = self.requests.open(vec![None; items.len()], items.len(), answer);
+        for (at, check) in items.into_iter().enumerate() {
+            let lane = lane_of(&check.public_key);
+            self.queues.push(priority, lane, Item { check, key: None, place: Place { request, at } });
+        }
+    }
+
+    fn take_transactions(
+        &mut self,
+        checks: Vec<TransactionCheck>,
+        priority: Priority,
+        reply: Option<Reply<Result<Vec<Option<Verdict>>, DispatchError>>>,
+    ) {
+        let mut verdicts = vec![None; checks.len()];
+        let mut key_hashes = vec![None; checks.len()];
+        let mut open = Vec::new();
+        for (at, check) in checks.iter().enumerate() {
+            let Some(key) = check.key.clone().or_else(|| carried_key(check)) else { continue };
+            key_hashes[at] = Some(key.hash);
+            let about = about(check, &key);
+            verdicts[at] = self.cache.get(&about);
+            if verdicts[at].is_none() {
+                open.push((at, about, key));
+            }
+        }
+        let hits = key_hashes.iter().flatten().count() - open.len();
+        metrics::counter!("verdict_cache_hits_total").increment(hits as u64);
+        metrics::counter!("verdict_cache_misses_total").increment(open.len() as u64);
+        let answer = reply.map_or(Answer::Nobody, |reply| Answer::Transactions(reply, key_hashes));
+        if let Some(refusal) = self.refusal(priority, open.len()).filter(|_| !open.is_empty()) {
+            return answer.refuse(refusal);
+        }
+        let request = self.requests.open(verdicts, open.len(), answer);
+        for (at, about, key) in open {
+            let lane = lane_of(&key.hash.0);
+            let check = signature_of(&checks[at], key.bytes);
+            self.queues.push(priority, lane, Item { check, key: Some(about), place: Place { request, at } });
+        }
+    }
+
+    /// Takes a job back: its verdicts, or its items for another verifier.
+    fn finish(&mut self, number: u64, verdicts: Option<Vec<bool>>) {
+        while self.tasks.try_join_next().is_some() {}
+        let Some(job) = self.jobs.remove(&number) else { return };
+        let verifier = &mut self.verifiers[job.verifier];
+        verifier.jobs -= 1;
+        match verdicts.filter(|verdicts| verdicts.len() == job.items.len()) {
+            Some(verdicts) => {
+                for ((_, item), valid) in job.items.into_iter().zip(verdicts) {
+                    if let Some(key) = item.key {
+                        self.cache.put(key, valid);
+                    }
+                    self.requests.fill(item.place, valid);
+                }
+            }
+            None => {
+                verifier.lost_a_job(job.generation);
+                self.take_back(job.priority, job.items);
+            }
+        }
+    }
+
+    fn take_back(&mut self, priority: Priority, items: Vec<(Lane, Item)>) {
+        metrics::counter!("verify_redispatched_total").increment(items.len() as u64);
+        for (lane, item) in items.into_iter().rev() {
+            self.queues.push_again(priority, lane, item);
+        }
+    }
+
+    /// Gives jobs to verifiers until either runs out.
+    fn share_out(&mut self, ctx: &Context<DispatchMsg>) {
+        while let Some(at) = self.least_loaded() {
+            let Some((priority, items)) = self.cut_job() else { return };
+            let checks: Arc<[Check]> = items.iter().map(|(_, item)| item.check.clone()).collect();
+            let generation = self.verifiers[at].address.generation();
+            let asked = self.verifiers[at].address.ask(|reply| VerifierMsg::Job { items: checks, reply });
+            let Ok(answer) = asked else {
+                self.verifiers[at].lost_a_job(generation);
+                self.take_back(priority, items);
+                continue;
+            };
+            self.next_job += 1;
+            let (number, mouth) = (self.next_job, ctx.mouth());
+            self.verifiers[at].jobs += 1;
+            self.jobs.insert(number, Job { verifier: at, generation, priority, items });
+            self.tasks.spawn(async move {
+                let verdicts = tokio::time::timeout(bounds::JOB_DEADLINE, answer).await.ok().and_then(Result::ok);
+                mouth.send(DispatchMsg::Internal(Internal::Done { job: number, verdicts }));
+            });
+        }
+    }
+
+    /// The running verifier with the fewest jobs and room for one more; one of the reserve only if no other runs.
+    fn least_loaded(&self) -> Option<usize> {
+        let others_run = self.verifiers.iter().any(|verifier| verifier.up && !verifier.reserve);
+        self.verifiers
+            .iter()
+            .enumerate()
+            .filter(|(_, verifier)| verifier.up && verifier.jobs < bounds::JOBS_PER_VERIFIER)
+            .filter(|(_, verifier)| !(verifier.reserve && others_run))
+            .min_by_key(|(_, verifier)| verifier.jobs)
+            .map(|(at, _)| at)
+    }
+
+    /// The next items of one class. What another request has settled meanwhile is answered from the cache.
+    fn cut_job(&mut self) -> Option<(Priority, Vec<(Lane, Item)>)> {
+        let mut items = Vec::new();
+        let mut class = None;
+        while items.len() < bounds::ITEMS_PER_JOB
+            && let Some((priority, lane, item)) = self.queues.pop(class)
+        {
+            match item.key.and_then(|key| self.cache.get(&key)) {
+                Some(valid) => self.requests.fill(item.place, valid),
+                None => {
+                    class = Some(priority);
+                    items.push((lane, item));
+                }
+            }
+        }
+        class.map(|class| (class, items))
+    }
+
+    fn measure(&self) {
+        for (priority, len) in self.queues.lens() {
+            metrics::gauge!("verify_queue", "class" => priority.name()).set(len as f64);
+        }
+        metrics::gauge!("verdict_cache_entries").set(self.cache.len() as f64);
+    }
+}
+
+fn lane_of(key: &[u8]) -> Lane {
+    key.first_chunk().map_or(0, |first| Lane::from_le_bytes(*first))
+}
+
+/// The key that the transaction carries, if it names its sender by address.
+fn carried_key(check: &TransactionCheck) -> Option<KnownKey> {
+    let carried = check.transaction.sender_key()?;
+    Some(KnownKey::of(check.transaction.shared_bytes().slice_ref(carried)))
+}
+
+fn about(check: &TransactionCheck, key: &KnownKey) -> VerdictKey {
+    VerdictKey { id: check.transaction.id(), signature: check.transaction.signature_digest(), key: key.hash }
+}
+
+fn signature_of(check: &TransactionCheck, public_key: Bytes) -> Check {
+    let transaction = &check.transaction;
+    Check {
+        public_key,
+        message: Bytes::copy_from_slice(&transaction.signing_message()),
+        signature: transaction.shared_bytes().slice_ref(transaction.signature()),
+    }
+}

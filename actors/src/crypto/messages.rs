@@ -1,12 +1,12 @@
 //! What the verifiers and the dispatcher are told, and what they answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aurigraph_ledger::Hash;
 use aurigraph_ledger::transaction::Transaction;
 use aurigraph_runtime::Reply;
 use bytes::Bytes;
-use std::sync::Arc;
 
 /// One signature to check: ML-DSA-87 over the message with the empty context.
 #[derive(Debug, Clone)]
@@ -86,6 +86,22 @@ pub enum Priority {
     Ahead,
 }
 
+impl Priority {
+    /// Every class, the most urgent first.
+    pub const ALL: [Self; 4] = [Self::Consensus, Self::Execution, Self::Admission, Self::Ahead];
+
+    /// For metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Consensus => "consensus",
+            Self::Execution => "execution",
+            Self::Admission => "admission",
+            Self::Ahead => "ahead",
+        }
+    }
+}
+
 /// What the verify-dispatcher is told. A dropped reply means that it ended: ask again.
 #[derive(Debug)]
 pub enum DispatchMsg {
@@ -123,4 +139,9 @@ pub enum VerifierMsg {
     },
     /// The verifier's thread has ended.
     ThreadEnded,
+    /// This incarnation did not finish a job in time: fail, so that a new one with a new thread takes over.
+    GiveUp {
+        /// Which incarnation.
+        generation: u64,
+    },
 }

@@ -2,7 +2,13 @@
 //!
 //! Nothing here decides what a verdict means; that is the ledger's.
 
+mod cache;
 mod dispatcher;
 mod messages;
+mod queue;
+mod requests;
+mod verifier;
 
+pub use dispatcher::{Internal, VerifyDispatcher, Worker};
 pub use messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
+pub use verifier::{Verifier, VerifierState};

@@ -1,5 +1,7 @@
 //! What the mempool asks of the newest published state.
 
+use std::sync::Arc;
+
 use aurigraph_ledger::transaction::Sender;
 use aurigraph_ledger::{AccountIndex, Address, Amount};
 
@@ -31,3 +33,6 @@ pub trait ChainView: Send + Sync + std::fmt::Debug {
     /// Whether the account has used this nonce.
     fn nonce_used(&self, account: AccountIndex, nonce: u64) -> bool;
 }
+
+/// Gives the newest published state, if there is one: what an actor starts with.
+pub type Latest = Arc<dyn Fn() -> Option<Arc<dyn ChainView>> + Send + Sync>;

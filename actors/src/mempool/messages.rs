@@ -11,6 +11,7 @@ use aurigraph_ledger::{Amount, Hash};
 use aurigraph_runtime::Reply;
 use bytes::Bytes;
 
+use super::batch::Batch;
 use super::chain_view::ChainView;
 use super::prepared::PreparedBatch;
 use super::refusal::Refusal;
@@ -22,6 +23,17 @@ pub enum Source {
     Client(IpAddr),
     /// This node, which signed for an account that it holds.
     Node,
+}
+
+impl Source {
+    /// For metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Client(_) => "client",
+            Self::Node => "node",
+        }
+    }
 }
 
 /// The transaction is valid against the newest published state, its signature is good, and it waits for a batch.
@@ -147,8 +159,8 @@ pub enum BatchStoreMsg {
     },
     /// Store an own batch, push it to the peers, tell the validator. Saying it twice is harmless.
     PutOwn {
-        /// The batch's canonical bytes.
-        bytes: Bytes,
+        /// The sealed batch.
+        batch: Batch,
         /// Its transactions, decoded already.
         transactions: Vec<Arc<Transaction>>,
         /// Once it is in the journal.

@@ -4,18 +4,27 @@
 //! [`ValidatorPort`], [`ChainView`] and [`Outbound`].
 
 mod admission;
+mod batch;
 mod batcher;
 mod chain_view;
 mod messages;
+mod pool;
 mod ports;
 mod prepared;
 mod refusal;
 mod store;
+#[cfg(test)]
+mod testing;
+mod wire;
 
-pub use chain_view::{AccountFacts, ChainView};
+pub use admission::{Admission, AdmissionParts, AdmissionState};
+pub use batch::{Batch, BatchHead};
+pub use batcher::{Batcher, BatcherParts, BatcherState};
+pub use chain_view::{AccountFacts, ChainView, Latest};
 pub use messages::{
     Accepted, AdmissionMsg, BatchError, BatchStoreMsg, BatcherMsg, PendingState, PendingStatus, RETRY_AFTER, Source,
 };
 pub use ports::{Outbound, ValidatorPort};
 pub use prepared::PreparedBatch;
 pub use refusal::Refusal;
+pub use store::{BatchStore, BatchStoreParts, StoreState};

@@ -153,4 +153,29 @@ impl Refusal {
             _ => None,
         }
     }
+
+    /// For metrics.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Undecodable(_) => "undecodable",
+            Self::TooLarge { .. } => "too large",
+            Self::WrongChain { .. } => "wrong chain",
+            Self::Expired { .. } => "expired",
+            Self::ExpiryTooFar { .. } => "expiry too far",
+            Self::UnknownSender { .. } => "unknown sender",
+            Self::KeyNotRegistered { .. } => "key not registered",
+            Self::WrongKey { .. } => "wrong key",
+            Self::NonceUsed { .. } => "nonce used",
+            Self::NonceOutOfWindow { .. } => "nonce out of window",
+            Self::NoncePending { .. } => "nonce pending",
+            Self::MaxFeeTooLow { .. } => "maximum fee too low",
+            Self::CannotPayFee { .. } => "cannot pay fee",
+            Self::InvalidSignature { .. } => "invalid signature",
+            Self::Duplicate { .. } => "duplicate",
+            Self::TooManyPending { .. } => "too many pending",
+            Self::Overloaded { .. } => "overloaded",
+            Self::NotReady { .. } => "not ready",
+        }
+    }
 }

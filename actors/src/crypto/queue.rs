@@ -1,0 +1,141 @@
+//! The dispatcher's queues: one per class, bounded by items, and within a class one lane per sender, served in turn.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::messages::Priority;
+use crate::bounds::crypto as bounds;
+
+/// Whose turn it is: the first bytes of a key or of its hash. Two senders on one lane only share their turns.
+pub(super) type Lane = u64;
+
+/// One class: lanes in a ring.
+#[derive(Debug)]
+struct Class<T> {
+    lanes: HashMap<Lane, VecDeque<T>>,
+    ring: VecDeque<Lane>,
+    len: usize,
+    bound: usize,
+}
+
+impl<T> Class<T> {
+    fn new(bound: usize) -> Self {
+        Self { lanes: HashMap::new(), ring: VecDeque::new(), len: 0, bound }
+    }
+
+    fn lane(&mut self, lane: Lane, ahead: bool) -> &mut VecDeque<T> {
+        self.len += 1;
+        self.lanes.entry(lane).or_insert_with(|| {
+            if ahead {
+                self.ring.push_front(lane)
+            } else {
+                self.ring.push_back(lane)
+            }
+            VecDeque::new()
+        })
+    }
+
+    /// One item of the lane whose turn it is, which then goes to the end of the ring.
+    fn pop(&mut self) -> Option<(Lane, T)> {
+        let lane = self.ring.pop_front()?;
+        let items = self.lanes.get_mut(&lane)?;
+        let item = items.pop_front()?;
+        self.len -= 1;
+        if items.is_empty() {
+            self.lanes.remove(&lane);
+        } else {
+            self.ring.push_back(lane);
+        }
+        Some((lane, item))
+    }
+}
+
+/// All classes.
+#[derive(Debug)]
+pub(super) struct Queues<T> {
+    classes: [(Priority, Class<T>); 4],
+}
+
+impl<T> Queues<T> {
+    pub fn new() -> Self {
+        let class = |priority| (priority, Class::new(bounds::queue(priority)));
+        Self { classes: Priority::ALL.map(class) }
+    }
+
+    fn class(&mut self, priority: Priority) -> &mut Class<T> {
+        &mut self.classes[priority as usize].1
+    }
+
+    /// How many of a class wait, and how many may, if `asked` more are too many. An empty class takes any request, so
+    /// that none is refused for ever.
+    pub fn refuses(&mut self, priority: Priority, asked: usize) -> Option<(usize, usize)> {
+        let class = self.class(priority);
+        (class.len > 0 && class.len + asked > class.bound).then_some((class.len, class.bound))
+    }
+
+    pub fn push(&mut self, priority: Priority, lane: Lane, item: T) {
+        self.class(priority).lane(lane, false).push_back(item);
+    }
+
+    /// Puts an item that was taken before ahead of all others of its class.
+    pub fn push_again(&mut self, priority: Priority, lane: Lane, item: T) {
+        self.class(priority).lane(lane, true).push_front(item);
+    }
+
+    /// The next item of the highest class that has one; `only` keeps to one class.
+    pub fn pop(&mut self, only: Option<Priority>) -> Option<(Priority, Lane, T)> {
+        self.classes
+            .iter_mut()
+            .filter(|(priority, _)| only.is_none_or(|only| only == *priority))
+            .find_map(|(priority, class)| class.pop().map(|(lane, item)| (*priority, lane, item)))
+    }
+
+    pub fn lens(&self) -> impl Iterator<Item = (Priority, usize)> + '_ {
+        self.classes.iter().map(|(priority, class)| (*priority, class.len))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_higher_class_is_served_first_and_senders_take_turns() {
+        let mut queues = Queues::new();
+        for at in 0..3 {
+            queues.push(Priority::Admission, 1, ("flooder", at));
+        }
+        queues.push(Priority::Admission, 2, ("other", 0));
+        queues.push(Priority::Ahead, 3, ("ahead", 0));
+        queues.push(Priority::Consensus, 4, ("block", 0));
+        let order: Vec<_> = std::iter::from_fn(|| queues.pop(None)).map(|(_, _, item)| item).collect();
+        let expected = [("block", 0), ("flooder", 0), ("other", 0), ("flooder", 1), ("flooder", 2), ("ahead", 0)];
+        assert_eq!(order, expected);
+        assert!(queues.lens().all(|(_, len)| len == 0));
+    }
+
+    #[test]
+    fn what_was_taken_before_comes_first_again() {
+        let mut queues = Queues::new();
+        for (lane, item) in [(1, 'a'), (1, 'b'), (2, 'c')] {
+            queues.push(Priority::Execution, lane, item);
+        }
+        let (_, lane, first) = queues.pop(None).unwrap();
+        let (_, other, second) = queues.pop(None).unwrap();
+        queues.push_again(Priority::Execution, other, second);
+        queues.push_again(Priority::Execution, lane, first);
+        let order: String =
+            std::iter::from_fn(|| queues.pop(Some(Priority::Execution))).map(|(_, _, item)| item).collect();
+        assert_eq!(order.len(), 3);
+        assert!(order.find('a') < order.find('b'), "{order}: the order within a lane");
+    }
+
+    #[test]
+    fn a_full_class_refuses_and_an_empty_one_takes_any_request() {
+        let mut queues = Queues::new();
+        let bound = bounds::queue(Priority::Ahead);
+        assert_eq!(queues.refuses(Priority::Ahead, 2 * bound), None);
+        (0..bound).for_each(|at| queues.push(Priority::Ahead, at as u64, at));
+        assert_eq!(queues.refuses(Priority::Ahead, 1), Some((bound, bound)));
+        assert_eq!(queues.refuses(Priority::Consensus, 1), None);
+    }
+}

@@ -1,0 +1,137 @@
+//! A verifier: a thin actor before one thread that checks signatures. The worker of a device is the same actor with
+//! another back-end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+
+use aurigraph_gpu::{BatchVerifier, VerifyItem};
+use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
+
+use super::messages::{Check, VerifierMsg};
+use crate::bounds::crypto as bounds;
+
+/// Why a verifier fails.
+#[derive(Debug, thiserror::Error)]
+enum VerifierError {
+    /// Its thread is gone although nobody stopped it.
+    #[error("the thread of {0} has ended")]
+    ThreadEnded(String),
+    /// Its thread hangs.
+    #[error("{0} did not finish a job in time")]
+    TooSlow(String),
+}
+
+/// One verifier actor.
+pub struct Verifier {
+    back_end: Arc<dyn BatchVerifier>,
+    /// For a device's worker without its device: why.
+    without_device: Option<String>,
+}
+
+impl Verifier {
+    /// A verifier on one core.
+    #[must_use]
+    pub fn cpu(back_end: Arc<dyn BatchVerifier>) -> Self {
+        Self { back_end, without_device: None }
+    }
+
+    /// The worker of a device. Without a usable device it checks on the processor and says why.
+    #[must_use]
+    pub fn gpu_worker(enabled: bool) -> Self {
+        let why = match aurigraph_gpu::detect() {
+            _ if !enabled => "gpu_acceleration is off".to_owned(),
+            Ok(devices) => format!("{} devices, none with a back-end", devices.len()),
+            Err(no_device) => no_device.to_string(),
+        };
+        Self { back_end: aurigraph_gpu::cpu_verifier(), without_device: Some(why) }
+    }
+
+    /// For a device's worker: why it runs on the processor.
+    #[must_use]
+    pub fn without_device(&self) -> Option<&str> {
+        self.without_device.as_deref()
+    }
+}
+
+struct Job {
+    items: Arc<[Check]>,
+    reply: Reply<Vec<bool>>,
+}
+
+/// What an incarnation holds. Dropping it ends the thread after the signature that it is checking.
+pub struct VerifierState {
+    queue: SyncSender<Job>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Drop for VerifierState {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Release);
+    }
+}
+
+impl Behaviour for Verifier {
+    type Msg = VerifierMsg;
+    type State = VerifierState;
+
+    async fn start(&self, ctx: &Context<VerifierMsg>) -> Result<VerifierState, ActorError> {
+        if let Some(why) = &self.without_device {
+            tracing::info!(actor = %ctx.name, back_end = self.back_end.name(), "{why}: checking on the processor");
+        }
+        let (queue, jobs) = sync_channel(bounds::JOBS_PER_VERIFIER);
+        let ended = Arc::new(AtomicBool::new(false));
+        let (back_end, stop, mouth) = (Arc::clone(&self.back_end), Arc::clone(&ended), ctx.mouth());
+        std::thread::Builder::new()
+            .name(ctx.name.clone())
+            .spawn(move || check_until_ended(&*back_end, &jobs, &stop, Farewell(mouth)))?;
+        Ok(VerifierState { queue, ended })
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<VerifierMsg>,
+        message: VerifierMsg,
+        state: &mut VerifierState,
+    ) -> Result<(), ActorError> {
+        match message {
+            VerifierMsg::Job { items, reply } => match state.queue.try_send(Job { items, reply }) {
+                Ok(()) => Ok(()),
+                // More than the dispatcher may give: the dropped reply sends the job elsewhere.
+                Err(TrySendError::Full(_)) => Ok(()),
+                Err(TrySendError::Disconnected(_)) => Err(VerifierError::ThreadEnded(ctx.name.clone()).into()),
+            },
+            VerifierMsg::ThreadEnded => Err(VerifierError::ThreadEnded(ctx.name.clone()).into()),
+            VerifierMsg::GiveUp { generation } if generation == ctx.generation => {
+                Err(VerifierError::TooSlow(ctx.name.clone()).into())
+            }
+            VerifierMsg::GiveUp { .. } => Ok(()),
+        }
+    }
+}
+
+/// Tells the actor that its thread has ended, also when it panicked.
+struct Farewell(Mouth<VerifierMsg>);
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        // Nobody is there to hear it when the incarnation ended first.
+        self.0.send(VerifierMsg::ThreadEnded);
+    }
+}
+
+fn check_until_ended(back_end: &dyn BatchVerifier, jobs: &Receiver<Job>, ended: &AtomicBool, _farewell: Farewell) {
+    let checks = metrics::counter!("signature_checks_total", "backend" => back_end.name());
+    while let Ok(job) = jobs.recv() {
+        let mut verdicts = Vec::with_capacity(job.items.len());
+        for item in job.items.iter() {
+            // A dead incarnation's work is done by another verifier: dropping the reply says so.
+            if ended.load(Ordering::Acquire) {
+                return;
+            }
+            verdicts.push(back_end.verify(&VerifyItem::new(&item.public_key, &item.message, &item.signature)));
+        }
+        checks.increment(verdicts.len() as u64);
+        job.reply.send(verdicts);
+    }
+}
