@@ -111,7 +111,7 @@ fn oracle_of(committee: &Committee, blocks: &[(BlockRef, Vec<BlockRef>)], mutati
 fn conflicts(seed: u64, mutation: Mutation) -> (usize, usize) {
     let mut rng = Rng(seed);
     let dag = random_dag(&mut rng);
-    let schedule = Schedule::rotating(if seed % 2 == 0 { 2 } else { 1 });
+    let schedule = Schedule::rotating(if seed.is_multiple_of(2) { 2 } else { 1 });
     let lead = |round| schedule.leaders(&dag.committee, round);
     let mut seen: BTreeMap<LeaderSlot, Decision> = BTreeMap::new();
     let (mut decisions, mut conflicts) = (0, 0);
@@ -150,7 +150,7 @@ fn the_incremental_committer_equals_the_oracle_on_ten_thousand_random_dags() {
     for seed in 0..10_000 {
         let mut rng = Rng(seed ^ 0x5eed);
         let dag = random_dag(&mut rng);
-        let leaders = if seed % 2 == 0 { 2 } else { 1 };
+        let leaders = if seed.is_multiple_of(2) { 2 } else { 1 };
         let blocks = random_order(&random_view(&dag, &mut rng), &mut rng);
         let mut runner = Runner::new(&dag.committee, leaders, 60);
         for (block, parents) in &blocks {
@@ -167,8 +167,8 @@ fn the_incremental_committer_equals_the_oracle_on_every_prefix() {
     for seed in 0..300 {
         let mut rng = Rng(seed ^ 0xabcd);
         let dag = random_dag(&mut rng);
-        let gc_depth = if seed % 3 == 0 { 3 } else { 60 };
-        let leaders = if seed % 2 == 0 { 2 } else { 1 };
+        let gc_depth = if seed.is_multiple_of(3) { 3 } else { 60 };
+        let leaders = if seed.is_multiple_of(2) { 2 } else { 1 };
         let mut runner = Runner::new(&dag.committee, leaders, gc_depth);
         let mut oracle = Oracle::new(dag.committee.clone(), gc_depth, Mutation::None);
         let schedule = runner.schedule.clone();

@@ -29,27 +29,41 @@
 //!   [`ConsensusSnapshot::can_replay_from`] holds. Commits after the reported executed index are delivered again.
 //! * **Halt** is an effect, never a panic. A halted machine answers every event with nothing.
 
+mod accept;
+pub mod batches;
 pub mod block;
+pub mod catchup;
 pub mod clock;
 pub mod commit;
 pub mod committee;
 pub mod committer;
 pub mod config;
 pub mod event;
+pub mod fetch;
 pub mod flush;
 pub mod machine;
 pub mod message;
 pub mod oracle;
+pub mod pacing;
+pub mod probe;
+pub mod propose;
 pub mod record;
+pub mod recover;
 pub mod schedule;
+mod serve;
 pub mod snapshot;
 pub mod status;
 pub mod store;
+pub mod suspend;
 pub mod types;
 pub mod validity;
 
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod scenarios;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

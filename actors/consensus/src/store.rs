@@ -90,10 +90,13 @@ impl Store {
         self.slot(round, author).min_by_key(|(_, stored)| stored.sequence).map(|(reference, _)| reference)
     }
 
-    /// The newest block of an author below a round: its highest round, and there the version accepted first.
+    /// The newest block of an author in the rounds `from..below`, and there the version accepted first.
     #[must_use]
-    pub fn last_by_author(&self, author: AuthorIdx, below: Round) -> Option<BlockRef> {
-        self.rounds.range(..below).rev().find_map(|(round, _)| self.first_of_slot(*round, author))
+    pub fn last_by_author(&self, author: AuthorIdx, from: Round, below: Round) -> Option<BlockRef> {
+        if from >= below {
+            return None;
+        }
+        self.rounds.range(from..below).rev().find_map(|(round, _)| self.first_of_slot(*round, author))
     }
 
     /// The highest round with a block; the garbage-collection round if there is none.

@@ -22,7 +22,7 @@ pub type TimeMs = u64;
 pub type CommitIndex = u64;
 /// Names one outstanding request to the driver (a signature to check, a block to sign). Never reused in one process life.
 pub type Ticket = u64;
-/// Names one append to the log, ascending in the order of the appends. Starts at 1 in every process life.
+/// Names one append to the log, ascending in the order of the appends of one process life.
 pub type Lsn = u64;
 /// Names one request to a peer.
 pub type RequestId = u64;

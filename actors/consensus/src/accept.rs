@@ -1,0 +1,404 @@
+//! Blocks in, commits out: checks from cheap to expensive, acceptance, garbage collection (consensus.md 2.4, 3.3, 6).
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use aurigraph_ledger::hash::Hash;
+
+use crate::block::{Block, BlockCore, Evidence};
+use crate::committer::{Decided, Decision};
+use crate::config::CORE_LEN;
+use crate::event::{Alarm, Effect, HaltReason, Offence};
+use crate::machine::{Checking, Machine};
+use crate::record::Record;
+use crate::suspend::Incoming;
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, Round, Ticket};
+use crate::validity::Invalid;
+
+/// Blocks with timestamps in the future that are held per author.
+const HELD_PER_AUTHOR: usize = 64;
+/// Versions of a slot that are taken unasked: the second is needed as evidence.
+const VERSIONS_PER_SLOT: usize = 2;
+
+impl Machine {
+    /// A peer pushes a block, which must be its own.
+    pub(crate) fn on_pushed(&mut self, peer: AuthorIdx, bytes: &[u8]) {
+        let Some(core) = self.parse_core(peer, bytes) else { return };
+        if core.author != peer {
+            self.charge(peer, Offence::Unrequested);
+            return;
+        }
+        self.note_claim(peer, core.round, core.commit_vote.index);
+        let too_far = core.round > self.clock.round().saturating_add(self.config.limits.ahead);
+        if core.round <= self.store.gc_round() || too_far || self.catch_up.is_active() {
+            self.counters.blocks_dropped += 1;
+            return;
+        }
+        let reference = core.reference();
+        if self.is_known(&reference) {
+            return;
+        }
+        let requested = self.fetcher.is_wanted(&reference);
+        let in_check = self.checking_refs.iter().filter(|checking| checking.author == reference.author).count();
+        let versions = self.store.slot(reference.round, reference.author).count()
+            + self.suspended.versions(reference.round, reference.author);
+        let full = in_check >= self.config.limits.verify_per_author || versions >= VERSIONS_PER_SLOT;
+        if full && !requested {
+            self.counters.blocks_dropped += 1;
+            return;
+        }
+        self.check_block(peer, reference, bytes, requested);
+    }
+
+    /// A block that was asked for, from a fetch or a range of commits.
+    pub(crate) fn on_requested_block(&mut self, peer: AuthorIdx, bytes: &[u8]) {
+        let Some(core) = self.parse_core(peer, bytes) else { return };
+        let reference = core.reference();
+        if core.round > self.store.gc_round() && !self.is_known(&reference) {
+            self.counters.blocks_fetched += 1;
+            self.check_block(peer, reference, bytes, true);
+        }
+    }
+
+    /// The core of an encoded block, if it can be one of this epoch.
+    fn parse_core(&mut self, peer: AuthorIdx, bytes: &[u8]) -> Option<BlockCore> {
+        let core = bytes.get(..CORE_LEN).and_then(|bytes| BlockCore::decode(bytes).ok());
+        let Some(core) = core else {
+            self.charge(peer, Offence::Malformed);
+            return None;
+        };
+        match self.ctx.check_core(&core) {
+            Ok(()) => Some(core),
+            Err(Invalid::Chain { .. }) => None,
+            Err(_) => {
+                self.counters.blocks_invalid += 1;
+                self.charge(peer, Offence::InvalidBlock);
+                None
+            }
+        }
+    }
+
+    /// Whether the block is here or on its way in.
+    pub(crate) fn is_known(&self, block: &BlockRef) -> bool {
+        self.store.contains(block)
+            || self.suspended.contains(block)
+            || self.checking_refs.contains(block)
+            || self.proposer.is_in_flight(block)
+    }
+
+    /// Everything but the signature, then the signature.
+    fn check_block(&mut self, peer: AuthorIdx, reference: BlockRef, bytes: &[u8], requested: bool) {
+        let block = Block::decode(bytes).ok().filter(|block| self.ctx.check(block).is_ok());
+        let Some(block) = block else {
+            self.counters.blocks_invalid += 1;
+            self.charge(peer, Offence::InvalidBlock);
+            return;
+        };
+        let signature = block.signature.clone();
+        let incoming = Incoming { reference, block: Arc::new(block), bytes: bytes.into(), from: peer };
+        self.fetcher.arrived(&reference);
+        self.checking_refs.insert(reference);
+        self.verify(reference, signature, Checking::Block { incoming, requested });
+    }
+
+    pub(crate) fn verify(&mut self, block: BlockRef, signature: crate::types::Signature, checking: Checking) {
+        let ticket = self.ticket();
+        self.checking.insert(ticket, checking);
+        self.counters.signatures_checked += 1;
+        self.out.push(Effect::VerifySig { ticket, author: block.author, digest: block.digest, signature });
+    }
+
+    pub(crate) fn on_sig_checked(&mut self, ticket: Ticket, ok: bool) {
+        match self.checking.remove(&ticket) {
+            None => {}
+            Some(Checking::Probe { peer, block }) => self.on_probe_checked(peer, block, ok),
+            Some(Checking::Block { incoming, requested }) => {
+                let reference = incoming.reference;
+                self.checking_refs.remove(&reference);
+                if ok {
+                    self.on_verified(incoming, requested);
+                } else {
+                    self.counters.blocks_invalid += 1;
+                    self.charge(incoming.from, Offence::BadSignature);
+                    self.want_again(&reference);
+                }
+            }
+        }
+    }
+
+    fn on_verified(&mut self, incoming: Incoming, requested: bool) {
+        let reference = incoming.reference;
+        if self.config.own == Some(reference.author) && !self.proposer.is_in_flight(&reference) {
+            self.distrust_log(reference);
+        }
+        self.note_votes(&incoming.block.core);
+        self.note_slot(&incoming);
+        let latest = self.now.wall_ms.saturating_add(self.config.pacing.max_drift_ms);
+        let timestamp = incoming.block.core.timestamp_ms;
+        if timestamp > latest && !requested {
+            let held = self.held.keys().filter(|(_, block)| block.author == reference.author).count();
+            if held < HELD_PER_AUTHOR {
+                let due = timestamp.saturating_sub(self.config.pacing.max_drift_ms);
+                self.held.insert((due, reference), incoming);
+            } else {
+                self.counters.blocks_dropped += 1;
+            }
+            return;
+        }
+        self.admit(incoming);
+    }
+
+    /// Lets blocks in whose time has come.
+    pub(crate) fn release_held(&mut self) {
+        while let Some(entry) = self.held.first_entry().filter(|entry| entry.key().0 <= self.now.wall_ms) {
+            let incoming = entry.remove();
+            self.admit(incoming);
+        }
+    }
+
+    /// Accepts a verified block, or suspends it until its parents and batches are here.
+    pub(crate) fn admit(&mut self, incoming: Incoming) {
+        let reference = incoming.reference;
+        if reference.round <= self.store.gc_round()
+            || self.store.contains(&reference)
+            || self.suspended.contains(&reference)
+        {
+            return;
+        }
+        let parents: BTreeSet<BlockRef> =
+            incoming.block.parents.iter().filter(|p| !self.store.satisfies(p)).copied().collect();
+        let batches: BTreeSet<Hash> = incoming
+            .block
+            .batches
+            .iter()
+            .filter(|b| !self.replaying && !self.batches.is_present(b))
+            .map(|b| b.digest)
+            .collect();
+        if parents.is_empty() && batches.is_empty() {
+            self.accept(incoming);
+        } else {
+            self.suspend(incoming, parents, batches);
+        }
+    }
+
+    fn suspend(&mut self, incoming: Incoming, parents: BTreeSet<BlockRef>, batches: BTreeSet<Hash>) {
+        let reference = incoming.reference;
+        let holders = [incoming.from, reference.author];
+        let unknown: Vec<BlockRef> = parents.iter().filter(|p| !self.is_known(p)).copied().collect();
+        for parent in unknown {
+            let recent = parent.round.saturating_add(2) >= self.clock.round();
+            let grace = if recent { self.config.pacing.fetch_grace_ms } else { 0 };
+            let due = self.now.mono_ms.saturating_add(grace);
+            self.fetcher.want(parent, &holders, due, self.clock.round(), self.config.limits.want_blocks);
+        }
+        let due = self.now.mono_ms.saturating_add(self.config.pacing.fetch_grace_ms);
+        for batch in incoming.block.batches.iter().filter(|b| batches.contains(&b.digest)) {
+            self.batches.want(*batch, reference.round, &[reference.author, incoming.from], due);
+        }
+        self.suspended.insert(incoming.clone(), parents, batches);
+        let limits = self.config.limits;
+        let gone = self.suspended.evict(&incoming, limits.suspended_per_author, limits.suspended_bytes_per_peer);
+        for block in gone {
+            self.counters.blocks_dropped += 1;
+            self.want_again(&block);
+        }
+    }
+
+    /// A block that was on its way in is gone; another block may still need it.
+    fn want_again(&mut self, block: &BlockRef) {
+        let needed = self.suspended.is_awaited(block) || self.catch_up.is_pending(block);
+        if needed && !self.is_known(block) {
+            let due = self.now.mono_ms.saturating_add(self.config.pacing.scan_ms);
+            self.fetcher.want(*block, &[block.author], due, self.clock.round(), self.config.limits.want_blocks);
+        }
+    }
+
+    pub(crate) fn on_batch_stored(&mut self, digest: Hash, len: u32) {
+        self.batches.stored(digest, len);
+        for free in self.suspended.batch_arrived(&digest, len) {
+            self.accept(free);
+        }
+    }
+
+    /// Takes a complete block into the store, and with it every block that waited only for it.
+    pub(crate) fn accept(&mut self, incoming: Incoming) {
+        let mut ready = VecDeque::from([incoming]);
+        while let Some(next) = ready.pop_front() {
+            if !self.store.insert(next.reference, next.block.clone(), next.bytes.clone()) {
+                continue;
+            }
+            self.on_inserted(&next);
+            if self.halted {
+                return;
+            }
+            ready.extend(self.suspended.parent_arrived(&next.reference));
+        }
+    }
+
+    fn on_inserted(&mut self, incoming: &Incoming) {
+        let reference = incoming.reference;
+        self.counters.blocks_accepted += 1;
+        self.fetcher.arrived(&reference);
+        self.catch_up.arrived(&reference, self.now.mono_ms);
+        if self.replaying {
+            self.note_votes(&incoming.block.core);
+            self.note_slot(incoming);
+        } else if self.proposer.is_in_flight(&reference) {
+            self.note_slot(incoming);
+        } else {
+            self.append(Record::Block(incoming.bytes.clone()), false);
+        }
+        if !incoming.block.batches.is_empty() && !self.linearizer.is_committed(&reference) {
+            self.open_payload.insert(reference);
+        }
+        self.check_watermarks(incoming);
+        let round = self.clock.round();
+        let now = self.now.mono_ms;
+        if !self.clock.on_accept(&self.ctx.committee, &self.store, reference, now) && reference.round == round {
+            self.proposer.timeout.on_arrival(now.saturating_sub(self.clock.entered_ms()));
+        }
+        let taken = self.committer.on_accept(&self.ctx.committee, &self.schedule, reference, &incoming.block);
+        if let Err(reason) = taken {
+            self.halt(reason);
+        }
+    }
+
+    /// V13: reported, never a reason to refuse.
+    fn check_watermarks(&mut self, incoming: &Incoming) {
+        let Some(before) = incoming.block.parents.first().and_then(|own| self.store.get(own)) else { return };
+        let (old, new) = (&before.block.core, &incoming.block.core);
+        if new.commit_vote.index < old.commit_vote.index || new.attestation.seq < old.attestation.seq {
+            self.out.push(Effect::Alarm(Alarm::WatermarkFell { block: incoming.reference }));
+        }
+    }
+
+    /// Newest commit vote and attestation of a checked core; votes are compared with the own chain.
+    fn note_votes(&mut self, core: &BlockCore) {
+        let Some(peer) = self.peers.get_mut(usize::from(core.author)) else { return };
+        if core.attestation.seq > peer.attestation.seq {
+            peer.attestation = core.attestation;
+        }
+        if core.commit_vote.index >= peer.vote.index {
+            peer.vote = core.commit_vote;
+        }
+        self.compare_vote(core.author, core.commit_vote.index);
+    }
+
+    /// Compares a validator's newest vote, if it is for this index, with the own commit.
+    fn compare_vote(&mut self, author: AuthorIdx, index: CommitIndex) {
+        let vote = self.peers[usize::from(author)].vote;
+        let Some(digest) = self.recent_commits.get(&index).copied().filter(|_| vote.index == index) else { return };
+        if vote.digest == digest || self.dissenters.contains(author) {
+            return;
+        }
+        let own = crate::types::CommitRef { index, digest };
+        self.dissenters.add(&self.ctx.committee, author);
+        self.out.push(Effect::Alarm(Alarm::CommitVoteDiffers { author, vote, own }));
+        if self.dissenters.stake() >= self.ctx.committee.validity() {
+            self.halt(HaltReason::CommitDiffers { own, voters: self.dissenters.authors().collect() });
+        }
+    }
+
+    /// Two checked blocks of one slot are evidence, once per author.
+    fn note_slot(&mut self, incoming: &Incoming) {
+        let slot = incoming.reference.slot();
+        let first = self.slots_seen.entry(slot).or_insert_with(|| incoming.block.clone()).clone();
+        if first.core == incoming.block.core {
+            return;
+        }
+        self.counters.equivocations += 1;
+        if self.accused.insert(slot.author) {
+            let evidence = Evidence::equivocation(first.signed_core(), incoming.block.signed_core());
+            self.out.push(Effect::Evidence(Box::new(evidence)));
+        }
+    }
+
+    /// What a peer says about itself, unchecked: a hint of being behind, nothing else.
+    pub(crate) fn note_claim(&mut self, peer: AuthorIdx, round: Round, commit: CommitIndex) {
+        if let Some(state) = self.peers.get_mut(usize::from(peer)) {
+            state.claimed_round = state.claimed_round.max(round);
+            state.claimed_commit = state.claimed_commit.max(commit);
+        }
+    }
+
+    /// Decides, flushes, delivers and collects garbage until nothing more follows.
+    pub(crate) fn try_commit(&mut self) {
+        while !self.halted {
+            if let Err(reason) = self.committer.decide(&self.store) {
+                self.halt(reason);
+                return;
+            }
+            let Some(decided) = self.committer.pop() else { return };
+            self.count_decision(decided);
+            if let Decision::Commit(leader) = decided.decision {
+                self.commit(decided, leader);
+            }
+        }
+    }
+
+    fn count_decision(&mut self, decided: Decided) {
+        match (decided.decision, decided.direct) {
+            (Decision::Skip, _) => self.counters.slots_skipped += 1,
+            (Decision::Commit(_), false) => self.counters.slots_indirect += 1,
+            (Decision::Commit(_), true) => {
+                self.counters.slots_direct += 1;
+                self.proposer.timeout.on_direct_commit();
+            }
+        }
+    }
+
+    fn commit(&mut self, decided: Decided, leader: BlockRef) {
+        let digest = self.schedule.digest();
+        let flushed = self.linearizer.apply(&self.ctx.committee, &self.store, decided.slot, leader, digest);
+        let flush = match flushed {
+            Ok(flush) => flush,
+            Err(reason) => return self.halt(reason),
+        };
+        let commit = flush.commit;
+        let reference = self.linearizer.last_ref();
+        self.note_recent_commit(reference);
+        for block in &commit.blocks {
+            self.open_payload.remove(&block.block);
+            for batch in &block.batches {
+                self.proposer.delivered(&batch.digest);
+            }
+        }
+        if commit.has_payload() {
+            self.last_payload_commit = reference.index;
+        }
+        if self.replaying {
+            self.replayed.push_back(commit);
+        } else {
+            self.append(Record::Commit(commit.clone()), false);
+            // A crash may have lost the tail of the log, but not what execution had made durable.
+            if reference.index > self.delivered_before {
+                self.out.push(Effect::Deliver { commit });
+            }
+        }
+        for author in self.ctx.committee.authors() {
+            self.compare_vote(author, reference.index);
+        }
+        self.collect_garbage(self.linearizer.gc_round());
+    }
+
+    pub(crate) fn collect_garbage(&mut self, gc_round: Round) {
+        let dropped = self.store.advance_gc(gc_round);
+        for (reference, stored) in dropped {
+            self.open_payload.remove(&reference);
+            if self.config.own == Some(reference.author) {
+                self.proposer.requeue(&stored.block.batches);
+            }
+        }
+        let above = BlockRef { round: gc_round.saturating_add(1), author: 0, digest: Hash::ZERO };
+        self.slots_seen = self.slots_seen.split_off(&above.slot());
+        self.held.retain(|(_, block), _| block.round > gc_round);
+        self.fetcher.advance_gc(gc_round);
+        self.catch_up.advance_gc(gc_round, self.now.mono_ms);
+        let free = self.suspended.advance_gc(gc_round);
+        let suspended = &self.suspended;
+        self.batches.advance_gc(gc_round, |batch| suspended.is_batch_awaited(batch));
+        for incoming in free {
+            self.accept(incoming);
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! Whole clusters of machines in one thread of the tests: virtual time, a lossy network, disks that lose what was not
+//! synced, one seed. Small on purpose: the simulator with the full fault model lives elsewhere.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aurigraph_ledger::hash::{Hash, h, h_parts};
+
+use crate::block::Block;
+use crate::commit::Commit;
+use crate::config::Config;
+use crate::event::{Alarm, Effect, Event};
+use crate::machine::{Machine, Recovery};
+use crate::message::{CommitRange, Lane, Message};
+use crate::record::Record;
+use crate::snapshot::ConsensusSnapshot;
+use crate::status::Mode;
+use crate::testing::Rng;
+use crate::types::{AuthorIdx, BatchRef, BlockRef, Now, SIGNATURE_LEN, Signature, Stake, TimeMs};
+
+const WALL_START: TimeMs = 1_700_000_000_000;
+
+/// The tests' signature: a hash that names author and digest.
+pub(crate) fn stub_signature(author: AuthorIdx, digest: &Hash) -> Signature {
+    let mark = h_parts("stub-signature", &[&author.to_le_bytes(), digest.as_bytes()]);
+    let mut bytes = [0; SIGNATURE_LEN];
+    bytes[..32].copy_from_slice(mark.as_bytes());
+    Signature::from_slice(&bytes).expect("right length")
+}
+
+pub(crate) struct Node {
+    pub(crate) machine: Option<Machine>,
+    life: u32,
+    log: Vec<Vec<u8>>,
+    synced: usize,
+    pub(crate) batches: BTreeMap<Hash, u32>,
+    pub(crate) delivered: BTreeMap<u64, Arc<Commit>>,
+    /// Delivered in this process life.
+    life_delivered: Vec<u64>,
+    pub(crate) executed: u64,
+    pub(crate) alarms: Vec<Alarm>,
+    pub(crate) evidence: usize,
+    pub(crate) sent_rounds: BTreeMap<u32, Hash>,
+    pub(crate) snapshot: Option<(ConsensusSnapshot, usize)>,
+    pub(crate) charges: usize,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) config: Config,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) rng: Rng,
+    pub(crate) time: TimeMs,
+    pub(crate) drop_percent: u64,
+    pub(crate) latency: (u64, u64),
+    /// Pairs that cannot talk.
+    pub(crate) cut: BTreeSet<(usize, usize)>,
+    queue: BTreeMap<(TimeMs, u64), (usize, u32, Event)>,
+    sequence: u64,
+    /// Index to digest: what the first node that delivered it had.
+    pub(crate) agreed: BTreeMap<u64, Hash>,
+    pub(crate) steps: u64,
+    /// Restarts use the newest snapshot.
+    pub(crate) use_snapshots: bool,
+}
+
+impl Cluster {
+    pub(crate) fn new(stakes: &[Stake], seed: u64) -> Self {
+        let mut config = Config::new(h("chain", b"test"), h("seed", b"test"), stakes.to_vec(), None);
+        config.limits.max_unexecuted = 1_000_000;
+        let node = || Node {
+            machine: None,
+            life: 0,
+            log: Vec::new(),
+            synced: 0,
+            batches: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            life_delivered: Vec::new(),
+            executed: 0,
+            alarms: Vec::new(),
+            evidence: 0,
+            sent_rounds: BTreeMap::new(),
+            snapshot: None,
+            charges: 0,
+        };
+        Self {
+            config,
+            nodes: stakes.iter().map(|_| node()).collect(),
+            rng: Rng(seed),
+            time: 1_000,
+            drop_percent: 0,
+            latency: (1, 10),
+            cut: BTreeSet::new(),
+            queue: BTreeMap::new(),
+            sequence: 0,
+            agreed: BTreeMap::new(),
+            steps: 0,
+            use_snapshots: false,
+        }
+    }
+
+    fn now(&self) -> Now {
+        Now { mono_ms: self.time, wall_ms: WALL_START + self.time }
+    }
+
+    pub(crate) fn config_of(&self, node: usize) -> Config {
+        let own = Some(u16::try_from(node).expect("few"));
+        Config { own, ..self.config.clone() }
+    }
+
+    /// Starts a node in a fresh directory.
+    pub(crate) fn start(&mut self, node: usize) {
+        let (machine, effects) = Machine::new(self.config_of(node), self.now()).expect("valid");
+        self.install(node, machine, effects);
+    }
+
+    pub(crate) fn start_all(&mut self) {
+        (0..self.nodes.len()).for_each(|node| self.start(node));
+    }
+
+    /// Ends a process; a random part of what was not synced is lost.
+    pub(crate) fn crash(&mut self, node: usize) {
+        let keep = {
+            let state = &self.nodes[node];
+            let loose = state.log.len() - state.synced;
+            state.synced + self.rng.below(loose + 1)
+        };
+        let state = &mut self.nodes[node];
+        state.log.truncate(keep);
+        state.synced = keep;
+        state.machine = None;
+        state.life += 1;
+        for other in 0..self.nodes.len() {
+            if self.nodes[other].machine.is_some() {
+                let peer = u16::try_from(node).expect("few");
+                self.push(other, 0, Event::PeerDown { peer });
+            }
+        }
+    }
+
+    /// The disk is restored from a copy of some time ago.
+    pub(crate) fn roll_back(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        state.log.truncate(state.log.len() / 2);
+        state.synced = state.log.len();
+        state.snapshot = None;
+        let last = |bytes: &Vec<u8>| match Record::decode(bytes).expect("decodes") {
+            Record::Commit(commit) => Some(commit.header.index),
+            _ => None,
+        };
+        state.executed = state.log.iter().filter_map(last).max().unwrap_or(0);
+    }
+
+    /// The disk is lost.
+    pub(crate) fn wipe(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        state.log.clear();
+        state.synced = 0;
+        state.snapshot = None;
+        state.executed = 0;
+    }
+
+    /// Starts a node from its log.
+    pub(crate) fn restart(&mut self, node: usize) {
+        let now = self.now();
+        let state = &self.nodes[node];
+        let records: Vec<Record> =
+            state.log.iter().map(|bytes| Record::decode(bytes).expect("own records decode")).collect();
+        let used = self.use_snapshots.then(|| state.snapshot.clone()).flatten();
+        let used = used.filter(|(_, position)| *position <= records.len());
+        let recovery = Recovery {
+            snapshot: used.map(|(snapshot, _)| snapshot),
+            executed_index: state.executed,
+            ..Recovery::default()
+        };
+        let (machine, effects) = Machine::recover(self.config_of(node), now, recovery, records).expect("recovers");
+        self.install(node, machine, effects);
+    }
+
+    fn install(&mut self, node: usize, machine: Machine, effects: Vec<Effect>) {
+        let life = self.nodes[node].life;
+        self.nodes[node].machine = Some(machine);
+        self.nodes[node].life_delivered.clear();
+        self.execute(node, effects);
+        for other in 0..self.nodes.len() {
+            if other != node && self.nodes[other].machine.is_some() {
+                let (a, b) = (u16::try_from(node).expect("few"), u16::try_from(other).expect("few"));
+                let other_life = self.nodes[other].life;
+                self.push_life(node, life, 2, Event::PeerUp { peer: b });
+                self.push_life(other, other_life, 2, Event::PeerUp { peer: a });
+            }
+        }
+        // The driver tells again of own batches that are not delivered.
+        let sealed: Vec<(Hash, u32)> = self.nodes[node].batches.iter().map(|(d, l)| (*d, *l)).collect();
+        let done: BTreeSet<Hash> =
+            self.nodes[node].delivered.values().flat_map(|c| c.batches().map(|(_, b)| b.digest)).collect();
+        for (digest, len) in sealed {
+            let own = digest.as_bytes()[31] == u8::try_from(node).expect("few");
+            if own && !done.contains(&digest) {
+                self.push(node, 3, Event::BatchSealed { batch: BatchRef { digest, len, tx_count: 1 } });
+            }
+        }
+    }
+
+    pub(crate) fn push(&mut self, node: usize, delay: TimeMs, event: Event) {
+        let life = self.nodes[node].life;
+        self.push_life(node, life, delay, event);
+    }
+
+    fn push_life(&mut self, node: usize, life: u32, delay: TimeMs, event: Event) {
+        self.sequence += 1;
+        self.queue.insert((self.time + delay, self.sequence), (node, life, event));
+    }
+
+    /// A client's batch at a node; the body is at once with everybody who can be reached.
+    pub(crate) fn submit(&mut self, node: usize, name: &str) -> Hash {
+        let mut digest = h("batch", name.as_bytes());
+        digest.0[31] = u8::try_from(node).expect("few");
+        self.nodes[node].batches.insert(digest, 100);
+        self.push(node, 0, Event::BatchSealed { batch: BatchRef { digest, len: 100, tx_count: 1 } });
+        digest
+    }
+
+    pub(crate) fn run_for(&mut self, duration: TimeMs) {
+        let end = self.time + duration;
+        while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
+            let ((time, _), (node, life, event)) = entry.remove_entry();
+            self.time = time;
+            self.deliver(node, life, event);
+        }
+        self.time = end;
+    }
+
+    /// Runs until a condition holds; panics when the time is up.
+    pub(crate) fn run_until(&mut self, most: TimeMs, what: &str, done: impl Fn(&Self) -> bool) {
+        let end = self.time + most;
+        while !done(self) {
+            assert!(self.time < end, "{what}: not within {most} ms: {}", self.report());
+            self.run_for(20);
+        }
+    }
+
+    pub(crate) fn report(&self) -> String {
+        let line = |(i, node): (usize, &Node)| match &node.machine {
+            None => format!("\n  {i}: down, {} delivered", node.delivered.len()),
+            Some(machine) => format!("\n  {i}: {:?}", {
+                let mut status = machine.status();
+                status.peers.clear();
+                status
+            }),
+        };
+        self.nodes.iter().enumerate().map(line).collect()
+    }
+
+    fn deliver(&mut self, node: usize, life: u32, event: Event) {
+        if self.nodes[node].life != life {
+            return;
+        }
+        self.steps += 1;
+        let now = self.now();
+        let Some(machine) = self.nodes[node].machine.as_mut() else { return };
+        let effects = machine.step(now, event);
+        self.execute(node, effects);
+    }
+
+    fn execute(&mut self, node: usize, effects: Vec<Effect>) {
+        for effect in effects {
+            self.execute_one(node, effect);
+        }
+    }
+
+    fn execute_one(&mut self, node: usize, effect: Effect) {
+        let own = u16::try_from(node).expect("few");
+        match effect {
+            Effect::VerifySig { ticket, author, digest, signature } => {
+                let ok = signature == stub_signature(author, &digest);
+                let delay = self.rng.next() % 2;
+                self.push(node, delay, Event::SigChecked { ticket, ok });
+            }
+            Effect::Sign { ticket, core } => {
+                let signature = stub_signature(core.author, &core.digest());
+                self.push(node, 1, Event::Signed { ticket, signature });
+            }
+            Effect::Append { lsn, need_fsync, record } => {
+                let state = &mut self.nodes[node];
+                state.log.push(record.encode());
+                if need_fsync {
+                    state.synced = state.log.len();
+                    let delay = 1 + self.rng.next() % 3;
+                    self.push(node, delay, Event::Durable { lsn });
+                }
+            }
+            Effect::Broadcast { block, bytes } => {
+                let before = self.nodes[node].sent_rounds.insert(block.round, block.digest);
+                assert!(before.is_none_or(|digest| digest == block.digest), "node {node} equivocates at {block:?}");
+                for to in 0..self.nodes.len() {
+                    self.transmit(node, to, bytes.to_vec());
+                }
+            }
+            Effect::Send { to, lane, bytes } => {
+                assert!(lane == Lane::Bulk || bytes.len() <= 256 * 1024, "too large for the control lane");
+                self.transmit(node, usize::from(to), bytes.to_vec());
+            }
+            Effect::FetchBatches { batches, candidates } => self.fetch_batches(node, &batches, &candidates),
+            Effect::ServeBlocks { to, request, commit_index, refs } => {
+                let blocks = refs.iter().filter_map(|block| self.logged_block(node, block)).take(40).collect();
+                let reply = Message::FetchReply { request, commit_index, blocks };
+                self.transmit(node, usize::from(to), reply.encode());
+            }
+            Effect::ServeCommits { to, request, commit_index, from, count } => {
+                let mut range = CommitRange::new(request, commit_index);
+                for index in from..from + u64::from(count) {
+                    let Some(commit) = self.nodes[node].delivered.get(&index).cloned() else { break };
+                    let block = |b: &crate::commit::CommittedBlock| {
+                        (b.block, self.logged_block(node, &b.block).expect("logged before its commit"))
+                    };
+                    if !range.push(commit.header.clone(), commit.blocks.iter().map(block).collect()) {
+                        break;
+                    }
+                }
+                self.transmit(node, usize::from(to), Message::CommitRangeReply(range).encode());
+            }
+            Effect::Deliver { commit } => self.on_deliver(node, commit),
+            Effect::SetTimer { at_mono_ms } => {
+                let delay = at_mono_ms.saturating_sub(self.time);
+                self.push(node, delay, Event::Tick);
+            }
+            Effect::Evidence(evidence) => {
+                assert!(evidence.is_well_formed());
+                assert_ne!(evidence.a.core.author, own, "evidence against oneself");
+                self.nodes[node].evidence += 1;
+            }
+            Effect::Charge { .. } => self.nodes[node].charges += 1,
+            Effect::Alarm(alarm) => self.nodes[node].alarms.push(alarm),
+            Effect::Halt(reason) => panic!("node {node} halts: {reason}"),
+        }
+    }
+
+    fn on_deliver(&mut self, node: usize, commit: Arc<Commit>) {
+        let index = commit.header.index;
+        let digest = commit.header.digest();
+        assert_eq!(Commit::decode(&commit.encode()).expect("decodes"), *commit);
+        let agreed = *self.agreed.entry(index).or_insert(digest);
+        assert_eq!(agreed, digest, "node {node} disagrees at commit {index}");
+        let state = &mut self.nodes[node];
+        let expected = state.life_delivered.last().copied().unwrap_or(state.executed) + 1;
+        assert_eq!(index, expected, "node {node} delivers in order, once");
+        state.life_delivered.push(index);
+        if let Some(before) = state.delivered.insert(index, commit.clone()) {
+            assert_eq!(before, commit, "delivered again with the same content");
+        }
+        for (_, batch) in commit.batches() {
+            assert!(state.batches.contains_key(&batch.digest), "payload is here before its commit");
+        }
+        state.executed = index;
+        self.push(node, 1, Event::Executed { commit_index: index, checkpoint: None });
+    }
+
+    fn logged_block(&self, node: usize, wanted: &BlockRef) -> Option<Vec<u8>> {
+        self.nodes[node].log.iter().find_map(|bytes| match Record::decode(bytes).expect("own records decode") {
+            Record::Block(block) | Record::OwnBlock(block) => {
+                let found = Block::decode(&block).expect("own blocks decode").reference() == *wanted;
+                found.then(|| block.to_vec())
+            }
+            _ => None,
+        })
+    }
+
+    fn fetch_batches(&mut self, node: usize, batches: &[BatchRef], candidates: &[AuthorIdx]) {
+        for batch in batches {
+            let own = self.nodes[node].batches.contains_key(&batch.digest);
+            let holder = candidates.iter().map(|c| usize::from(*c)).find(|c| {
+                self.nodes[*c].machine.is_some()
+                    && !self.is_cut(node, *c)
+                    && self.nodes[*c].batches.contains_key(&batch.digest)
+            });
+            let digest = batch.digest;
+            if own || holder.is_some() {
+                self.nodes[node].batches.insert(digest, batch.len);
+                self.push(node, if own { 0 } else { 5 }, Event::BatchStored { digest, len: batch.len });
+            } else {
+                self.push(node, 5, Event::BatchFetchFailed { digest });
+            }
+        }
+    }
+
+    fn is_cut(&self, a: usize, b: usize) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    pub(crate) fn transmit(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
+        let lost = self.rng.chance(self.drop_percent);
+        if from == to || self.nodes[to].machine.is_none() || self.is_cut(from, to) || lost {
+            return;
+        }
+        let (low, high) = self.latency;
+        let delay = low + self.rng.next() % (high - low + 1);
+        let peer = u16::try_from(from).expect("few");
+        self.push(to, delay, Event::Received { peer, bytes });
+    }
+
+    pub(crate) fn commits(&self, node: usize) -> u64 {
+        self.nodes[node].delivered.last_key_value().map_or(0, |(index, _)| *index)
+    }
+
+    pub(crate) fn least(&self) -> u64 {
+        let up = (0..self.nodes.len()).filter(|node| self.nodes[*node].machine.is_some());
+        up.map(|node| self.commits(node)).min().unwrap_or(0)
+    }
+
+    pub(crate) fn has(&self, node: usize, batch: &Hash) -> bool {
+        self.nodes[node].delivered.values().any(|commit| commit.batches().any(|(_, b)| b.digest == *batch))
+    }
+
+    pub(crate) fn mode(&self, node: usize) -> Option<Mode> {
+        self.nodes[node].machine.as_ref().map(Machine::mode)
+    }
+
+    pub(crate) fn status(&self, node: usize) -> crate::status::Status {
+        self.nodes[node].machine.as_ref().expect("up").status()
+    }
+
+    /// Takes a snapshot as a driver would, with the log position it belongs to.
+    pub(crate) fn take_snapshot(&mut self, node: usize) {
+        let state = &mut self.nodes[node];
+        let snapshot = state.machine.as_ref().expect("up").snapshot();
+        assert_eq!(ConsensusSnapshot::decode(&snapshot.encode()).expect("decodes"), snapshot);
+        state.log.push(Record::Snapshot(Box::new(snapshot.clone())).encode());
+        state.snapshot = Some((snapshot, state.log.len()));
+    }
+}

@@ -1,0 +1,419 @@
+//! Own blocks: when to build one, on which parents, with which payload, and its way to the network (consensus.md 4,
+//! 9.1).
+//!
+//! Built -> signed -> in the log -> durable -> in the own store and on its way to the peers. One at a time.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use aurigraph_ledger::hash::Hash;
+
+use crate::block::{Block, BlockCore, Extras, parents_root, payload_root};
+use crate::committee::StakeSet;
+use crate::config::{BLOCK_VERSION, MAX_BATCH_REFS, MAX_PAYLOAD_BYTES, Pacing};
+use crate::event::Effect;
+use crate::machine::Machine;
+use crate::message::{Lane, encode_block};
+use crate::pacing::LeaderTimeout;
+use crate::record::Record;
+use crate::suspend::Incoming;
+use crate::types::{AuthorIdx, BatchRef, BlockRef, CkptRef, Lsn, Round, Signature, Ticket, TimeMs};
+
+/// A signer that failed is asked again after this long.
+const SIGN_RETRY_MS: TimeMs = 200;
+
+/// A durable own block.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnBlock {
+    pub(crate) reference: BlockRef,
+    pub(crate) block: Arc<Block>,
+    pub(crate) bytes: Arc<[u8]>,
+}
+
+/// An own block on its way to being durable.
+#[derive(Debug)]
+enum InFlight {
+    Signing { ticket: Ticket, unsigned: Box<Unsigned>, retry_ms: Option<TimeMs> },
+    Appending { lsn: Lsn, own: OwnBlock },
+}
+
+#[derive(Debug)]
+struct Unsigned {
+    core: BlockCore,
+    parents: Vec<BlockRef>,
+    batches: Vec<BatchRef>,
+}
+
+/// What makes a block be built now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// The round is behind the clock: build without waiting.
+    Fill,
+    /// Leader and certificates are here.
+    Ready,
+    /// The leader time-out has expired.
+    Timeout,
+}
+
+/// The state of proposing.
+#[derive(Debug)]
+pub struct Proposer {
+    /// The newest durable own block.
+    pub(crate) last: Option<BlockRef>,
+    /// The same with its bytes, unless it lies too far back in the log.
+    pub(crate) own: Option<OwnBlock>,
+    /// Only rounds above may be signed.
+    pub(crate) floor: Round,
+    /// Rounds below may be skipped: catch-up has just passed them.
+    pub(crate) skip_to: Round,
+    pub(crate) pending: VecDeque<BatchRef>,
+    pub(crate) attestation: CkptRef,
+    pub(crate) timeout: LeaderTimeout,
+    pending_digests: BTreeSet<Hash>,
+    /// Own batches in own blocks that are not delivered yet.
+    proposed: BTreeSet<Hash>,
+    in_flight: Option<InFlight>,
+    /// When the newest block that filled no gap was built.
+    built_ms: Option<TimeMs>,
+    sent_ms: TimeMs,
+}
+
+impl Proposer {
+    pub(crate) fn new(pacing: Pacing, now_ms: TimeMs) -> Self {
+        Self {
+            last: None,
+            own: None,
+            floor: 0,
+            skip_to: 0,
+            pending: VecDeque::new(),
+            attestation: CkptRef::default(),
+            timeout: LeaderTimeout::new(pacing),
+            pending_digests: BTreeSet::new(),
+            proposed: BTreeSet::new(),
+            in_flight: None,
+            built_ms: None,
+            sent_ms: now_ms,
+        }
+    }
+
+    /// Round of the newest durable own block; 0 before the first.
+    pub(crate) fn own_round(&self) -> Round {
+        self.last.map_or(0, |last| last.round)
+    }
+
+    pub(crate) fn is_in_flight(&self, block: &BlockRef) -> bool {
+        matches!(&self.in_flight, Some(InFlight::Appending { own, .. }) if own.reference == *block)
+    }
+
+    /// A batch was delivered: it needs no block any more.
+    pub(crate) fn delivered(&mut self, batch: &Hash) {
+        self.proposed.remove(batch);
+        if self.pending_digests.remove(batch) {
+            self.pending.retain(|pending| pending.digest != *batch);
+        }
+    }
+
+    /// An own block fell below garbage collection: what it carried and nobody delivered is proposed again, first.
+    pub(crate) fn requeue(&mut self, batches: &[BatchRef]) {
+        for batch in batches.iter().rev() {
+            if self.proposed.remove(&batch.digest) && self.pending_digests.insert(batch.digest) {
+                self.pending.push_front(*batch);
+            }
+        }
+    }
+
+    /// An own block from the log carries these batches.
+    pub(crate) fn note_proposed(&mut self, batches: &[BatchRef]) {
+        self.proposed.extend(batches.iter().map(|batch| batch.digest));
+    }
+
+    fn seal(&mut self, batch: BatchRef) {
+        if !self.proposed.contains(&batch.digest) && self.pending_digests.insert(batch.digest) {
+            self.pending.push_back(batch);
+        }
+    }
+
+    /// The next payload, within the limits of a block.
+    fn take_payload(&mut self) -> Vec<BatchRef> {
+        let mut taken: Vec<BatchRef> = Vec::new();
+        let mut bytes = 0;
+        while let Some(next) = self.pending.front().copied() {
+            bytes += u64::from(next.len);
+            if taken.len() == MAX_BATCH_REFS || bytes > MAX_PAYLOAD_BYTES {
+                break;
+            }
+            self.pending.pop_front();
+            self.pending_digests.remove(&next.digest);
+            self.proposed.insert(next.digest);
+            taken.push(next);
+        }
+        taken
+    }
+}
+
+impl Machine {
+    pub(crate) fn on_batch_sealed(&mut self, batch: BatchRef) {
+        self.on_batch_stored(batch.digest, batch.len);
+        let fits = u64::from(batch.len) <= MAX_PAYLOAD_BYTES;
+        if fits && self.config.own.is_some() && !self.linearizer.is_delivered(&batch.digest) {
+            self.proposer.seal(batch);
+        }
+    }
+
+    /// Sends the own newest block to a peer whose links have just come up.
+    pub(crate) fn greet(&mut self, peer: AuthorIdx) {
+        if let Some(own) = &self.proposer.own {
+            let bytes = encode_block(&own.bytes).into();
+            self.out.push(Effect::Send { to: peer, lane: Lane::Control, bytes });
+        }
+    }
+
+    /// Builds, retries or sends again, as time and the DAG allow.
+    pub(crate) fn tend_proposal(&mut self) {
+        if self.halted {
+            return;
+        }
+        self.retry_signing();
+        if let Some((round, reason)) = self.ready() {
+            self.build(round, reason);
+        }
+        let again = self.proposer.sent_ms.saturating_add(self.config.pacing.rebroadcast_ms);
+        if self.now.mono_ms >= again && self.proposer.own.is_some() {
+            self.broadcast_own();
+        }
+    }
+
+    pub(crate) fn broadcast_own(&mut self) {
+        self.proposer.sent_ms = self.now.mono_ms;
+        if let Some(own) = self.proposer.own.as_ref().filter(|_| self.peers.len() > 1) {
+            let bytes = encode_block(&own.bytes).into();
+            self.out.push(Effect::Broadcast { block: own.reference, bytes });
+        }
+    }
+
+    /// When `tend_proposal` may have something to do next.
+    pub(crate) fn proposal_deadline(&self) -> Option<TimeMs> {
+        let mut deadlines = Vec::new();
+        if self.proposer.own.is_some() && self.peers.len() > 1 {
+            deadlines.push(self.proposer.sent_ms.saturating_add(self.config.pacing.rebroadcast_ms));
+        }
+        match &self.proposer.in_flight {
+            Some(InFlight::Signing { retry_ms, .. }) => deadlines.extend(*retry_ms),
+            Some(InFlight::Appending { .. }) => {}
+            None if self.may_sign() => {
+                let waited = self.clock.entered_ms();
+                let timeout = self.proposer.timeout.get();
+                let delay = self.proposer.built_ms.map(|built| built.saturating_add(self.min_delay()));
+                let times = [Some(waited.saturating_add(timeout)), Some(waited.saturating_add(timeout / 2)), delay];
+                deadlines.extend(times.into_iter().flatten().filter(|at| *at > self.now.mono_ms));
+            }
+            None => {}
+        }
+        deadlines.into_iter().min()
+    }
+
+    /// Whether this node may sign at all now.
+    fn may_sign(&self) -> bool {
+        let own = self.config.own.filter(|_| !self.observer && !self.halted);
+        let Some(own) = own.filter(|_| !self.catch_up.is_active() && !self.probe.is_waiting()) else { return false };
+        let mut stake = self.ctx.committee.stake(own);
+        stake += self.connected_peers().into_iter().map(|peer| self.ctx.committee.stake(peer)).sum::<u64>();
+        stake >= self.ctx.committee.quorum()
+    }
+
+    /// The round to build now, if any (consensus.md 4.2, 4.3).
+    fn ready(&self) -> Option<(Round, Reason)> {
+        if self.proposer.in_flight.is_some() || !self.may_sign() {
+            return None;
+        }
+        let clock = self.clock.round();
+        // Strict form of J2: rounds are skipped after catch-up and up to the floor only, and never above the clock.
+        let skipped = self.proposer.skip_to.min(clock);
+        let floor = self.proposer.floor.checked_add(1)?;
+        let round = self.proposer.own_round().checked_add(1)?.max(skipped).max(floor);
+        if round > clock {
+            return None;
+        }
+        if round < clock {
+            return Some((round, Reason::Fill));
+        }
+        let now = self.now.mono_ms;
+        if self.proposer.built_ms.is_some_and(|built| now < built.saturating_add(self.min_delay())) {
+            return None;
+        }
+        let waited = now.saturating_sub(self.clock.entered_ms());
+        let timeout = self.proposer.timeout.get();
+        if self.leaders_satisfied(round, waited >= timeout / 2) {
+            return Some((round, Reason::Ready));
+        }
+        (waited >= timeout).then_some((round, Reason::Timeout))
+    }
+
+    /// Busy while there is payload to order, own or other; otherwise idle.
+    fn min_delay(&self) -> TimeMs {
+        let busy = !self.proposer.pending.is_empty() || !self.open_payload.is_empty();
+        if busy { self.config.pacing.min_delay_busy_ms } else { self.config.pacing.min_delay_idle_ms }
+    }
+
+    /// L(r-1) and C(r-2) of consensus.md 4.3; after half of the time-out for the first leader alone.
+    fn leaders_satisfied(&self, round: Round, first_only: bool) -> bool {
+        let taken = if first_only { 1 } else { usize::MAX };
+        let committee = &self.ctx.committee;
+        let leaders_here = |leader: &AuthorIdx| self.store.slot(round - 1, *leader).next().is_some();
+        if round >= 2 && !self.schedule.leaders(committee, round - 1).iter().take(taken).all(leaders_here) {
+            return false;
+        }
+        round < 3
+            || self
+                .schedule
+                .leaders(committee, round - 2)
+                .iter()
+                .take(taken)
+                .all(|leader| self.certified(round, *leader))
+    }
+
+    /// Whether the version of the leader's slot two rounds before that has most votes is certified by the blocks of the
+    /// round before, or cannot be any more.
+    fn certified(&self, round: Round, leader: AuthorIdx) -> bool {
+        let committee = &self.ctx.committee;
+        let mut votes: BTreeMap<Hash, StakeSet> = BTreeMap::new();
+        let mut ballots: Vec<(AuthorIdx, Option<Hash>)> = Vec::new();
+        for (voter, stored) in self.store.round(round - 1) {
+            let parents = &stored.block.parents;
+            let vote = parents.iter().find(|p| p.round == round - 2 && p.author == leader).map(|p| p.digest);
+            if let Some(version) = vote {
+                votes.entry(version).or_default().add(committee, voter.author);
+            }
+            ballots.push((voter.author, vote));
+        }
+        let Some((version, best)) = votes.iter().max_by_key(|(_, set)| set.stake()) else { return true };
+        let against = ballots.iter().filter(|(_, vote)| *vote != Some(*version)).map(|(author, _)| *author);
+        let against = StakeSet::of(committee, against).stake();
+        best.stake() >= committee.quorum() || committee.total() - against < committee.quorum()
+    }
+
+    fn build(&mut self, round: Round, reason: Reason) {
+        let Some(author) = self.config.own else { return };
+        let parents = self.choose_parents(author, round);
+        let carries = self.may_carry_payload(round);
+        let batches = if carries { self.proposer.take_payload() } else { Vec::new() };
+        let before = self.proposer.own.as_ref().map_or(0, |own| own.block.core.timestamp_ms);
+        let core = BlockCore {
+            version: BLOCK_VERSION,
+            supports: self.config.supports,
+            chain_id: self.config.chain_id,
+            epoch: self.config.epoch,
+            round,
+            author,
+            timestamp_ms: self.now.wall_ms.max(before),
+            parents_root: parents_root(round, &parents),
+            payload_root: payload_root(&batches),
+            extras_root: Extras::default().root(),
+            commit_vote: self.linearizer.last_ref(),
+            attestation: self.proposer.attestation,
+        };
+        match reason {
+            Reason::Fill => self.counters.blocks_filled += 1,
+            Reason::Ready | Reason::Timeout => {
+                let by_timer = reason == Reason::Timeout;
+                self.counters.leader_timeouts += u64::from(by_timer);
+                self.proposer.timeout.on_round(by_timer);
+                self.proposer.built_ms = Some(self.now.mono_ms);
+            }
+        }
+        self.ask_signature(Box::new(Unsigned { core, parents, batches }));
+    }
+
+    fn ask_signature(&mut self, unsigned: Box<Unsigned>) {
+        let ticket = self.ticket();
+        self.out.push(Effect::Sign { ticket, core: Box::new(unsigned.core.clone()) });
+        self.proposer.in_flight = Some(InFlight::Signing { ticket, unsigned, retry_ms: None });
+    }
+
+    /// Whether an own block of this round may reference batches: not far behind, not while execution or decisions lag.
+    fn may_carry_payload(&self, round: Round) -> bool {
+        let last = self.linearizer.last_ref().index;
+        let unexecuted = last.saturating_sub(self.executed_index);
+        let undecided = self.clock.round().saturating_sub(self.committer.last_decided().round);
+        // A validator that is a little slower than the others builds every round just after the clock has left it; its
+        // payload must not starve.
+        round.saturating_add(1) >= self.clock.round()
+            && unexecuted <= self.config.limits.max_unexecuted
+            && undecided <= self.config.params.gc_depth.saturating_mul(2)
+            && (self.config.pipelining || self.executed_index >= self.last_payload_commit)
+    }
+
+    /// Own block first; every author's block of the round before; the newest unreferenced older block of the others.
+    fn choose_parents(&self, own: AuthorIdx, round: Round) -> Vec<BlockRef> {
+        let genesis = self.ctx.genesis[usize::from(own)];
+        let mut parents = vec![self.proposer.last.unwrap_or(genesis)];
+        let oldest = round.saturating_sub(self.ctx.gc_depth).max(self.store.gc_round().saturating_add(1));
+        for author in self.ctx.committee.authors().filter(|author| *author != own) {
+            let strong = if round == 1 {
+                self.ctx.genesis.get(usize::from(author)).copied()
+            } else {
+                self.store.first_of_slot(round - 1, author)
+            };
+            let weak = || {
+                let newest = self.store.last_by_author(author, oldest, round - 1)?;
+                self.store.get(&newest).filter(|stored| !stored.in_own_cone).map(|_| newest)
+            };
+            parents.extend(strong.or_else(weak));
+        }
+        parents
+    }
+
+    pub(crate) fn on_signed(&mut self, ticket: Ticket, signature: Signature) {
+        let Some(InFlight::Signing { ticket: asked, unsigned, .. }) = self
+            .proposer
+            .in_flight
+            .take_if(|state| matches!(state, InFlight::Signing { ticket: asked, .. } if *asked == ticket))
+        else {
+            return;
+        };
+        if self.observer {
+            return;
+        }
+        debug_assert_eq!(asked, ticket, "taken only if equal");
+        let Unsigned { core, parents, batches } = *unsigned;
+        let reference = core.reference();
+        let block = Block { core, parents, batches, extras: Extras::default(), signature };
+        let bytes: Arc<[u8]> = block.encode().into();
+        let lsn = self.append(Record::OwnBlock(bytes.clone()), true);
+        let own = OwnBlock { reference, block: Arc::new(block), bytes };
+        self.proposer.in_flight = Some(InFlight::Appending { lsn, own });
+    }
+
+    pub(crate) fn on_sign_failed(&mut self, failed: Ticket) {
+        if let Some(InFlight::Signing { ticket, retry_ms, .. }) = &mut self.proposer.in_flight
+            && *ticket == failed
+        {
+            *retry_ms = Some(self.now.mono_ms.saturating_add(SIGN_RETRY_MS));
+        }
+    }
+
+    fn retry_signing(&mut self) {
+        let now = self.now.mono_ms;
+        let due = |state: &mut InFlight| matches!(state, InFlight::Signing { retry_ms: Some(at), .. } if *at <= now);
+        if let Some(InFlight::Signing { unsigned, .. }) = self.proposer.in_flight.take_if(due) {
+            self.ask_signature(unsigned);
+        }
+    }
+
+    /// Only now does the own block count for anything, and leave.
+    pub(crate) fn on_durable(&mut self, durable: Lsn) {
+        let Some(InFlight::Appending { lsn, own }) = &self.proposer.in_flight else { return };
+        if *lsn > durable {
+            return;
+        }
+        let own = own.clone();
+        let from = own.reference.author;
+        self.accept(Incoming { reference: own.reference, block: own.block.clone(), bytes: own.bytes.clone(), from });
+        self.proposer.in_flight = None;
+        self.counters.blocks_proposed += 1;
+        self.store.mark_own_cone(own.reference);
+        self.proposer.last = Some(own.reference);
+        self.proposer.own = Some(own);
+        self.broadcast_own();
+    }
+}

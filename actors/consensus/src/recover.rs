@@ -1,0 +1,249 @@
+//! From the log back to a running machine (consensus.md 9.2, 9.3).
+//!
+//! Blocks are replayed in log order through the same acceptance and the same commit rule; what comes out is compared
+//! with the logged commits. Signatures and payload are not checked again: the log is this node's own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aurigraph_ledger::hash::Hash;
+
+use crate::block::Block;
+use crate::commit::Commit;
+use crate::committer::Committer;
+use crate::config::{Config, ConfigError};
+use crate::event::{Alarm, Effect, HaltReason};
+use crate::machine::Machine;
+use crate::propose::OwnBlock;
+use crate::record::Record;
+use crate::snapshot::ConsensusSnapshot;
+use crate::store::Store;
+use crate::suspend::Incoming;
+use crate::types::{CkptRef, CommitIndex, Now};
+
+/// What a machine is recovered from, beside the log's records.
+#[derive(Debug, Clone, Default)]
+pub struct Recovery {
+    /// The newest usable snapshot, if any.
+    pub snapshot: Option<ConsensusSnapshot>,
+    /// The newest commit that execution has finished; commits after it are delivered again.
+    pub executed_index: CommitIndex,
+    /// The newest checkpoint that is executed and durable.
+    pub checkpoint: Option<CkptRef>,
+    /// The directory carries a mark that it was restored from a copy: what was signed last is doubtful.
+    pub restored: bool,
+}
+
+/// Why a machine cannot be recovered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecoverError {
+    /// The configuration cannot run.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A snapshot of another chain or epoch.
+    #[error("the snapshot is of chain {found}, epoch {epoch}; this is chain {expected}")]
+    OtherChain {
+        /// In the snapshot.
+        found: Hash,
+        /// In the snapshot.
+        epoch: u64,
+        /// Of the configuration.
+        expected: Hash,
+    },
+    /// A logged block does not decode or breaks a validity rule.
+    #[error("record {position} of the log is no valid block: {reason}")]
+    Block {
+        /// Which record, counted from 0.
+        position: usize,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// What a replay has learned beside the machine's state.
+#[derive(Debug, Default)]
+struct Replay {
+    /// Digests of logged commits that the blocks have not given yet.
+    logged: BTreeMap<CommitIndex, Hash>,
+    last_logged: CommitIndex,
+    /// Commits before the snapshot that must be delivered again.
+    earlier: Vec<Arc<Commit>>,
+    /// The log says what was signed.
+    floor_known: bool,
+    own_seen_from_others: bool,
+}
+
+impl Machine {
+    /// A machine from its log. `records` are those of the whole log, or those from the position that the snapshot
+    /// needs ([`ConsensusSnapshot::can_replay_from`]); commit records after `executed_index` must be among them to be
+    /// delivered again. The log is synced, and its torn tail is cut.
+    ///
+    /// # Errors
+    /// If the configuration cannot run, or the log is not one that a machine has written.
+    pub fn recover(
+        config: Config,
+        now: Now,
+        recovery: Recovery,
+        records: impl IntoIterator<Item = Record>,
+    ) -> Result<(Self, Vec<Effect>), RecoverError> {
+        let mut machine = Self::empty(config, now)?;
+        machine.replaying = true;
+        machine.executed_index = recovery.executed_index;
+        machine.delivered_before = recovery.executed_index;
+        machine.proposer.attestation = recovery.checkpoint.unwrap_or_default();
+        let mut replay = Replay::default();
+        if let Some(snapshot) = recovery.snapshot {
+            replay.floor_known = true;
+            machine.restore(snapshot)?;
+        }
+        let base = machine.linearizer.last_ref().index;
+        for (position, record) in records.into_iter().enumerate() {
+            machine.replay(&mut replay, base, position, record)?;
+        }
+        machine.finish_replay(replay, recovery.restored);
+        let effects = std::mem::take(&mut machine.out);
+        Ok((machine, effects))
+    }
+
+    fn restore(&mut self, snapshot: ConsensusSnapshot) -> Result<(), RecoverError> {
+        if snapshot.chain_id != self.config.chain_id || snapshot.epoch != self.config.epoch {
+            return Err(RecoverError::OtherChain {
+                found: snapshot.chain_id,
+                epoch: snapshot.epoch,
+                expected: self.config.chain_id,
+            });
+        }
+        self.store = Store::new(snapshot.gc_round);
+        self.committer = Committer::new(snapshot.last_decided);
+        self.linearizer.restore(
+            snapshot.last_commit,
+            snapshot.gc_round,
+            snapshot.committed,
+            snapshot.slots,
+            snapshot.delivered,
+        );
+        self.proposer.floor = snapshot.floor;
+        self.proposer.last = snapshot.own_last;
+        self.note_recent_commit(self.linearizer.last_ref());
+        Ok(())
+    }
+
+    fn replay(
+        &mut self,
+        replay: &mut Replay,
+        base: CommitIndex,
+        position: usize,
+        record: Record,
+    ) -> Result<(), RecoverError> {
+        match record {
+            Record::Floor { round } => {
+                replay.floor_known = true;
+                self.proposer.floor = self.proposer.floor.max(round);
+            }
+            Record::Block(bytes) => self.replay_block(replay, position, bytes, false)?,
+            Record::OwnBlock(bytes) => self.replay_block(replay, position, bytes, true)?,
+            Record::Commit(commit) => self.replay_commit(replay, base, commit),
+            Record::Mode { .. } | Record::Snapshot(_) => {}
+        }
+        Ok(())
+    }
+
+    fn replay_block(
+        &mut self,
+        replay: &mut Replay,
+        position: usize,
+        bytes: Arc<[u8]>,
+        own: bool,
+    ) -> Result<(), RecoverError> {
+        let bad = |reason: String| RecoverError::Block { position, reason };
+        let block = Block::decode(&bytes).map_err(|error| bad(error.to_string()))?;
+        self.ctx.check(&block).map_err(|error| bad(error.to_string()))?;
+        let reference = block.reference();
+        let block = Arc::new(block);
+        if own {
+            replay.floor_known = true;
+            if !self.linearizer.is_committed(&reference) && reference.round > self.store.gc_round() {
+                self.proposer.note_proposed(&block.batches);
+            }
+            if reference.round > self.proposer.own_round() || self.proposer.last == Some(reference) {
+                self.proposer.last = Some(reference);
+                self.proposer.own = Some(OwnBlock { reference, block: block.clone(), bytes: bytes.clone() });
+            }
+        } else if self.config.own == Some(reference.author) {
+            replay.own_seen_from_others = true;
+        }
+        self.admit(Incoming { reference, block, bytes, from: reference.author });
+        if own {
+            self.store.mark_own_cone(reference);
+        }
+        self.try_commit();
+        self.check_replayed(replay);
+        Ok(())
+    }
+
+    fn replay_commit(&mut self, replay: &mut Replay, base: CommitIndex, commit: Arc<Commit>) {
+        let index = commit.header.index;
+        replay.last_logged = replay.last_logged.max(index);
+        if index > base {
+            replay.logged.insert(index, commit.header.digest());
+            self.check_replayed(replay);
+            let done = self.executed_index.min(replay.last_logged);
+            while self.replayed.front().is_some_and(|commit| commit.header.index <= done) {
+                self.replayed.pop_front();
+            }
+        } else if index > self.executed_index {
+            replay.earlier.push(commit);
+        }
+    }
+
+    /// Compares logged commits with those that the blocks have given.
+    fn check_replayed(&mut self, replay: &mut Replay) {
+        while let Some(entry) = replay.logged.first_entry() {
+            let index = *entry.key();
+            let Some(computed) = self.recent_commits.get(&index).copied() else { return };
+            let logged = entry.remove();
+            if logged != computed {
+                self.halt(HaltReason::LoggedCommitDiffers { index, logged, computed });
+                return;
+            }
+        }
+    }
+
+    /// Hands out what the replay has given, and goes to work.
+    fn finish_replay(&mut self, replay: Replay, restored: bool) {
+        self.replaying = false;
+        self.counters = crate::status::Counters::default();
+        // Effects of the replay itself (alarms and evidence of long ago) are not news.
+        self.out.retain(|effect| matches!(effect, Effect::Halt(_)));
+        if self.halted {
+            return;
+        }
+        let replayed = std::mem::take(&mut self.replayed);
+        for commit in replay.earlier.into_iter().chain(replayed) {
+            let index = commit.header.index;
+            if index > replay.last_logged {
+                self.append(Record::Commit(commit.clone()), false);
+            }
+            if index > self.executed_index {
+                self.out.push(Effect::Deliver { commit });
+            }
+        }
+        if let Some(own) = self.config.own {
+            if replay.own_seen_from_others {
+                let newest = self.store.last_by_author(own, 0, u32::MAX);
+                self.observer = true;
+                self.push_alarm(newest.map_or(Alarm::SigningFloorUnknown, |block| Alarm::OwnBlockNotInLog { block }));
+            } else if !replay.floor_known || restored {
+                self.observer = true;
+                self.push_alarm(Alarm::SigningFloorUnknown);
+            }
+        }
+        self.start_probe();
+        self.broadcast_own();
+        self.settle();
+    }
+
+    pub(crate) fn push_alarm(&mut self, alarm: Alarm) {
+        self.out.push(Effect::Alarm(alarm));
+    }
+}

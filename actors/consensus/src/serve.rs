@@ -1,0 +1,105 @@
+//! Answering peers: blocks from memory or the log, ranges of commits, probes.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::config::{MAX_FETCH_REPLY_BYTES, MAX_RANGE_COMMITS};
+use crate::event::{Effect, Offence};
+use crate::machine::Machine;
+use crate::message::Message;
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, RequestId, Round, TimeMs};
+
+/// Requests of one peer that are answered in a second.
+const SERVED_PER_SECOND: u32 = 200;
+/// Length prefixes and counts beside the blocks of a reply.
+const BLOCK_OVERHEAD: usize = 8;
+
+impl Machine {
+    /// Whether this peer may be served another time in this second.
+    fn may_serve(&mut self, peer: AuthorIdx) -> bool {
+        let second: TimeMs = self.now.mono_ms / 1_000;
+        let Some(state) = self.peers.get_mut(usize::from(peer)) else { return false };
+        if state.served_second != second {
+            state.served_second = second;
+            state.served = 0;
+        }
+        state.served += 1;
+        let ok = state.served <= SERVED_PER_SECOND;
+        if !ok {
+            self.charge(peer, Offence::Quota);
+        }
+        ok
+    }
+
+    pub(crate) fn on_fetch_request(
+        &mut self,
+        peer: AuthorIdx,
+        request: RequestId,
+        ancestors_above: Round,
+        refs: Vec<BlockRef>,
+    ) {
+        if !self.may_serve(peer) {
+            return;
+        }
+        let commit_index = self.linearizer.last_ref().index;
+        let in_log = |block: &BlockRef| block.round <= self.store.gc_round() && block.round > 0;
+        if refs.iter().any(in_log) {
+            self.out.push(Effect::ServeBlocks { to: peer, request, commit_index, refs });
+            return;
+        }
+        let blocks = self.with_ancestors(&refs, ancestors_above);
+        self.send(peer, &Message::FetchReply { request, commit_index, blocks });
+    }
+
+    /// The blocks that are here, then their ancestors above a round, nearest first, as many as fit.
+    fn with_ancestors(&self, refs: &[BlockRef], above: Round) -> Vec<Vec<u8>> {
+        let mut blocks = Vec::new();
+        let mut left = MAX_FETCH_REPLY_BYTES;
+        let mut seen: BTreeSet<BlockRef> = refs.iter().copied().collect();
+        let mut open: VecDeque<BlockRef> = seen.iter().rev().copied().collect();
+        while let Some(next) = open.pop_front() {
+            let stored = self.store.get(&next).map(|stored| (&stored.block, &stored.bytes));
+            let waiting = || self.suspended.get(&next).map(|incoming| (&incoming.block, &incoming.bytes));
+            let Some((block, bytes)) = stored.or_else(waiting) else { continue };
+            if bytes.len() + BLOCK_OVERHEAD > left {
+                break;
+            }
+            left -= bytes.len() + BLOCK_OVERHEAD;
+            blocks.push(bytes.to_vec());
+            for parent in block.parents.iter().filter(|parent| parent.round > above) {
+                if seen.insert(*parent) {
+                    open.push_back(*parent);
+                }
+            }
+        }
+        blocks
+    }
+
+    pub(crate) fn on_range_request(&mut self, peer: AuthorIdx, request: RequestId, from: CommitIndex, count: u16) {
+        if !self.may_serve(peer) {
+            return;
+        }
+        let commit_index = self.linearizer.last_ref().index;
+        let most = u16::try_from(MAX_RANGE_COMMITS).unwrap_or(u16::MAX);
+        if from == 0 || from > commit_index || count == 0 {
+            self.send(peer, &Message::CommitRangeReply(crate::message::CommitRange::new(request, commit_index)));
+        } else {
+            let count = count.min(most);
+            self.out.push(Effect::ServeCommits { to: peer, request, commit_index, from, count });
+        }
+    }
+
+    /// Tells a validator which of its blocks is the newest here.
+    pub(crate) fn on_probe_request(&mut self, peer: AuthorIdx, nonce: u64) {
+        if !self.may_serve(peer) {
+            return;
+        }
+        let newest = self
+            .store
+            .last_by_author(peer, self.store.gc_round(), Round::MAX)
+            .and_then(|block| self.store.get(&block).map(|stored| (block, stored.bytes.clone())));
+        let waiting = self.suspended.newest_of(peer).map(|incoming| (incoming.reference, incoming.bytes.clone()));
+        let newest = newest.max(waiting).map(|(_, bytes)| bytes.to_vec());
+        let commit_index = self.linearizer.last_ref().index;
+        self.send(peer, &Message::ProbeReply { nonce, commit_index, newest });
+    }
+}

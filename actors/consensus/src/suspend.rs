@@ -1,0 +1,213 @@
+//! Verified blocks that wait for parents or batches (consensus.md 3.3), within bounds (3.4).
+//!
+//! When garbage collection passes a missing parent, the wait for it ends: a block whose other parents are here becomes
+//! acceptable. Forgetting that would leave blocks waiting for ever.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aurigraph_ledger::hash::Hash;
+
+use crate::block::Block;
+use crate::types::{AuthorIdx, BlockRef, Round};
+
+/// A verified block on its way into the store.
+#[derive(Debug, Clone)]
+pub struct Incoming {
+    /// Its reference.
+    pub reference: BlockRef,
+    /// The block.
+    pub block: Arc<Block>,
+    /// Its canonical bytes.
+    pub bytes: Arc<[u8]>,
+    /// Who gave it to us.
+    pub from: AuthorIdx,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    incoming: Incoming,
+    parents: BTreeSet<BlockRef>,
+    batches: BTreeSet<Hash>,
+}
+
+impl Waiting {
+    fn is_complete(&self) -> bool {
+        self.parents.is_empty() && self.batches.is_empty()
+    }
+}
+
+/// The waiting blocks.
+#[derive(Debug, Default)]
+pub struct Suspended {
+    blocks: BTreeMap<BlockRef, Waiting>,
+    by_parent: BTreeMap<BlockRef, BTreeSet<BlockRef>>,
+    by_batch: BTreeMap<Hash, BTreeSet<BlockRef>>,
+    per_author: BTreeMap<AuthorIdx, usize>,
+    bytes_from: BTreeMap<AuthorIdx, usize>,
+}
+
+impl Suspended {
+    /// How many blocks wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.blocks.is_empty()
+    }
+
+    /// Whether this block waits.
+    #[must_use]
+    pub fn contains(&self, block: &BlockRef) -> bool {
+        self.blocks.contains_key(block)
+    }
+
+    /// A waiting block.
+    #[must_use]
+    pub fn get(&self, block: &BlockRef) -> Option<&Incoming> {
+        self.blocks.get(block).map(|waiting| &waiting.incoming)
+    }
+
+    /// Whether a waiting block needs this one as a parent.
+    #[must_use]
+    pub fn is_awaited(&self, block: &BlockRef) -> bool {
+        self.by_parent.contains_key(block)
+    }
+
+    /// Whether a waiting block needs this batch.
+    #[must_use]
+    pub fn is_batch_awaited(&self, batch: &Hash) -> bool {
+        self.by_batch.contains_key(batch)
+    }
+
+    /// Waiting versions of a slot.
+    #[must_use]
+    pub fn versions(&self, round: Round, author: AuthorIdx) -> usize {
+        let low = BlockRef { round, author, digest: Hash([0; 32]) };
+        let high = BlockRef { round, author, digest: Hash([0xff; 32]) };
+        self.blocks.range(low..=high).count()
+    }
+
+    /// The newest waiting block of an author.
+    #[must_use]
+    pub fn newest_of(&self, author: AuthorIdx) -> Option<&Incoming> {
+        self.blocks.values().rev().map(|waiting| &waiting.incoming).find(|i| i.reference.author == author)
+    }
+
+    /// Adds a block that waits for these parents and batches.
+    pub fn insert(&mut self, incoming: Incoming, parents: BTreeSet<BlockRef>, batches: BTreeSet<Hash>) {
+        let reference = incoming.reference;
+        if self.blocks.contains_key(&reference) {
+            return;
+        }
+        for parent in &parents {
+            self.by_parent.entry(*parent).or_default().insert(reference);
+        }
+        for batch in &batches {
+            self.by_batch.entry(*batch).or_default().insert(reference);
+        }
+        *self.per_author.entry(reference.author).or_default() += 1;
+        *self.bytes_from.entry(incoming.from).or_default() += incoming.bytes.len();
+        self.blocks.insert(reference, Waiting { incoming, parents, batches });
+    }
+
+    /// Keeps the bounds after an insert: the highest rounds of the author, then of the introducer, go first. Returns
+    /// what had to go.
+    pub fn evict(&mut self, newest: &Incoming, per_author: usize, bytes_per_peer: usize) -> Vec<BlockRef> {
+        let mut gone = Vec::new();
+        while self.per_author.get(&newest.reference.author).is_some_and(|count| *count > per_author) {
+            let highest = self.blocks.keys().rev().find(|b| b.author == newest.reference.author).copied();
+            let Some(block) = highest else { break };
+            self.remove(&block);
+            gone.push(block);
+        }
+        while self.bytes_from.get(&newest.from).is_some_and(|bytes| *bytes > bytes_per_peer) {
+            let highest = self.blocks.values().rev().find(|w| w.incoming.from == newest.from);
+            let Some(block) = highest.map(|w| w.incoming.reference) else { break };
+            self.remove(&block);
+            gone.push(block);
+        }
+        gone
+    }
+
+    /// A parent was accepted. Returns the blocks that wait for nothing any more, removed from here.
+    pub fn parent_arrived(&mut self, parent: &BlockRef) -> Vec<Incoming> {
+        let waiters = self.by_parent.remove(parent).unwrap_or_default();
+        self.release(waiters, |waiting| {
+            waiting.parents.remove(parent);
+        })
+    }
+
+    /// A batch body is stored. Blocks that give another length for it keep waiting: they name no batch that exists.
+    pub fn batch_arrived(&mut self, batch: &Hash, len: u32) -> Vec<Incoming> {
+        let waiters = self.by_batch.remove(batch).unwrap_or_default();
+        self.release(waiters, |waiting| {
+            let named = waiting.incoming.block.batches.iter().find(|b| b.digest == *batch);
+            if named.is_some_and(|b| b.len == len) {
+                waiting.batches.remove(batch);
+            }
+        })
+    }
+
+    /// Garbage collection has passed a round: blocks at or below it go, waits for parents at or below it end. Returns
+    /// the blocks that wait for nothing any more.
+    pub fn advance_gc(&mut self, gc_round: Round) -> Vec<Incoming> {
+        let above = BlockRef { round: gc_round.saturating_add(1), author: 0, digest: Hash([0; 32]) };
+        let old: Vec<BlockRef> = self.blocks.range(..above).map(|(block, _)| *block).collect();
+        for block in old {
+            self.remove(&block);
+        }
+        let kept = self.by_parent.split_off(&above);
+        let passed = std::mem::replace(&mut self.by_parent, kept);
+        let mut free = Vec::new();
+        for (parent, waiters) in passed {
+            free.extend(self.release(waiters, |waiting| {
+                waiting.parents.remove(&parent);
+            }));
+        }
+        free
+    }
+
+    fn release(&mut self, waiters: BTreeSet<BlockRef>, mut note: impl FnMut(&mut Waiting)) -> Vec<Incoming> {
+        let mut free = Vec::new();
+        for block in waiters {
+            if let Some(waiting) = self.blocks.get_mut(&block) {
+                note(waiting);
+                if waiting.is_complete() {
+                    free.extend(self.remove(&block));
+                }
+            }
+        }
+        free
+    }
+
+    fn remove(&mut self, block: &BlockRef) -> Option<Incoming> {
+        let waiting = self.blocks.remove(block)?;
+        for parent in &waiting.parents {
+            forget(&mut self.by_parent, parent, block);
+        }
+        for batch in &waiting.batches {
+            forget(&mut self.by_batch, batch, block);
+        }
+        if let Some(count) = self.per_author.get_mut(&block.author) {
+            *count = count.saturating_sub(1);
+        }
+        if let Some(bytes) = self.bytes_from.get_mut(&waiting.incoming.from) {
+            *bytes = bytes.saturating_sub(waiting.incoming.bytes.len());
+        }
+        Some(waiting.incoming)
+    }
+}
+
+fn forget<K: Ord>(index: &mut BTreeMap<K, BTreeSet<BlockRef>>, key: &K, block: &BlockRef) {
+    if let Some(waiters) = index.get_mut(key) {
+        waiters.remove(block);
+        if waiters.is_empty() {
+            index.remove(key);
+        }
+    }
+}
