@@ -94,6 +94,16 @@ pub enum ImportError {
         /// The pages' root.
         found: Hash,
     },
+    /// The checkpoint is damaged.
+    #[error("checkpoint {seq} has digest {found}, it was stored with {expected}")]
+    Checkpoint {
+        /// The checkpoint.
+        seq: u64,
+        /// The digest it was stored with.
+        expected: Hash,
+        /// Its digest now.
+        found: Hash,
+    },
     /// The header is not the checkpoint's.
     #[error("the header has hash {found}, checkpoint {seq} says {expected}")]
     Header {
@@ -198,16 +208,18 @@ fn push_module(column: u8, pages: &[Arc<[u8]>], previous: &[Arc<[u8]>], out: &mu
 
 fn encode_head(header: &LedgerHeader, checkpoint: &Checkpoint) -> Vec<u8> {
     let mut w = Writer::new();
-    w.bytes(&header.encode()).bytes(&checkpoint.encode());
+    w.bytes(&header.encode()).bytes(&checkpoint.encode()).hash(&checkpoint.digest());
     w.into_bytes()
 }
 
-fn decode_head(bytes: &[u8]) -> Result<(LedgerHeader, Checkpoint), CodecError> {
+/// The header, the checkpoint, and the digest the checkpoint should have.
+fn decode_head(bytes: &[u8]) -> Result<(LedgerHeader, Checkpoint, Hash), CodecError> {
     let mut r = Reader::new(bytes);
     let header = LedgerHeader::decode(r.bytes("length of the header", 1_024)?)?;
     let checkpoint = Checkpoint::decode(r.bytes("length of the checkpoint", 1_024)?)?;
+    let digest = r.hash()?;
     r.finish()?;
-    Ok((header, checkpoint))
+    Ok((header, checkpoint, digest))
 }
 
 /// Stored values by key.
@@ -286,8 +298,12 @@ pub(crate) fn read_pages(
 ) -> Result<Imported, ImportError> {
     let stored = Stored(pages.into_iter().map(|page| (page.key, page.bytes)).collect());
     let head = ColumnId::Head as u8;
-    let (header, checkpoint) =
+    let (header, checkpoint, expected) =
         decode_head(&stored.single(ColumnId::Head)?).map_err(|error| ImportError::Decode { column: head, error })?;
+    let (seq, found) = (checkpoint.seq, checkpoint.digest());
+    if expected != found {
+        return Err(ImportError::Checkpoint { seq, expected, found });
+    }
     let (system, count, key_count) = SystemState::decode(&stored.single(ColumnId::System)?)
         .map_err(|error| ImportError::Decode { column: ColumnId::System as u8, error })?;
     let account_pages = (count as usize).div_ceil(ROWS);

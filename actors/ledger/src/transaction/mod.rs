@@ -295,6 +295,3 @@ pub fn signing_message(id: &Hash) -> [u8; SIGNING_MESSAGE_LEN] {
     rest.copy_from_slice(&id.0);
     message
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,10 @@
+//! Tests of the ledger through its public interface.
+
+mod blocks;
+mod codec;
+mod modules;
+mod outcomes;
+mod proofs;
+mod properties;
+mod store;
+mod world;
