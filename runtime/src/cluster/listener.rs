@@ -246,7 +246,8 @@ impl Door {
         let (handshakes, rates) = (Arc::clone(&self.handshakes), Arc::clone(&self.rates));
         async move {
             let visit = async {
-                tcp.readable().await.map_err(HandshakeError::Tls)?;
+                // Being told readable is not enough: that may be a false alarm.
+                tcp.peek(&mut [0]).await.map_err(HandshakeError::Tls)?;
                 speaks.store(true, Ordering::Relaxed);
                 let channel = introduce(&hub, tcp, from, &handshakes, &rates).await?;
                 hand_over(&hub, &registry, channel)

@@ -4,4 +4,8 @@
 
 mod exchange;
 mod healing;
+mod holes;
+mod outsiders;
+mod rogue;
+mod rules;
 mod support;
