@@ -222,7 +222,7 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
         args: ShellArgs,
     ) -> Result<Self::State, ractor::ActorProcessingErr> {
         let ShellArgs { name, generation, bound, registry, abort } = args;
-        let life = registry.occupy(&name, &myself.get_cell());
+        let life = registry.occupy(&name, generation, &myself.get_cell());
         let stats = registry.stats(&name);
         let span = tracing::info_span!("actor", aurigraph.actor = %name, aurigraph.generation = generation);
         let context = Context { name, generation, registry, cell: myself };

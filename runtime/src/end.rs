@@ -138,6 +138,15 @@ impl End {
         Self::new(EndKind::Panic, format!("panic: {error}"))
     }
 
+    /// The same of a library actor, whose errors and panics ractor reports alike: called errors, for want of better.
+    pub(crate) fn of_library(mut self) -> Self {
+        if self.kind == EndKind::Panic {
+            self.kind = EndKind::Error;
+            self.reason = self.reason.replacen("panic: ", "failed: ", 1);
+        }
+        self
+    }
+
     /// A start that came to nothing.
     pub(crate) fn of_spawn(error: ractor::SpawnErr) -> Self {
         match error {

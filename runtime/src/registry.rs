@@ -1,7 +1,12 @@
 //! The live tree of one node: who runs, under whom, how often it was restarted and why.
 //!
 //! Written by the supervisors and shells, read by `/system/actors`, the metrics and the chaos route. One registry per
-//! node, so that several nodes of a test can live in one process. It only records: decisions are the supervisors'.
+//! node, so that several nodes of a test can live in one process. It records and passes kills on; decisions are the
+//! supervisors'.
+
+mod meters;
+mod occupant;
+mod rows;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -14,152 +19,16 @@ use tokio::sync::{broadcast, watch};
 use crate::behaviour::{Envelope, KillMode};
 use crate::end::{End, EndKind};
 use crate::mailbox::{Address, MailboxStats, Slot, Withdraw};
+use meters::Meters;
+pub(crate) use occupant::{Life, Occupant, Until};
+pub use rows::{ActorEvent, ActorEventKind, ActorRow, ActorState, Failure};
 
 /// How many events of the tree a slow reader may lag behind before it loses some (and is told how many): a restart of
 /// a whole node is under a hundred events.
 pub const EVENT_BOUND: usize = 1_024;
 
-/// What an actor is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ActorState {
-    /// `start` is running.
-    Starting,
-    /// It handles messages.
-    Running,
-    /// It ended and waits for its restart.
-    BackingOff,
-    /// It ended in order and will not come back.
-    Stopped,
-    /// It ended and its supervisor gave up, or may not restart it.
-    Failed,
-}
-
-/// How and when an incarnation ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// When.
-    pub at: SystemTime,
-    /// `panic: …`, `error: …`, `killed`, `aborted`, `stopped: …`; in brackets the kill mode if it was ended on purpose.
-    pub reason: String,
-}
-
-/// One row of the live tree.
-#[derive(Debug, Clone)]
-pub struct ActorRow {
-    /// `node/role[/index]`.
-    pub name: String,
-    /// Its supervisor's name; none for the root.
-    pub parent: Option<String>,
-    /// True for supervisors.
-    pub supervisor: bool,
-    /// What it is doing.
-    pub state: ActorState,
-    /// The newest incarnation's number, from 1; 0 before the first start.
-    pub generation: u64,
-    /// Incarnations after the first.
-    pub restarts: u64,
-    /// Why the last incarnation ended, if one did.
-    pub last_failure: Option<Failure>,
-    /// When the current state began.
-    pub since: SystemTime,
-    /// Messages waiting or being handled.
-    pub mailbox_depth: usize,
-    /// The mailbox's bound; 0 for supervisors and library actors.
-    pub mailbox_bound: usize,
-    /// Messages handled since the process started.
-    pub messages: u64,
-}
-
-/// Something that happened in the tree, for the audit log and the event stream.
-#[derive(Debug, Clone)]
-pub struct ActorEvent {
-    /// Whom it happened to.
-    pub name: String,
-    /// What.
-    pub kind: ActorEventKind,
-    /// When.
-    pub at: SystemTime,
-}
-
-/// What happened to an actor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ActorEventKind {
-    /// An incarnation handles messages (a supervisor: all its children run).
-    Started {
-        /// Its number.
-        generation: u64,
-    },
-    /// An incarnation ended.
-    Ended {
-        /// How.
-        kind: EndKind,
-        /// Why.
-        reason: String,
-    },
-    /// Its supervisor will start it again.
-    Restarting {
-        /// The wait before.
-        after: Duration,
-    },
-    /// A supervisor gave up.
-    GaveUp {
-        /// Why.
-        reason: String,
-    },
-}
-
 pub(crate) type Killer = Arc<dyn Fn(KillMode) -> bool + Send + Sync>;
 type Gauge = Arc<dyn Fn() -> (usize, usize) + Send + Sync>;
-
-/// The last incarnation of a name: whoever starts the next waits for its end.
-#[derive(Clone)]
-pub(crate) struct Occupant {
-    pub(crate) cell: ractor::ActorCell,
-    /// Closed when the incarnation's state was dropped. None for library actors.
-    life: Option<watch::Receiver<()>>,
-}
-
-impl Occupant {
-    /// Waits for its end: the name is free, the task is over and, if asked for, the state is dropped. False if that did
-    /// not happen in time.
-    ///
-    /// ractor frees the name before `post_stop`, and hands the state of a killed actor to the supervisor's queue, so a
-    /// free name says little, and a supervisor in its own `post_stop` may wait for [`Until::Over`] only.
-    pub(crate) async fn ended(&self, until: Until, within: Duration) -> bool {
-        let both = async {
-            // The waiter itself has no deadline: the timeout around both has.
-            let _ = self.cell.wait(None).await;
-            if let (Until::Dropped, Some(mut life)) = (until, self.life.clone()) {
-                while life.changed().await.is_ok() {}
-            }
-        };
-        tokio::time::timeout(within, both).await.is_ok()
-    }
-}
-
-/// What counts as the end of an incarnation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Until {
-    /// Its task is over.
-    Over,
-    /// Its state was dropped, too.
-    Dropped,
-}
-
-/// Held by an incarnation's state. Dropping it withdraws the mailbox and lets the next incarnation start.
-pub(crate) struct Life {
-    mailbox: Option<(Arc<dyn Withdraw>, u64)>,
-    _open: watch::Sender<()>,
-}
-
-impl Drop for Life {
-    fn drop(&mut self) {
-        if let Some((slot, generation)) = self.mailbox.take() {
-            slot.withdraw(generation);
-        }
-    }
-}
 
 struct Entry {
     parent: Option<String>,
@@ -202,26 +71,6 @@ impl Entry {
 
     const fn is_over(&self) -> bool {
         matches!(self.state, ActorState::BackingOff | ActorState::Stopped | ActorState::Failed)
-    }
-}
-
-/// The sampled metrics of one actor; kept, because looking a series up by label allocates.
-struct Meters {
-    depth: metrics::Gauge,
-    bound: metrics::Gauge,
-    messages: metrics::Counter,
-    busy_ms: metrics::Counter,
-}
-
-impl Meters {
-    fn new(name: &str) -> Self {
-        let actor = || [metrics::Label::new("actor", name.to_owned())].to_vec();
-        Self {
-            depth: metrics::gauge!("actor_mailbox_depth", actor()),
-            bound: metrics::gauge!("actor_mailbox_bound", actor()),
-            messages: metrics::counter!("actor_messages_total", actor()),
-            busy_ms: metrics::counter!("actor_busy_milliseconds_total", actor()),
-        }
     }
 }
 
@@ -312,28 +161,25 @@ impl Registry {
     ///
     /// An actor that is still in `start` has no handler to fail in: every mode kills it there. Library actors know no
     /// panic and no error from outside: these modes kill them, unless their spec brings its own hook; the recorded
-    /// reason names the mode that was asked for.
+    /// reason names the mode that was asked for. Panic and error take their turn in the mailbox: they need the handler.
     pub fn kill(&self, name: &str, mode: KillMode) -> bool {
         let killer = {
             let mut inner = self.inner.write();
-            let Some(entry) = inner.entries.get_mut(name) else { return false };
-            if entry.is_over() {
-                return false;
-            }
+            let Some(entry) = inner.entries.get_mut(name).filter(|entry| !entry.is_over()) else { return false };
+            let killer = entry.killer.clone().or_else(|| {
+                let occupant = entry.occupant.as_ref().filter(|known| known.generation == entry.generation)?;
+                Some(start_killer(occupant.cell.clone()))
+            });
+            let Some(killer) = killer else { return false };
+            // Noted before the deed: the end may be recorded before the killer returns.
             entry.ordered = Some(mode);
-            match (&entry.killer, &entry.occupant) {
-                (Some(killer), _) => Arc::clone(killer),
-                (None, Some(occupant)) => {
-                    let cell = occupant.cell.clone();
-                    Arc::new(move |_| {
-                        cell.kill();
-                        true
-                    })
-                }
-                (None, None) => return false,
-            }
+            killer
         };
-        killer(mode)
+        let told = killer(mode);
+        if !told && let Some(entry) = self.inner.write().entries.get_mut(name) {
+            entry.ordered = None;
+        }
+        told
     }
 
     /// Exports depth, bound and counters of every actor. Called by the telemetry's upkeep, not per message.
@@ -376,20 +222,24 @@ impl Registry {
     }
 
     /// Records the newest incarnation of a name, before it runs anything of its own.
-    pub(crate) fn occupy(&self, name: &str, cell: &ractor::ActorCell) -> Life {
+    pub(crate) fn occupy(&self, name: &str, generation: u64, cell: &ractor::ActorCell) -> Life {
         let (open, life) = watch::channel(());
-        self.set_occupant(name, Occupant { cell: cell.clone(), life: Some(life) });
+        self.set_occupant(name, Occupant { cell: cell.clone(), generation, life: Some(life) });
         Life { mailbox: None, _open: open }
     }
 
     /// The same for a library actor, whose state is not ours.
-    pub(crate) fn occupy_raw(&self, name: &str, cell: &ractor::ActorCell) {
-        self.set_occupant(name, Occupant { cell: cell.clone(), life: None });
+    pub(crate) fn occupy_raw(&self, name: &str, generation: u64, cell: &ractor::ActorCell) {
+        self.set_occupant(name, Occupant { cell: cell.clone(), generation, life: None });
     }
 
     fn set_occupant(&self, name: &str, occupant: Occupant) {
         let mut inner = self.inner.write();
-        inner.entries.entry(name.to_owned()).or_insert_with(Entry::new).occupant = Some(occupant);
+        let entry = inner.entries.entry(name.to_owned()).or_insert_with(Entry::new);
+        // A cancelled start may still come this far; the newest incarnation is the one to wait for.
+        if entry.occupant.as_ref().is_none_or(|known| known.generation <= occupant.generation) {
+            entry.occupant = Some(occupant);
+        }
     }
 
     /// The newest incarnation of a name, dead or alive.
@@ -471,20 +321,20 @@ impl Registry {
         }
     }
 
-    /// Waits for the end of everything below a supervisor; names the first that did not end in time.
-    pub(crate) async fn descendants_ended(
-        &self,
-        supervisor: &str,
-        until: Until,
-        within: Duration,
-    ) -> Result<(), String> {
+    /// Kills what is left below a dead supervisor and waits for its end; names the first that did not end in time.
+    ///
+    /// ractor kills the children of a dying actor, but passes over those that are in their own `post_stop`, and all
+    /// below them that are.
+    pub(crate) async fn end_descendants(&self, supervisor: &str, until: Until, within: Duration) -> Result<(), String> {
         let deadline = tokio::time::Instant::now() + within;
-        for (name, _) in self.descendants(supervisor) {
-            if let Some(occupant) = self.occupant(&name) {
-                let left = deadline.saturating_duration_since(tokio::time::Instant::now());
-                if !occupant.ended(until, left).await {
-                    return Err(name);
-                }
+        let names = self.descendants(supervisor).into_iter().map(|(name, _)| name);
+        let left: Vec<_> = names.filter_map(|name| self.occupant(&name).map(|occupant| (name, occupant))).collect();
+        for (_, occupant) in &left {
+            occupant.cell.kill();
+        }
+        for (name, occupant) in left {
+            if !occupant.ended(until, deadline.saturating_duration_since(tokio::time::Instant::now())).await {
+                return Err(name);
             }
         }
         Ok(())
@@ -511,6 +361,14 @@ impl Registry {
         // No reader is no error.
         let _ = self.events.send(ActorEvent { name: name.to_owned(), kind, at: SystemTime::now() });
     }
+}
+
+/// An actor in `start` has no handler yet: it can only be killed.
+fn start_killer(cell: ractor::ActorCell) -> Killer {
+    Arc::new(move |_| {
+        cell.kill();
+        true
+    })
 }
 
 fn row(name: &str, entry: &Entry) -> ActorRow {

@@ -4,9 +4,11 @@
 //! ractor's `cluster` feature. This is ours. It decides from the end of an incarnation alone and keeps no state of the
 //! dead: what an actor rebuilds itself from is its own affair.
 //!
-//! - [`spec`]: what a tree is made of; - [`launch`]: how one child is started; - [`group`]: the supervisor's decisions;
-//! - [`tree`]: the root and what holds it.
+//! `spec`: what a tree is made of. `launch`, `stop`: how one child starts and ends. `group`: a supervisor's decisions;
+//! `actor`: what runs them. `restarts`: budget and backoff. `tree`: the root and what holds it.
 
+mod actor;
+mod child;
 mod group;
 mod launch;
 mod restarts;

@@ -8,121 +8,18 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ractor::{ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
+use ractor::{ActorId, ActorRef};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use super::actor::Order;
+use super::child::{Child, Phase};
 use super::launch::{self, LaunchArgs, Launched};
 use super::restarts::Window;
-use super::spec::{ChildKind, ChildSpec, Restart, Strategy, SupervisorSpec};
+use super::spec::{ChildKind, Restart, Strategy, SupervisorSpec};
 use super::stop::{KILL_GRACE, end_child};
-use crate::behaviour::{AbortSlot, KillMode, end_natively};
-use crate::end::{End, EndKind, GaveUp, Returned};
+use crate::end::{End, EndKind, GaveUp};
 use crate::registry::{ActorEventKind, ActorState, Life, Registry, Until};
-
-/// The ractor actor of every supervisor.
-pub(crate) struct Supervisor;
-
-/// What a supervisor's incarnation is started with.
-pub(crate) struct SupervisorArgs {
-    pub(crate) spec: Arc<SupervisorSpec>,
-    pub(crate) registry: Registry,
-    pub(crate) name: String,
-    pub(crate) generation: u64,
-    pub(crate) ready: oneshot::Sender<()>,
-    pub(crate) abort: AbortSlot,
-}
-
-/// What the tasks of a supervisor report to it, and the order to fail.
-pub(crate) enum Order {
-    /// A start ended: a running child, an end, or nothing if it was cancelled.
-    Launched { child: usize, generation: u64, result: Result<Launched, Option<End>> },
-    /// All children of a supervisor below run.
-    Ready { child: usize, generation: u64 },
-    /// A child's task is over. Its end was reported before, unless nobody could.
-    Gone { child: usize, generation: u64, aborted: bool },
-    /// A stop is over; false if the child lives on.
-    Stopped { child: usize, generation: u64, ended: bool },
-    /// A cancelled start should have ended by now.
-    Overdue { child: usize, generation: u64 },
-    /// A backoff is over.
-    Wake,
-    /// Fail now.
-    Fail(KillMode),
-}
-
-impl ractor::Message for Order {}
-
-/// Where a child stands.
-enum Phase {
-    /// Not running; to be started.
-    Down,
-    /// Its start runs in a task; dropping the sender cancels it.
-    Starting { cancel: oneshot::Sender<()>, task: JoinHandle<()> },
-    /// Its start was cancelled.
-    Cancelling { task: JoinHandle<()> },
-    /// A supervisor whose children are still being started.
-    Launching(ractor::ActorCell),
-    /// Running.
-    Up(ractor::ActorCell),
-    /// Told to stop.
-    Stopping(ractor::ActorCell),
-    /// Over for good.
-    Done,
-}
-
-struct Child {
-    spec: ChildSpec,
-    name: String,
-    phase: Phase,
-    generation: u64,
-    /// To be stopped, because its group is restarted.
-    condemned: bool,
-    /// Failures in a row, for the backoff.
-    failures: u32,
-    up_since: Option<Instant>,
-    resume_at: Option<Instant>,
-}
-
-impl Child {
-    fn new(registry: &Registry, spec: ChildSpec) -> Self {
-        let name = registry.name_of(&spec.role);
-        Self {
-            spec,
-            name,
-            phase: Phase::Down,
-            generation: 0,
-            condemned: false,
-            failures: 0,
-            up_since: None,
-            resume_at: None,
-        }
-    }
-
-    const fn is_supervisor(&self) -> bool {
-        matches!(self.spec.kind, ChildKind::Supervisor(_))
-    }
-
-    fn cell(&self) -> Option<&ractor::ActorCell> {
-        match &self.phase {
-            Phase::Launching(cell) | Phase::Up(cell) | Phase::Stopping(cell) => Some(cell),
-            _ => None,
-        }
-    }
-
-    const fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Starting { .. } | Phase::Launching(_) | Phase::Up(_))
-    }
-
-    const fn may_restart(&self, end: &End) -> bool {
-        match self.spec.restart {
-            Restart::Permanent => true,
-            Restart::Transient => end.kind.is_abnormal(),
-            Restart::Temporary => false,
-        }
-    }
-}
 
 /// The state of one supervisor.
 pub(crate) struct Group {
@@ -141,26 +38,17 @@ pub(crate) struct Group {
     _life: Life,
 }
 
-impl ractor::Actor for Supervisor {
-    type Msg = Order;
-    type State = Group;
-    type Arguments = SupervisorArgs;
-
-    async fn pre_start(&self, myself: ActorRef<Order>, args: SupervisorArgs) -> Result<Group, ActorProcessingErr> {
-        let SupervisorArgs { spec, registry, name, generation, ready, abort } = args;
-        let life = registry.occupy(&name, &myself.get_cell());
-        // A supervisor that dies takes its children along, but nobody waits for them there.
-        if let Err(actor) = registry.descendants_ended(&name, Until::Dropped, KILL_GRACE).await {
-            return Err(Box::new(GaveUp::Stuck { supervisor: name, actor, after: KILL_GRACE }));
-        }
-        let target = myself.clone();
-        let killer = Arc::new(move |mode| match mode {
-            KillMode::Panic | KillMode::Error => target.send_message(Order::Fail(mode)).is_ok(),
-            other => end_natively(&target.get_cell(), &abort, other),
-        });
-        registry.set_killer(&name, generation, None, killer);
+impl Group {
+    pub(super) fn new(
+        spec: Arc<SupervisorSpec>,
+        registry: Registry,
+        name: String,
+        generation: u64,
+        ready: oneshot::Sender<()>,
+        life: Life,
+    ) -> Self {
         let children = spec.children.iter().map(|child| Child::new(&registry, child.clone())).collect();
-        Ok(Group {
+        Self {
             window: Window::new(spec.budget),
             registry,
             spec,
@@ -171,53 +59,11 @@ impl ractor::Actor for Supervisor {
             restart_pending: false,
             early: HashMap::new(),
             _life: life,
-        })
-    }
-
-    async fn post_start(&self, myself: ActorRef<Order>, group: &mut Group) -> Result<(), ActorProcessingErr> {
-        group.advance(&myself);
-        Ok(())
-    }
-
-    async fn handle(&self, myself: ActorRef<Order>, order: Order, group: &mut Group) -> Result<(), ActorProcessingErr> {
-        match order {
-            #[allow(clippy::panic)]
-            Order::Fail(KillMode::Panic) => panic!("told to panic"),
-            Order::Fail(_) => return Err(Returned("told to fail".into()).into()),
-            report => group.report(&myself, report)?,
         }
-        group.advance(&myself);
-        Ok(())
     }
 
-    async fn handle_supervisor_evt(
-        &self,
-        myself: ActorRef<Order>,
-        event: SupervisionEvent,
-        group: &mut Group,
-    ) -> Result<(), ActorProcessingErr> {
-        let (cell, end) = match event {
-            SupervisionEvent::ActorFailed(cell, error) => (cell, End::failed(&error)),
-            SupervisionEvent::ActorTerminated(cell, state, reason) => {
-                // A dead actor's state may be torn: nothing resumes from it, and its successor waits for its drop.
-                drop(state);
-                (cell, End::terminated(reason))
-            }
-            _ => return Ok(()),
-        };
-        group.cell_ended(&myself, cell.get_id(), end)?;
-        group.advance(&myself);
-        Ok(())
-    }
-
-    async fn post_stop(&self, _myself: ActorRef<Order>, group: &mut Group) -> Result<(), ActorProcessingErr> {
-        Ok(group.shut_down().await?)
-    }
-}
-
-impl Group {
     /// Takes in what a task reports.
-    fn report(&mut self, myself: &ActorRef<Order>, order: Order) -> Result<(), GaveUp> {
+    pub(super) fn report(&mut self, myself: &ActorRef<Order>, order: Order) -> Result<(), GaveUp> {
         match order {
             Order::Launched { child, generation, result } if self.is_current(child, generation) => {
                 self.launched(myself, child, result)
@@ -331,7 +177,7 @@ impl Group {
     }
 
     /// A linked actor ended.
-    fn cell_ended(&mut self, myself: &ActorRef<Order>, id: ActorId, end: End) -> Result<(), GaveUp> {
+    pub(super) fn cell_ended(&mut self, myself: &ActorRef<Order>, id: ActorId, end: End) -> Result<(), GaveUp> {
         let found = self.children.iter().position(|child| child.cell().is_some_and(|cell| cell.get_id() == id));
         match found {
             Some(index) if matches!(self.children[index].phase, Phase::Stopping(_)) && end.gave_up.is_none() => {
@@ -354,6 +200,7 @@ impl Group {
     /// A child ended, or did not even start.
     fn child_ended(&mut self, myself: &ActorRef<Order>, index: usize, end: End) -> Result<(), GaveUp> {
         let child = &mut self.children[index];
+        let end = if matches!(child.spec.kind, ChildKind::Library(_)) { end.of_library() } else { end };
         child.phase = Phase::Down;
         if child.is_supervisor() {
             self.registry.orphaned(&child.name, ActorState::BackingOff);
@@ -436,7 +283,7 @@ impl Group {
     }
 
     /// Does what is due: first stops, in reverse order and one by one, then starts, in order.
-    fn advance(&mut self, myself: &ActorRef<Order>) {
+    pub(super) fn advance(&mut self, myself: &ActorRef<Order>) {
         let busy = |child: &Child| matches!(child.phase, Phase::Stopping(_) | Phase::Cancelling { .. });
         if self.children.iter().any(busy) {
             return;
@@ -539,7 +386,7 @@ impl Group {
     }
 
     /// The ordered stop: children in reverse order, each with its deadline. Messages are no longer handled here.
-    async fn shut_down(&mut self) -> Result<(), GaveUp> {
+    pub(super) async fn shut_down(&mut self) -> Result<(), GaveUp> {
         for index in (0..self.children.len()).rev() {
             let child = &mut self.children[index];
             let starting = match std::mem::replace(&mut child.phase, Phase::Done) {
@@ -559,6 +406,9 @@ impl Group {
                 return Err(self.stuck(index));
             }
             let child = &self.children[index];
+            if child.is_supervisor() {
+                self.registry.orphaned(&child.name, ActorState::Stopped);
+            }
             let end = End::new(EndKind::Stopped, format!("stopped: {} stops", self.name));
             self.registry.ended(&child.name, child.generation, ActorState::Stopped, &end);
         }

@@ -9,7 +9,7 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::group::{Supervisor, SupervisorArgs};
+use super::actor::{Supervisor, SupervisorArgs};
 use super::spec::{ChildKind, ChildSpec, SupervisorSpec};
 use super::stop::KILL_GRACE;
 use crate::behaviour::{AbortSlot, Behaviour, KillMode, Shell, ShellArgs, end_natively};
@@ -47,7 +47,7 @@ pub(crate) async fn launch(child: &ChildSpec, args: LaunchArgs) -> Result<Launch
     }
     let starting = async {
         match &child.kind {
-            ChildKind::Actor(launcher) => launcher(args).await,
+            ChildKind::Behaviour(launcher) | ChildKind::Library(launcher) => launcher(args).await,
             ChildKind::Supervisor(spec) => supervisor(Arc::clone(spec), args).await,
         }
     };
@@ -101,10 +101,10 @@ where
         let starting = start(registry.clone(), generation, parent.clone());
         let hook = hook.clone();
         Box::pin(async move {
-            let (cell, task) = starting.await.map_err(End::of_spawn)?;
+            let (cell, task) = starting.await.map_err(|error| End::of_spawn(error).of_library())?;
             // Linking twice changes nothing, and an actor that nobody linked would die unnoticed.
             cell.link(parent);
-            registry.occupy_raw(&name, &cell);
+            registry.occupy_raw(&name, generation, &cell);
             let abort: AbortSlot = Arc::new(OnceLock::from(task.abort_handle()));
             let target = cell.clone();
             let killer = Arc::new(move |mode| {

@@ -54,8 +54,10 @@ pub struct ChildSpec {
 /// What a child is.
 #[derive(Clone)]
 pub(crate) enum ChildKind {
-    /// An actor started by this function.
-    Actor(Launcher),
+    /// A behaviour of ours, started by this function.
+    Behaviour(Launcher),
+    /// A library's actor, likewise.
+    Library(Launcher),
     /// A supervisor with its own children.
     Supervisor(Arc<SupervisorSpec>),
 }
@@ -67,7 +69,7 @@ impl ChildSpec {
         B: Behaviour,
         F: Fn() -> B + Send + Sync + 'static,
     {
-        Self::actor(role.into(), launch::behaviour(bound, make))
+        Self::actor(role.into(), ChildKind::Behaviour(launch::behaviour(bound, make)))
     }
 
     /// A supervisor below this one.
@@ -87,7 +89,7 @@ impl ChildSpec {
         F: Fn(Registry, u64, ractor::ActorCell) -> R + Send + Sync + 'static,
         R: Future<Output = Result<(ractor::ActorCell, JoinHandle<()>), ractor::SpawnErr>> + Send + 'static,
     {
-        Self::actor(role.into(), launch::raw(start, None))
+        Self::actor(role.into(), ChildKind::Library(launch::raw(start, None)))
     }
 
     /// A library actor that knows how to fail on purpose: `hook` returns false for modes that it leaves to the runtime.
@@ -97,11 +99,11 @@ impl ChildSpec {
         R: Future<Output = Result<(ractor::ActorCell, JoinHandle<()>), ractor::SpawnErr>> + Send + 'static,
         H: Fn(&ractor::ActorCell, KillMode) -> bool + Send + Sync + 'static,
     {
-        Self::actor(role.into(), launch::raw(start, Some(Arc::new(hook) as Hook)))
+        Self::actor(role.into(), ChildKind::Library(launch::raw(start, Some(Arc::new(hook) as Hook))))
     }
 
-    fn actor(role: String, launcher: Launcher) -> Self {
-        Self { role, restart: Restart::default(), shutdown: SHUTDOWN, kind: ChildKind::Actor(launcher) }
+    const fn actor(role: String, kind: ChildKind) -> Self {
+        Self { role, restart: Restart::Permanent, shutdown: SHUTDOWN, kind }
     }
 
     /// When it is started again.
@@ -196,7 +198,9 @@ impl SupervisorSpec {
         }
         self.children.iter().find_map(|child| match &child.kind {
             ChildKind::Supervisor(spec) => spec.find_duplicate(seen),
-            ChildKind::Actor(_) => (!seen.insert(child.role.clone())).then(|| child.role.clone()),
+            ChildKind::Behaviour(_) | ChildKind::Library(_) => {
+                (!seen.insert(child.role.clone())).then(|| child.role.clone())
+            }
         })
     }
 }

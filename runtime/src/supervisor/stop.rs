@@ -20,5 +20,5 @@ pub(crate) async fn end_child(registry: &Registry, name: &str, until: Until, dea
             return false;
         }
     }
-    registry.descendants_ended(name, until, KILL_GRACE).await.is_ok()
+    registry.end_descendants(name, until, KILL_GRACE).await.is_ok()
 }

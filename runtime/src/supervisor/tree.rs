@@ -187,7 +187,7 @@ impl ractor::Actor for Guardian {
         let generation = registry.row(name).map_or(0, |row| row.generation);
         registry.ended(name, generation, next, &end);
         let reason = end.gave_up.map_or_else(|| format!("{name} ended: {}", end.reason), |gave_up| gave_up.to_string());
-        let straggler = registry.descendants_ended(name, Until::Dropped, KILL_GRACE).await.err();
+        let straggler = registry.end_descendants(name, Until::Dropped, KILL_GRACE).await.err();
         let reason = straggler.map_or_else(|| reason.clone(), |actor| format!("{reason}; {actor} did not end"));
         ended.send_replace(Some(TreeEnd { reason, orderly }));
         myself.stop(None);
