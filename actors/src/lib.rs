@@ -3,6 +3,7 @@
 //! Thin: each receives messages, calls the pure crates or an owning thread, and executes effects. Nothing here knows
 //! HTTP. See `README.md` for the supervision table.
 
+pub mod audit;
 pub mod bounds;
 pub mod config;
 pub mod consensus;
@@ -17,6 +18,7 @@ pub mod published;
 pub mod query;
 pub mod settings;
 pub mod storage;
+pub mod tree;
 pub mod wire;
 
 pub use fatal::Fatal;

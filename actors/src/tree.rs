@@ -1,0 +1,301 @@
+//! The supervision tree of one node: which actors there are, under whom, in which order.
+//!
+//! The only place where the actors meet. The binary adds the subtree of the HTTP edge as the last child.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aurigraph_ledger::{Hash, h};
+use aurigraph_runtime::cluster::{self, ClusterError, ClusterSettings, DoorLimits, LinkLimits, PeerSpec};
+use aurigraph_runtime::telemetry::{Metrics, Upkeep, upkeep::UPKEEP_MAILBOX};
+use aurigraph_runtime::{ChildSpec, Registry, StartError, Strategy, SupervisorSpec, Tree};
+
+use crate::audit::{AuditActor, AuditLevel, AuditReader, AuditRecord};
+use crate::bounds;
+use crate::consensus::{BlockFetcher, CommitSync, Validator, ValidatorMailbox};
+use crate::context::{NodeContext, NodeParts};
+use crate::crypto::{Verifier, VerifyDispatcher, Worker};
+use crate::fatal::Fatal;
+use crate::mempool::{
+    Admission, AdmissionParts, BatchStore, BatchStoreParts, Batcher, BatcherParts, ChainView, Latest,
+};
+use crate::network::{Links, Router};
+use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
+use crate::settings::NodeSettings;
+use crate::storage::{
+    Journal, JournalActor, JournalError, JournalIdentity, JournalOptions, Store, StoreActor, StoreError, StoreOptions,
+};
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartNodeError {
+    /// The data directory cannot be created.
+    #[error("cannot create {path}: {source}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The links.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// An actor did not start.
+    #[error(transparent)]
+    Tree(#[from] StartError),
+}
+
+/// A node whose actors run.
+pub struct RunningNode {
+    tree: Tree,
+    context: Arc<NodeContext>,
+}
+
+impl RunningNode {
+    /// What its actors share.
+    #[must_use]
+    pub const fn context(&self) -> &Arc<NodeContext> {
+        &self.context
+    }
+
+    /// Waits until the node cannot go on, and says why: a fatal condition, or a budget of restarts that is used up.
+    pub async fn ended(&self) -> String {
+        tokio::select! {
+            end = self.tree.ended() => self.context.fatal.reason().unwrap_or(end.reason),
+            reason = self.context.fatal.raised() => reason,
+        }
+    }
+
+    /// Stops all actors in order; what has not stopped by the deadline is killed.
+    ///
+    /// # Errors
+    /// What did not stop in order.
+    pub async fn shutdown(&self, deadline: Duration) -> Result<(), aurigraph_runtime::ShutdownError> {
+        self.tree.shutdown(deadline).await
+    }
+}
+
+/// Opens a node's data directory and starts its tree; returns when every actor runs. `edge` builds the subtrees that
+/// this crate does not know (the HTTP edge); they start last.
+///
+/// # Errors
+/// [`StartNodeError`] with the facts an operator needs.
+pub async fn start_node<F>(settings: NodeSettings, metrics: Metrics, edge: F) -> Result<RunningNode, StartNodeError>
+where
+    F: FnOnce(&Arc<NodeContext>) -> Vec<ChildSpec>,
+{
+    let started = Instant::now();
+    let fatal = Fatal::default();
+    let (journal, store) = open(&settings, &fatal).await?;
+    let set_aside = store.set_aside().map(|path| path.display().to_string());
+    let registry = Registry::new(&settings.name);
+    let (links_spec, net) = cluster::spec(cluster_settings(&settings), Arc::new(router(&registry, &settings)))?;
+    let peers = settings.peers.iter().map(|peer| peer.name.clone()).collect();
+    let context = Arc::new(NodeContext::new(NodeParts {
+        settings,
+        registry: registry.clone(),
+        journal: journal.reader(),
+        store: store.reader(),
+        net: Links::new(net, peers),
+        fatal,
+    }));
+    let mut root = SupervisorSpec::new("root", Strategy::OneForOne)
+        .child(ChildSpec::supervisor(storage(journal, store)))
+        .child(ChildSpec::supervisor(crypto(&context)))
+        .child(ChildSpec::supervisor(links_spec))
+        .child(ChildSpec::supervisor(mempool(&context)))
+        .child(ChildSpec::supervisor(consensus(&context)))
+        .child(ChildSpec::supervisor(pipeline(&context, started)))
+        .child(audit(&context, set_aside))
+        .child(ChildSpec::behaviour("telemetry", UPKEEP_MAILBOX, move || Upkeep::new(metrics.clone())));
+    for child in edge(&context) {
+        root = root.child(child);
+    }
+    let tree = Tree::start(registry, root).await?;
+    Ok(RunningNode { tree, context })
+}
+
+async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store), StartNodeError> {
+    let directory = settings.data_dir.clone();
+    std::fs::create_dir_all(&directory)
+        .map_err(|source| StartNodeError::Directory { path: directory.display().to_string(), source })?;
+    let own = settings.validator.and_then(|index| settings.genesis.validators.get(usize::from(index)));
+    let key = own.map(|validator| validator.consensus_key.as_bytes());
+    let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, key);
+    let options = JournalOptions { initialise: settings.initialise, ..JournalOptions::default() };
+    let (fatal, name) = (fatal.clone(), settings.name.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        // The journal holds the directory's lock, so it comes first.
+        let journal = Journal::open(&directory, &identity, options, fatal)?;
+        let store = Store::open(&directory, &name, StoreOptions::default())?;
+        Ok((journal, store))
+    });
+    match opened.await {
+        Ok(result) => result,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
+    let peers = settings.peers.iter().map(|peer| PeerSpec {
+        name: peer.name.clone(),
+        address: peer.address.to_string(),
+        public_key: peer.network_key.clone(),
+    });
+    let Hash(cluster_secret) = h("cluster", settings.genesis.chain_id().as_ref());
+    ClusterSettings {
+        node: settings.name.clone(),
+        listen: settings.listen,
+        seed: settings.seeds.network,
+        cluster_secret,
+        peers: peers.collect(),
+        network_batching: settings.features.network_batching,
+        links: LinkLimits::default(),
+        door: DoorLimits::default(),
+    }
+}
+
+fn router(registry: &Registry, settings: &NodeSettings) -> Router {
+    let validators: BTreeMap<String, u16> =
+        settings.peers.iter().filter_map(|peer| peer.validator.map(|index| (peer.name.clone(), index))).collect();
+    Router::new(registry, validators)
+}
+
+fn storage(journal: Journal, store: Store) -> SupervisorSpec {
+    SupervisorSpec::new("storage", Strategy::RestForOne)
+        .child(ChildSpec::behaviour("journal", bounds::storage::JOURNAL_MAILBOX, move || {
+            JournalActor::new(journal.clone())
+        }))
+        .child(ChildSpec::behaviour("store", bounds::storage::STORE_MAILBOX, move || StoreActor::new(store.clone())))
+}
+
+fn crypto(context: &Arc<NodeContext>) -> SupervisorSpec {
+    let threads = match context.settings.verifier_threads {
+        0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+        threads => threads,
+    };
+    let mut workers: Vec<Worker> =
+        (0..threads).map(|at| Worker { role: format!("cpu-verifier/{at}"), reserve: false }).collect();
+    workers.push(Worker { role: "gpu-worker/0".to_owned(), reserve: true });
+    let verifiers = workers[..threads].iter().map(|worker| {
+        ChildSpec::behaviour(worker.role.clone(), bounds::crypto::VERIFIER_MAILBOX, || {
+            Verifier::cpu(aurigraph_gpu::cpu_verifier())
+        })
+    });
+    let gpu = context.settings.features.gpu_acceleration;
+    SupervisorSpec::new("crypto", Strategy::OneForOne)
+        .children(verifiers)
+        .child(ChildSpec::behaviour("gpu-worker/0", bounds::crypto::VERIFIER_MAILBOX, move || {
+            Verifier::gpu_worker(gpu)
+        }))
+        .child(ChildSpec::behaviour("verify-dispatcher", bounds::crypto::DISPATCHER_MAILBOX, move || {
+            VerifyDispatcher::new(workers.clone())
+        }))
+}
+
+/// The newest published state, for actors that start in the middle of a node's life.
+fn latest(context: &Arc<NodeContext>) -> Latest {
+    let context = Arc::clone(context);
+    Arc::new(move || context.published.borrow().clone().map(|published| published as Arc<dyn ChainView>))
+}
+
+fn consensus(context: &Arc<NodeContext>) -> SupervisorSpec {
+    let (validator, blocks, commits) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
+    SupervisorSpec::new("consensus", Strategy::RestForOne)
+        .child(ChildSpec::behaviour("validator", bounds::consensus::VALIDATOR_MAILBOX, move || {
+            Validator::new(Arc::clone(&validator))
+        }))
+        .child(ChildSpec::behaviour("block-fetcher", bounds::consensus::BLOCKS_MAILBOX, move || {
+            BlockFetcher(Arc::clone(&blocks))
+        }))
+        .child(ChildSpec::behaviour("commit-sync", bounds::consensus::COMMITS_MAILBOX, move || {
+            CommitSync(Arc::clone(&commits))
+        }))
+}
+
+fn pipeline(context: &Arc<NodeContext>, started: Instant) -> SupervisorSpec {
+    let [order, verify, execute, persist, publish] = std::array::from_fn(|_| Arc::clone(context));
+    let bound = bounds::pipeline::STAGE_MAILBOX;
+    SupervisorSpec::new("pipeline", Strategy::OneForAll)
+        .child(ChildSpec::behaviour("order", bounds::pipeline::ORDER_MAILBOX, move || Order::new(Arc::clone(&order))))
+        .child(ChildSpec::behaviour("verify", bound, move || Verify::new(Arc::clone(&verify))))
+        .child(ChildSpec::behaviour("execute", bound, move || Execute::new(Arc::clone(&execute))))
+        .child(ChildSpec::behaviour("persist", bound, move || Persist::new(Arc::clone(&persist))))
+        .child(ChildSpec::behaviour("publish", bound, move || Publish::new(Arc::clone(&publish), started)))
+}
+
+fn mempool(context: &Arc<NodeContext>) -> SupervisorSpec {
+    let batchers = context.settings.batchers.max(1);
+    let (store, admission) = (Arc::clone(context), Arc::clone(context));
+    let mut spec = SupervisorSpec::new("mempool", Strategy::OneForOne).child(ChildSpec::behaviour(
+        "batch-store",
+        bounds::mempool::STORE_MAILBOX,
+        move || batch_store(&store, batchers),
+    ));
+    // An observer proposes nothing, so it takes no transactions either.
+    if let Some(own) = context.settings.validator {
+        for at in 0..batchers {
+            let node = Arc::clone(context);
+            spec = spec.child(ChildSpec::behaviour(
+                format!("batcher/{at}"),
+                bounds::mempool::BATCHER_MAILBOX,
+                move || batcher(&node, own),
+            ));
+        }
+    }
+    spec.child(ChildSpec::behaviour("admission", bounds::mempool::ADMISSION_MAILBOX, move || {
+        Admission::new(AdmissionParts {
+            chain_id: admission.chain_id,
+            fees: admission.settings.genesis.fees,
+            batchers: if admission.settings.validator.is_some() { batchers } else { 0 },
+            latest: latest(&admission),
+        })
+    }))
+}
+
+fn batch_store(node: &Arc<NodeContext>, batchers: usize) -> BatchStore {
+    BatchStore::new(BatchStoreParts {
+        own: node.settings.validator,
+        epoch: 0,
+        names: node.settings.genesis.validators.iter().map(|validator| validator.name.clone()).collect(),
+        batchers,
+        max_batch: max_batch(node),
+        journal: node.journal.clone(),
+        outbound: Arc::new(node.net.clone()),
+        validator: Arc::new(ValidatorMailbox(node.registry.role("validator"))),
+        latest: latest(node),
+    })
+}
+
+fn batcher(node: &NodeContext, own: u16) -> Batcher {
+    Batcher::new(BatcherParts {
+        own,
+        epoch: 0,
+        batching: node.settings.features.transaction_batching,
+        batch_bytes: node.settings.pacing.batch_bytes.min(max_batch(node)),
+        delay: Duration::from_millis(node.settings.pacing.batch_delay_ms),
+    })
+}
+
+fn max_batch(node: &NodeContext) -> usize {
+    node.settings.genesis.parameters.max_batch_bytes as usize
+}
+
+/// The audit actor; what the start itself has to report is its first record.
+fn audit(context: &Arc<NodeContext>, set_aside: Option<String>) -> ChildSpec {
+    let context = Arc::clone(context);
+    let first: Vec<AuditRecord> = set_aside
+        .iter()
+        .map(|path| AuditRecord::system(AuditLevel::Error, "store_set_aside", "set aside", "store", path))
+        .collect();
+    ChildSpec::behaviour("audit", bounds::audit::MAILBOX, move || {
+        AuditActor::new(AuditReader::new(context.store.clone()), first.clone())
+    })
+}
