@@ -19,6 +19,8 @@ use crate::validity::Invalid;
 const HELD_PER_AUTHOR: usize = 64;
 /// Versions of a slot that are taken unasked: the second is needed as evidence.
 const VERSIONS_PER_SLOT: usize = 2;
+/// Rounds whose first arrival is remembered.
+const FIRST_SEEN_ROUNDS: usize = 4;
 
 impl Machine {
     /// A peer pushes a block, which must be its own.
@@ -252,14 +254,28 @@ impl Machine {
             self.open_payload.insert(reference);
         }
         self.check_watermarks(incoming);
-        let round = self.clock.round();
-        let now = self.now.mono_ms;
-        if !self.clock.on_accept(&self.ctx.committee, &self.store, reference, now) && reference.round == round {
-            self.proposer.timeout.on_arrival(now.saturating_sub(self.clock.entered_ms()));
-        }
+        self.note_arrival(reference.round);
+        self.clock.on_accept(&self.ctx.committee, &self.store, reference, self.now.mono_ms);
         let taken = self.committer.on_accept(&self.ctx.committee, &self.schedule, reference, &incoming.block);
         if let Err(reason) = taken {
             self.halt(reason);
+        }
+    }
+
+    /// How long after the first block of its round a block comes: what the leader time-out adapts to.
+    fn note_arrival(&mut self, round: Round) {
+        let now = self.now.mono_ms;
+        if round.saturating_add(2) < self.clock.round() {
+            return;
+        }
+        match self.first_seen.get(&round) {
+            Some(first) => self.proposer.timeout.on_arrival(now.saturating_sub(*first)),
+            None => {
+                self.first_seen.insert(round, now);
+                while self.first_seen.len() > FIRST_SEEN_ROUNDS {
+                    self.first_seen.pop_first();
+                }
+            }
         }
     }
 

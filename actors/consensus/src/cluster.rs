@@ -31,8 +31,10 @@ pub(crate) fn stub_signature(author: AuthorIdx, digest: &Hash) -> Signature {
 pub(crate) struct Node {
     pub(crate) machine: Option<Machine>,
     life: u32,
-    log: Vec<Vec<u8>>,
+    pub(crate) log: Vec<Vec<u8>>,
     synced: usize,
+    /// Where logged blocks are found again.
+    blocks: BTreeMap<BlockRef, Arc<[u8]>>,
     pub(crate) batches: BTreeMap<Hash, u32>,
     pub(crate) delivered: BTreeMap<u64, Arc<Commit>>,
     /// Delivered in this process life.
@@ -61,6 +63,9 @@ pub(crate) struct Cluster {
     pub(crate) steps: u64,
     /// Restarts use the newest snapshot.
     pub(crate) use_snapshots: bool,
+    /// Keep what is sent.
+    pub(crate) record_traffic: bool,
+    pub(crate) traffic: Vec<Vec<u8>>,
 }
 
 impl Cluster {
@@ -72,6 +77,7 @@ impl Cluster {
             life: 0,
             log: Vec::new(),
             synced: 0,
+            blocks: BTreeMap::new(),
             batches: BTreeMap::new(),
             delivered: BTreeMap::new(),
             life_delivered: Vec::new(),
@@ -95,6 +101,8 @@ impl Cluster {
             agreed: BTreeMap::new(),
             steps: 0,
             use_snapshots: false,
+            record_traffic: false,
+            traffic: Vec::new(),
         }
     }
 
@@ -282,6 +290,10 @@ impl Cluster {
             }
             Effect::Append { lsn, need_fsync, record } => {
                 let state = &mut self.nodes[node];
+                if let Record::Block(bytes) | Record::OwnBlock(bytes) = &record {
+                    let reference = Block::decode(bytes).expect("own blocks decode").reference();
+                    state.blocks.insert(reference, bytes.clone());
+                }
                 state.log.push(record.encode());
                 if need_fsync {
                     state.synced = state.log.len();
@@ -356,13 +368,7 @@ impl Cluster {
     }
 
     fn logged_block(&self, node: usize, wanted: &BlockRef) -> Option<Vec<u8>> {
-        self.nodes[node].log.iter().find_map(|bytes| match Record::decode(bytes).expect("own records decode") {
-            Record::Block(block) | Record::OwnBlock(block) => {
-                let found = Block::decode(&block).expect("own blocks decode").reference() == *wanted;
-                found.then(|| block.to_vec())
-            }
-            _ => None,
-        })
+        self.nodes[node].blocks.get(wanted).map(|bytes| bytes.to_vec())
     }
 
     fn fetch_batches(&mut self, node: usize, batches: &[BatchRef], candidates: &[AuthorIdx]) {
@@ -389,6 +395,9 @@ impl Cluster {
 
     pub(crate) fn transmit(&mut self, from: usize, to: usize, bytes: Vec<u8>) {
         let lost = self.rng.chance(self.drop_percent);
+        if self.record_traffic {
+            self.traffic.push(bytes.clone());
+        }
         if from == to || self.nodes[to].machine.is_none() || self.is_cut(from, to) || lost {
             return;
         }

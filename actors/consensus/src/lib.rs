@@ -61,7 +61,11 @@ pub mod validity;
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod codec_tests;
+#[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod robustness;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]

@@ -93,6 +93,8 @@ pub struct Machine {
     /// Accepted blocks with payload that no commit holds.
     pub(crate) open_payload: BTreeSet<BlockRef>,
     pub(crate) recent_commits: BTreeMap<CommitIndex, Hash>,
+    /// When the first block of the newest rounds was accepted.
+    pub(crate) first_seen: BTreeMap<Round, TimeMs>,
     pub(crate) executed_index: CommitIndex,
     /// Commits up to here were executed in an earlier process life: they are not delivered again.
     pub(crate) delivered_before: CommitIndex,
@@ -161,6 +163,7 @@ impl Machine {
             accused: BTreeSet::new(),
             open_payload: BTreeSet::new(),
             recent_commits: BTreeMap::from([(0, genesis.digest)]),
+            first_seen: BTreeMap::new(),
             executed_index: 0,
             delivered_before: 0,
             last_payload_commit: 0,
@@ -213,7 +216,7 @@ impl Machine {
     }
 
     fn on_received(&mut self, peer: AuthorIdx, bytes: &[u8]) {
-        if !self.ctx.committee.contains(peer) {
+        if !self.ctx.committee.contains(peer) || self.config.own == Some(peer) {
             return;
         }
         match Message::decode(bytes) {

@@ -53,7 +53,7 @@ pub struct Counters {
     pub blocks_accepted: u64,
     /// Own blocks made durable.
     pub blocks_proposed: u64,
-    /// Own blocks that filled a round without payload.
+    /// Own blocks built without waiting, for a round the clock had left.
     pub blocks_filled: u64,
     /// Blocks refused for a validity rule or a signature.
     pub blocks_invalid: u64,

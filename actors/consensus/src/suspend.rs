@@ -211,3 +211,76 @@ fn forget<K: Ord>(index: &mut BTreeMap<K, BTreeSet<BlockRef>>, key: &K, block: &
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{bare_block, no_signature};
+    use crate::types::BatchRef;
+
+    fn reference(round: Round, author: AuthorIdx) -> BlockRef {
+        BlockRef { round, author, digest: Hash([u8::try_from(author).expect("few"); 32]) }
+    }
+
+    fn incoming(round: Round, author: AuthorIdx) -> Incoming {
+        let reference = reference(round, author);
+        let mut block = bare_block(&no_signature(), reference, vec![], 0);
+        block.batches = vec![BatchRef { digest: Hash([7; 32]), len: 5, tx_count: 1 }];
+        Incoming { reference, block: Arc::new(block), bytes: Arc::from([0; 100].as_slice()), from: author }
+    }
+
+    fn names(free: &[Incoming]) -> Vec<BlockRef> {
+        free.iter().map(|i| i.reference).collect()
+    }
+
+    #[test]
+    fn a_block_is_free_when_its_last_parent_and_batch_are_here() {
+        let mut s = Suspended::default();
+        let (p, q) = (reference(3, 1), reference(3, 2));
+        s.insert(incoming(4, 0), [p, q].into(), [Hash([7; 32])].into());
+        assert!(s.parent_arrived(&p).is_empty());
+        assert!(s.parent_arrived(&q).is_empty());
+        assert_eq!(names(&s.batch_arrived(&Hash([7; 32]), 5)), [reference(4, 0)]);
+        assert!(s.is_empty() && !s.is_awaited(&p));
+    }
+
+    #[test]
+    fn a_body_of_another_length_frees_nothing() {
+        let mut s = Suspended::default();
+        s.insert(incoming(4, 0), [].into(), [Hash([7; 32])].into());
+        assert!(s.batch_arrived(&Hash([7; 32]), 6).is_empty());
+        assert_eq!(s.len(), 1);
+        assert!(s.advance_gc(4).is_empty());
+        assert!(s.is_empty(), "garbage collection still ends it");
+    }
+
+    #[test]
+    fn garbage_collection_ends_the_wait_for_what_it_passes() {
+        let mut s = Suspended::default();
+        let (old, recent) = (reference(3, 3), reference(5, 3));
+        s.insert(incoming(6, 0), [old].into(), [].into());
+        s.insert(incoming(6, 1), [old, recent].into(), [].into());
+        s.insert(incoming(3, 2), [reference(2, 0)].into(), [].into());
+        assert_eq!(names(&s.advance_gc(3)), [reference(6, 0)]);
+        assert!(!s.contains(&reference(3, 2)), "too old itself");
+        assert!(!s.is_awaited(&old) && s.is_awaited(&recent));
+        assert_eq!(names(&s.parent_arrived(&recent)), [reference(6, 1)]);
+    }
+
+    #[test]
+    fn the_highest_rounds_of_a_flooding_author_go_first() {
+        let mut s = Suspended::default();
+        let missing = reference(1, 3);
+        let mut gone = Vec::new();
+        for round in [9, 4, 6, 5] {
+            let block = incoming(round, 0);
+            s.insert(block.clone(), [missing].into(), [].into());
+            gone.extend(s.evict(&block, 2, 1_000));
+        }
+        assert_eq!(gone, [reference(9, 0), reference(6, 0)]);
+        let other = incoming(8, 1);
+        s.insert(other.clone(), [missing].into(), [].into());
+        assert_eq!(s.evict(&other, 2, 50), [reference(8, 1)]);
+        assert_eq!(s.len(), 2);
+    }
+}

@@ -14,14 +14,17 @@ use std::sync::Arc;
 
 use aurigraph_ledger::hash::{Hash, h};
 
-use crate::block::{Block, BlockCore, Extras};
+use crate::block::{Block, BlockCore, Extras, genesis_ref, parents_root, payload_root};
+use crate::cluster::stub_signature;
+use crate::commit::genesis_commit;
 use crate::committee::Committee;
 use crate::committer::{Committer, Decided, Decision};
+use crate::config::{BLOCK_VERSION, Config};
 use crate::flush::Linearizer;
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::{
-    AuthorIdx, BlockRef, CkptRef, CommitRef, LeaderSlot, Round, SIGNATURE_LEN, Signature, Stake, TimeMs,
+    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitRef, LeaderSlot, Round, SIGNATURE_LEN, Signature, Stake, TimeMs,
 };
 
 /// SplitMix64: all randomness of the tests comes from one printed seed.
@@ -77,6 +80,46 @@ pub(crate) fn bare_block(
         attestation: CkptRef::default(),
     };
     Block { core, parents, batches: Vec::new(), extras: Extras::default(), signature: signature.clone() }
+}
+
+/// A block whose roots match its lists, signed with the tests' signature.
+pub(crate) fn sealed_block(
+    config: &Config,
+    round: Round,
+    author: AuthorIdx,
+    parents: Vec<BlockRef>,
+    batches: Vec<BatchRef>,
+) -> Block {
+    let core = BlockCore {
+        version: BLOCK_VERSION,
+        supports: BLOCK_VERSION,
+        chain_id: config.chain_id,
+        epoch: config.epoch,
+        round,
+        author,
+        timestamp_ms: 1_000 + u64::from(round),
+        parents_root: Hash::ZERO,
+        payload_root: Hash::ZERO,
+        extras_root: Hash::ZERO,
+        commit_vote: genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed),
+        attestation: CkptRef::default(),
+    };
+    let extras = Extras::default();
+    reseal(Block { core, parents, batches, extras, signature: no_signature() })
+}
+
+/// Makes the roots and the signature match after a change.
+pub(crate) fn reseal(mut block: Block) -> Block {
+    block.core.parents_root = parents_root(block.core.round, &block.parents);
+    block.core.payload_root = payload_root(&block.batches);
+    block.core.extras_root = block.extras.root();
+    block.signature = stub_signature(block.core.author, &block.core.digest());
+    block
+}
+
+pub(crate) fn genesis_of(config: &Config) -> Vec<BlockRef> {
+    let n = u16::try_from(config.stakes.len()).expect("few");
+    (0..n).map(|a| genesis_ref(&config.chain_id, config.epoch, &config.epoch_seed, a)).collect()
 }
 
 /// A DAG in the order its blocks were written down.

@@ -200,3 +200,148 @@ fn check_payload(block: &Block) -> Result<(), Invalid> {
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::block::{Evidence, EvidenceKind};
+    use crate::testing::{genesis_of, reseal, sealed_block};
+    use crate::types::{BatchRef, CommitRef};
+
+    fn config() -> Config {
+        let mut config = Config::new(Hash([1; 32]), Hash([2; 32]), vec![1; 4], None);
+        config.params.gc_depth = 5;
+        config
+    }
+
+    fn context() -> EpochContext {
+        let config = config();
+        EpochContext::new(&config, Committee::new(config.stakes.clone()).expect("valid"))
+    }
+
+    fn parent(round: Round, author: AuthorIdx) -> BlockRef {
+        BlockRef { round, author, digest: Hash([u8::try_from(author).expect("few") + 10; 32]) }
+    }
+
+    /// A valid block of round 9 by author 1: three strong parents, one older.
+    fn valid() -> Block {
+        let parents = vec![parent(8, 1), parent(8, 0), parent(8, 2), parent(4, 3)];
+        let batch = BatchRef { digest: Hash([9; 32]), len: 100, tx_count: 3 };
+        sealed_block(&config(), 9, 1, parents, vec![batch])
+    }
+
+    fn verdict(change: impl FnOnce(&mut Block)) -> Result<(), Invalid> {
+        let mut block = valid();
+        change(&mut block);
+        context().check(&reseal(block))
+    }
+
+    #[test]
+    fn a_valid_block_passes_and_its_own_parent_may_be_old() {
+        assert_eq!(verdict(|_| {}), Ok(()));
+        let old_self = |b: &mut Block| {
+            b.parents = vec![parent(1, 1), parent(8, 0), parent(8, 2), parent(8, 3)];
+        };
+        assert_eq!(verdict(old_self), Ok(()));
+        let config = config();
+        let mut genesis = genesis_of(&config);
+        genesis.swap(0, 1);
+        assert_eq!(context().check(&sealed_block(&config, 1, 1, genesis, vec![])), Ok(()));
+    }
+
+    #[test]
+    fn v1_to_v4_the_core() {
+        assert_eq!(verdict(|b| b.core.version = 2), Err(Invalid::Version(2)));
+        assert!(matches!(verdict(|b| b.core.chain_id = Hash::ZERO), Err(Invalid::Chain { .. })));
+        assert!(matches!(verdict(|b| b.core.epoch = 1), Err(Invalid::Chain { epoch: 1, .. })));
+        assert_eq!(verdict(|b| b.core.author = 4), Err(Invalid::Author(4)));
+        assert_eq!(verdict(|b| b.core.author = u16::MAX), Err(Invalid::Author(u16::MAX)));
+        assert_eq!(verdict(|b| b.core.round = 0), Err(Invalid::Round));
+    }
+
+    #[test]
+    fn v3_a_parent_by_a_stranger() {
+        assert_eq!(verdict(|b| b.parents[3].author = 77), Err(Invalid::Author(77)));
+    }
+
+    #[test]
+    fn v5_number_and_authors_of_parents() {
+        assert_eq!(verdict(|b| b.parents.clear()), Err(Invalid::ParentCount(0)));
+        assert_eq!(verdict(|b| b.parents.push(parent(4, 3))), Err(Invalid::ParentCount(5)));
+        assert_eq!(verdict(|b| b.parents[3] = parent(7, 2)), Err(Invalid::ParentAuthorTwice(2)));
+    }
+
+    #[test]
+    fn v6_the_own_parent_comes_first_and_the_others_in_order() {
+        assert_eq!(verdict(|b| b.parents.swap(0, 1)), Err(Invalid::SelfParent(0)));
+        assert_eq!(verdict(|b| b.parents[3] = parent(7, 1)), Err(Invalid::ParentAuthorTwice(1)));
+        assert_eq!(verdict(|b| b.parents.swap(1, 2)), Err(Invalid::ParentOrder(0)));
+    }
+
+    #[test]
+    fn v7_rounds_of_parents() {
+        let at = |round| move |b: &mut Block| b.parents[3].round = round;
+        assert_eq!(verdict(at(9)), Err(Invalid::ParentRound { parent: 9, round: 9 }));
+        assert_eq!(verdict(at(3)), Err(Invalid::ParentRound { parent: 3, round: 9 }));
+        assert_eq!(verdict(at(4)), Ok(()));
+    }
+
+    #[test]
+    fn v8_a_wrong_genesis() {
+        let config = config();
+        let mut genesis = genesis_of(&config);
+        genesis[3].digest = Hash::ZERO;
+        let block = sealed_block(&config, 1, 0, genesis.clone(), vec![]);
+        assert_eq!(context().check(&block), Err(Invalid::Genesis(genesis[3])));
+    }
+
+    #[test]
+    fn v9_no_quorum_at_the_round_before() {
+        let weak = |b: &mut Block| b.parents[2].round = 7;
+        assert_eq!(verdict(weak), Err(Invalid::Quorum { stake: 2, quorum: 3 }));
+    }
+
+    #[test]
+    fn v10_payload_limits() {
+        let batch = |i: u8, len| BatchRef { digest: Hash([i; 32]), len, tx_count: 1 };
+        let many = (0..65).map(|i| batch(i, 1)).collect();
+        assert_eq!(verdict(|b| b.batches = many), Err(Invalid::Payload { count: 65, bytes: 65 }));
+        let large = vec![batch(1, 8 << 20), batch(2, 1)];
+        assert_eq!(verdict(|b| b.batches = large), Err(Invalid::Payload { count: 2, bytes: (8 << 20) + 1 }));
+        assert_eq!(
+            verdict(|b| b.batches = vec![batch(1, 1), batch(2, 1), batch(1, 1)]),
+            Err(Invalid::BatchTwice(Hash([1; 32])))
+        );
+    }
+
+    #[test]
+    fn v11_evidence_that_proves_nothing() {
+        let same = valid().signed_core();
+        let mut other = same.clone();
+        other.core.timestamp_ms += 1;
+        let proof = Evidence::equivocation(same.clone(), other.clone());
+        assert_eq!(verdict(|b| b.extras.evidence = vec![proof.clone()]), Ok(()));
+        let twice = Evidence { kind: EvidenceKind::Equivocation, a: same.clone(), b: same.clone() };
+        assert_eq!(verdict(|b| b.extras.evidence = vec![proof.clone(), twice]), Err(Invalid::Evidence(1)));
+        let swapped = Evidence { kind: proof.kind, a: proof.b.clone(), b: proof.a.clone() };
+        assert_eq!(verdict(|b| b.extras.evidence = vec![swapped]), Err(Invalid::Evidence(0)));
+        assert_eq!(verdict(|b| b.extras.evidence = vec![proof.clone(); 3]), Err(Invalid::Evidence(3)));
+        other.core.commit_vote = CommitRef { index: same.core.commit_vote.index, digest: Hash([5; 32]) };
+        let votes = Evidence { kind: EvidenceKind::ConflictingCommitVote, a: same.clone(), b: other.clone() };
+        assert!(votes.is_well_formed());
+        other.core.author = 2;
+        assert!(!Evidence { kind: EvidenceKind::ConflictingCommitVote, a: same, b: other }.is_well_formed());
+    }
+
+    #[test]
+    fn v12_roots() {
+        let check = |change: fn(&mut Block)| {
+            let mut block = valid();
+            change(&mut block);
+            context().check(&block)
+        };
+        assert_eq!(check(|b| b.parents[3].digest = Hash::ZERO), Err(Invalid::Root("parents")));
+        assert_eq!(check(|b| b.batches[0].tx_count += 1), Err(Invalid::Root("payload")));
+        assert_eq!(check(|b| b.core.extras_root = Hash::ZERO), Err(Invalid::Root("extras")));
+    }
+}
