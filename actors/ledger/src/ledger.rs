@@ -149,7 +149,8 @@ impl Ledger {
             checkpoint,
             checkpoint_ms: header.timestamp_ms,
             commit_index: header.commit_index,
-            commit_ms: header.timestamp_ms,
+            // The genesis time is a configured one: the first commits may well be stamped before it.
+            commit_ms: if header.commit_index == 0 { 0 } else { header.timestamp_ms },
             header,
             sealed: Some(Arc::new(sealed)),
         }
@@ -274,7 +275,7 @@ impl Ledger {
         self.commit_ms = input.timestamp_ms;
         let batches = self.new_batches(&input);
         let has_content = batches.iter().any(|batch| !batch.transactions.is_empty());
-        let since_block = input.timestamp_ms - self.header.timestamp_ms;
+        let since_block = input.timestamp_ms.saturating_sub(self.header.timestamp_ms);
         if !has_content && since_block < self.rules.parameters.heartbeat_ms {
             return Ok(CommitOutcome::default());
         }
@@ -345,7 +346,7 @@ impl Ledger {
     }
 
     fn checkpoint_if_due(&mut self, input: &CommitInput) -> Option<Checkpoint> {
-        if input.timestamp_ms - self.checkpoint_ms < self.rules.parameters.checkpoint_interval_ms {
+        if input.timestamp_ms.saturating_sub(self.checkpoint_ms) < self.rules.parameters.checkpoint_interval_ms {
             return None;
         }
         let sealed = self.state.seal(&*self.hasher);
@@ -367,3 +368,11 @@ impl Ledger {
         Some(self.checkpoint)
     }
 }
+
+/// Views go to readers on other threads, and the ledger to the thread that executes.
+const _: () = {
+    const fn shared<T: Send + Sync>() {}
+    shared::<StateView>();
+    shared::<Ledger>();
+    shared::<CommitOutcome>();
+};

@@ -12,6 +12,7 @@ pub mod hash;
 pub mod ledger;
 pub mod merkle;
 pub mod module;
+pub mod receipt;
 pub mod state;
 pub mod transaction;
 pub mod tree_hasher;

@@ -75,6 +75,17 @@ fn assert_follows(earlier: &Checkpoint, checkpoint: &Checkpoint, timestamp_ms: u
 }
 
 #[test]
+fn commits_stamped_before_the_genesis_time_are_executed() {
+    let mut world = World::new();
+    world.now = GENESIS_MS - 5_000;
+    let tx = vec![transfer(&world, 0)];
+    let batch = world.batch(0, tx);
+    let outcome = world.commit_batches(vec![batch]);
+    assert_eq!(outcome.block.map(|block| block.header.timestamp_ms), Some(GENESIS_MS - 4_900));
+    assert!(outcome.checkpoint.is_none());
+}
+
+#[test]
 fn no_checkpoint_is_taken_without_a_new_block() {
     let mut world = World::new();
     world.now += 5_000;
@@ -107,6 +118,21 @@ fn a_commit_out_of_order_is_refused_and_changes_nothing() {
     let error = world.ledger.execute(stranger, &world.verifier).expect_err("there are four validators");
     assert_eq!(error, LedgerError::UnknownValidator { commit_index: 2, index: 4, count: 4 });
     assert_eq!((world.root(), world.ledger.commit_index()), (root, 1));
+}
+
+#[test]
+fn a_delivered_batch_is_remembered_for_twice_the_depth_in_rounds() {
+    let mut world = World::new();
+    let tx = vec![transfer(&world, 0)];
+    let batch = world.batch(0, tx);
+    let mut deliver = |round| {
+        let mut input = world.input(vec![batch.clone()]);
+        input.round = round;
+        world.ledger.execute(input, &world.verifier).expect("the next commit").block.is_some()
+    };
+    assert!(deliver(10));
+    assert!(!deliver(10 + 2 * genesis().parameters.gc_depth));
+    assert!(deliver(11 + 2 * genesis().parameters.gc_depth));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use aurigraph_ledger::{
     Receipt, SenderKey, Target, Transaction, TransactionBuilder, Verdict, h,
 };
 
-use crate::world::{FakeVerifier, START_BALANCE, World, address, corrupt, key, sign, with_verdict};
+use crate::world::{FakeVerifier, START_BALANCE, World, address, corrupt, key, sign, sign_again, with_verdict};
 
 const fn to(index: u32) -> Target {
     Target::Index(AccountIndex(index))
@@ -142,10 +142,13 @@ fn a_foreign_key_beside_an_address_is_an_invalid_signature() {
     let mut bytes = own.encode().to_vec();
     bytes[start..start + PUBLIC_KEY_LEN].copy_from_slice(&key(5));
     let foreign = Transaction::decode(&bytes).expect("any key bytes decode");
-    // Even with a verdict that says the signature is valid under the key it carries.
-    let block = world.commit(vec![with_verdict(foreign, 5, true)]);
-    assert_eq!(block.exclusions[0].reason, ExclusionReason::InvalidSignature);
-    assert_eq!(world.ledger.snapshot().invalid_signatures(), [0, 0, 1, 0]);
+    let foreign = sign_again(&foreign, 5);
+    assert_eq!(world.ledger.snapshot().verification_key(&foreign), None);
+    // The signature is valid under the key it carries, and a verdict may say so: the key is not the address's.
+    let block = world.commit(vec![foreign.clone().into(), with_verdict(foreign, 5, true)]);
+    let reasons: Vec<_> = block.exclusions.iter().map(|excluded| excluded.reason).collect();
+    assert_eq!(reasons, [ExclusionReason::InvalidSignature; 2]);
+    assert_eq!(world.ledger.snapshot().invalid_signatures(), [0, 0, 2, 0]);
 }
 
 #[test]
@@ -287,6 +290,25 @@ fn an_address_has_its_index_within_the_commit_that_credits_it_first() {
     assert!(block.transactions.iter().all(|tx| tx.receipt.all_applied()), "index 6 is known to the second transfer");
     let created = EventKind::AccountCreated { address: address(50), index: AccountIndex(6) };
     assert_eq!(block.events[0].kind, created);
+}
+
+#[test]
+fn a_transfer_to_an_account_on_another_page_shows_in_views_and_roots() {
+    let mut world = World::new();
+    let mut builder = world.builder(0, 0);
+    for n in 0..600 {
+        builder.push_transfer(Target::Address(address(100 + n)), 1);
+    }
+    world.commit(vec![sign(&builder, 0).into()]);
+    let (root, before) = (world.root(), world.ledger.snapshot());
+    let far = sign(&world.builder(0, 1).transfer(to(599), AUR), 0);
+    let mut without = World::new();
+    let near = sign(&without.builder(0, 1).transfer(to(1), AUR), 0);
+    without.commit(vec![sign(&builder, 0).into()]);
+    world.commit(vec![far.into()]);
+    without.commit(vec![near.into()]);
+    assert_eq!((before.balance(AccountIndex(599)), world.balance(599)), (Some(1), AUR + 1));
+    assert!(world.root() != root && world.root() != without.root());
 }
 
 #[test]

@@ -80,6 +80,14 @@ pub fn sign(builder: &TransactionBuilder, account: u32) -> Transaction {
     unsigned.with_signature(&signature).expect("the signature has the right length")
 }
 
+/// The transaction signed anew, with the fake key of an account, as its bytes are.
+pub fn sign_again(tx: &Transaction, account: u32) -> Transaction {
+    let mut bytes = tx.encode().to_vec();
+    let at = bytes.len() - SIGNATURE_LEN;
+    bytes[at..].copy_from_slice(&fake_signature(&key(account), &tx.signing_message()));
+    Transaction::decode(&bytes).expect("only the signature is another")
+}
+
 /// The transaction with a broken signature.
 pub fn corrupt(tx: &Transaction) -> Transaction {
     let mut bytes = tx.encode().to_vec();
