@@ -28,7 +28,8 @@ fn a_commit_without_transactions_is_a_block_only_when_the_heartbeat_is_due() {
         world.now = GENESIS_MS + ms;
         assert!(world.commit_batches(Vec::new()).block.is_none(), "{ms} ms");
     }
-    let beat = world.commit_batches(Vec::new()).block.expect("10 s have passed");
+    world.now = GENESIS_MS + 9_900;
+    let beat = world.commit_batches(Vec::new()).block.expect("exactly 10 s have passed");
     assert_eq!((beat.header.height, beat.header.commit_index, beat.header.transactions), (1, 3, 0));
     assert!(world.commit_batches(Vec::new()).block.is_none());
     let excluded = sign(&world.builder(9, 0).transfer(Target::Index(AccountIndex(1)), 1), 0);
