@@ -179,6 +179,21 @@ mod tests {
     }
 
     #[test]
+    fn a_path_with_more_or_fewer_siblings_leads_nowhere() {
+        let (tree, (at, leaf)) = (whole(300), leaves(300)[270]);
+        let path = tree.path(at);
+        for level in 0..path.len() {
+            let (mut longer, mut shorter) = (path.clone(), path.clone());
+            longer[level].push(Hash::ZERO);
+            shorter[level].clear();
+            assert_eq!(climb(at, leaf, 300, &longer), None, "level {level}");
+            assert_eq!(climb(at, leaf, 300, &shorter), None, "level {level}");
+        }
+        assert_eq!(climb(at, leaf, 300, &path[1..]), None);
+        assert_eq!(climb(at, leaf, 300, &path), Some(tree.root()));
+    }
+
+    #[test]
     fn one_leaf_is_not_its_own_root() {
         let (at, leaf) = leaves(1)[0];
         assert_ne!(whole(1).root(), leaf);

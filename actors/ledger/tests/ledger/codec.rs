@@ -205,6 +205,30 @@ fn groups_in_any_other_form_are_refused() {
 }
 
 #[test]
+fn groups_under_the_digest_of_other_groups_are_refused() {
+    let tx = by_index();
+    let (_, groups, _) = cut(&tx);
+    let at = tx.encode().len() - SIGNATURE_LEN - groups.len();
+    let mut bytes = tx.encode().to_vec();
+    bytes[at + 3] ^= 1;
+    let error = Transaction::decode(&bytes).expect_err("another recipient under the old digest");
+    assert!(matches!(error, CodecError::Invalid { what: "operations digest", .. }), "{error}");
+}
+
+#[test]
+fn receipts_with_failures_out_of_order_or_number_are_refused() {
+    let [_, partial, undone] = receipts();
+    let refused = |receipt: &Receipt| assert!(Receipt::decode(&receipt.encode()).is_err(), "{receipt:?}");
+    let first = partial.failures[0];
+    refused(&Receipt { failures: vec![first, first], ..partial.clone() });
+    refused(&Receipt { failures: vec![partial.failures[1], first], ..partial.clone() });
+    refused(&Receipt { failures: vec![OperationFailure { position: 1_000, ..first }], ..partial.clone() });
+    refused(&Receipt { failures: Vec::new(), ..undone.clone() });
+    refused(&Receipt { undone: true, ..partial.clone() });
+    refused(&Receipt { operations: 0, failures: Vec::new(), ..partial });
+}
+
+#[test]
 fn counts_above_the_maxima_are_refused() {
     let tx = by_index();
     let one = [0, 1, 9, 0, 0, 0, 1, 1];

@@ -222,6 +222,40 @@ fn a_failure_in_an_atomic_transaction_undoes_every_operation_but_not_the_fee() {
 }
 
 #[test]
+fn undone_accounts_leave_no_trace_on_any_page() {
+    let failing = |world: &World, credits_first: bool| {
+        let mut builder = world.builder(0, 0).atomic(true);
+        if !credits_first {
+            builder.push_transfer(to(9_999), AUR);
+        }
+        for n in 0..600 {
+            builder.push_transfer(Target::Address(address(100 + n)), 1);
+        }
+        if credits_first {
+            builder.push_transfer(to(9_999), AUR);
+        }
+        sign(&builder, 0)
+    };
+    let (mut undone, mut never) = (World::new(), World::new());
+    for (world, credits_first, position) in [(&mut undone, true, 600), (&mut never, false, 0)] {
+        let tx = failing(world, credits_first);
+        let receipt = world.commit(vec![tx.into()]).transactions.remove(0).receipt;
+        assert_eq!(receipt.failures, [OperationFailure { position, code: FailureCode::UnknownIndex }]);
+    }
+    assert_eq!(undone.root(), never.root());
+    for world in [&mut undone, &mut never] {
+        let mut builder = world.builder(0, 1);
+        for n in (0..600).rev() {
+            builder.push_transfer(Target::Address(address(100 + n)), 1);
+        }
+        let tx = sign(&builder, 0);
+        assert!(world.commit(vec![tx.into()]).transactions[0].receipt.all_applied());
+        assert_eq!(world.ledger.snapshot().find(&address(100)), Some(AccountIndex(605)));
+    }
+    assert_eq!(undone.root(), never.root());
+}
+
+#[test]
 fn an_atomic_transaction_without_failure_has_every_effect() {
     let mut world = World::new();
     let builder = world.builder(0, 0).atomic(true).transfer(to(1), AUR);
