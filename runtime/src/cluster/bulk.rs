@@ -93,7 +93,9 @@ pub(crate) struct BulkLane {
     peer_window: AtomicU64,
     /// What the peer may still send by what it was granted.
     allowance: AtomicU64,
-    /// Freed and not yet granted again.
+    /// Received and not yet processed.
+    held: AtomicU64,
+    /// Processed and not yet granted again.
     due: AtomicU64,
     closed: AtomicBool,
     reason: Mutex<Option<String>>,
@@ -115,7 +117,10 @@ impl std::fmt::Debug for BulkPermit {
 impl Drop for BulkPermit {
     fn drop(&mut self) {
         self.lane.due.fetch_add(self.cost, Ordering::AcqRel);
-        self.lane.wake.notify_one();
+        self.lane.held.fetch_sub(self.cost, Ordering::AcqRel);
+        if self.lane.grants_now() {
+            self.lane.wake.notify_one();
+        }
     }
 }
 
@@ -131,6 +136,7 @@ impl BulkLane {
             credit: AtomicU64::new(0),
             peer_window: AtomicU64::new(0),
             allowance: AtomicU64::new(0),
+            held: AtomicU64::new(0),
             due: AtomicU64::new(settings.links.bulk_window),
             closed: AtomicBool::new(false),
             reason: Mutex::new(None),
@@ -230,12 +236,19 @@ impl BulkLane {
         None
     }
 
+    /// Credit goes back in eighths of the window, or when nothing is being processed: so the last bit never stays here,
+    /// and a stream of small messages does not cause as many grants.
+    fn grants_now(&self) -> bool {
+        let due = self.due.load(Ordering::Acquire);
+        due >= self.limits.bulk_window / 8 || (due > 0 && self.held.load(Ordering::Acquire) == 0)
+    }
+
     async fn write_all(&self, mut stream: impl AsyncWrite + Unpin) -> io::Result<()> {
         let limits = &self.limits;
         let mut quota = Quota::for_sender(limits.bulk_bytes_per_second, limits.bulk_messages_per_second);
         let mut buffer = BytesMut::with_capacity(COALESCE + LARGE);
         loop {
-            let due = self.due.swap(0, Ordering::AcqRel);
+            let due = if self.grants_now() { self.due.swap(0, Ordering::AcqRel) } else { 0 };
             if due > 0 {
                 self.allowance.fetch_add(due, Ordering::AcqRel);
                 header(&mut buffer, 8, CREDIT);
@@ -287,7 +300,8 @@ impl BulkLane {
 
     async fn read_all(self: &Arc<Self>, stream: impl AsyncRead + Unpin) -> LaneError {
         let limits = &self.limits;
-        let mut quota = Quota::new(limits.bulk_bytes_per_second, limits.bulk_messages_per_second);
+        let (bytes, messages) = (limits.bulk_bytes_per_second, limits.bulk_messages_per_second);
+        let mut quota = Quota::for_receiver(bytes, messages, limits.bulk_window);
         let mut stream = BufReader::with_capacity(LARGE, stream);
         loop {
             if let Err(error) = self.read_one(&mut stream, &mut quota).await {
@@ -312,7 +326,6 @@ impl BulkLane {
         if size > self.limits.bulk_message_bytes || (kind == CREDIT && size != 8) {
             return Err(LaneError::Oversized(length));
         }
-        quota.take(cost(size)).map_err(|_| LaneError::Flood)?;
         match kind {
             CREDIT => {
                 let mut grant = BytesMut::with_capacity(8);
@@ -322,9 +335,11 @@ impl BulkLane {
             DATA if size == 0 => Err(LaneError::Empty),
             DATA => {
                 let cost = cost(size);
+                quota.take(cost).map_err(|_| LaneError::Flood)?;
                 self.allowance
                     .fetch_update(Ordering::AcqRel, Ordering::Acquire, |allowance| allowance.checked_sub(cost))
                     .map_err(|_| LaneError::OverCredit)?;
+                self.held.fetch_add(cost, Ordering::AcqRel);
                 let permit = BulkPermit { lane: Arc::clone(self), cost };
                 let mut body = BytesMut::with_capacity(size);
                 fill(stream, &mut body, size).await?;
@@ -338,13 +353,18 @@ impl BulkLane {
         }
     }
 
+    /// Takes credit. The first grant is the window, and nothing was sent before it; later ones only give back what was
+    /// sent, at least one message's worth each, so there are never more of them than messages.
     fn granted(&self, grant: u64) -> Result<(), LaneError> {
         let credit = self.credit.load(Ordering::Acquire);
-        if grant == 0 || grant > CREDIT_LIMIT || credit + grant > CREDIT_LIMIT {
+        let window = match self.peer_window.load(Ordering::Acquire) {
+            0 => grant.min(CREDIT_LIMIT),
+            window => window,
+        };
+        if grant <= MESSAGE_OVERHEAD || grant > window - credit.min(window) {
             return Err(LaneError::Credit);
         }
-        // The first grant is the window; nothing was sent before it.
-        let _ = self.peer_window.compare_exchange(0, grant, Ordering::AcqRel, Ordering::Acquire);
+        self.peer_window.store(window, Ordering::Release);
         self.credit.fetch_add(grant, Ordering::AcqRel);
         self.wake.notify_one();
         Ok(())

@@ -104,7 +104,11 @@ impl<R> Guard<R> {
             tag: session.tag,
             gateway_pid,
             frame_limit: limits.control_message_bytes + FRAME_OVERHEAD,
-            quota: Quota::new(limits.control_bytes_per_second, limits.control_messages_per_second),
+            quota: Quota::for_receiver(
+                limits.control_bytes_per_second,
+                limits.control_messages_per_second,
+                limits.control_window,
+            ),
             housekeeping: Bucket::new(HOUSEKEEPING_PER_SECOND),
         };
         Self { inner, session, checks, buffer: BytesMut::new(), cleared: 0 }
@@ -216,5 +220,96 @@ impl<R: AsyncRead + Unpin> AsyncRead for Guard<R> {
             }
             this.buffer.extend_from_slice(chunk.filled());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::frames::tests::{field, name_frame};
+    use super::super::peers::PeerEntry;
+    use super::super::settings::LinkLimits;
+    use super::*;
+
+    const PID: u64 = 5;
+
+    fn framed(body: &[u8]) -> Vec<u8> {
+        [(body.len() as u64).to_be_bytes().as_slice(), body].concat()
+    }
+
+    fn cast(to: u8, tag: [u8; 16], body: &[u8]) -> Vec<u8> {
+        let what = [tag.as_slice(), &[0], body].concat();
+        framed(&field(2, &field(1, &[vec![8, to], field(2, &what)].concat())))
+    }
+
+    /// What comes out if `input` goes in, in pieces of `piece` bytes, and how it ends.
+    async fn through(input: &[u8], piece: usize, accepted: bool) -> (Vec<u8>, std::io::Result<usize>) {
+        let peer = PeerEntry::for_test("b");
+        let session = Session::new(&peer, [7; 16], LinkLimits::default());
+        let (mut near, far) = tokio::io::duplex(piece);
+        let mut guard = Guard::new(far, session, "b", accepted, PID);
+        let feed = async {
+            // Refused input is not read to its end.
+            let _ = near.write_all(input).await;
+            drop(near);
+        };
+        let mut out = Vec::new();
+        let read = async {
+            let end = guard.read_to_end(&mut out).await;
+            drop(guard);
+            end
+        };
+        let ((), end) = tokio::join!(feed, read);
+        (out, end)
+    }
+
+    fn accepting() -> Vec<u8> {
+        [framed(&name_frame(1, "b@b")), framed(&field(1, &field(5, &field(2, &[1; 32]))))].concat()
+    }
+
+    fn dialling() -> Vec<u8> {
+        let status = framed(&field(1, &field(2, &[8, 0])));
+        let ack = framed(&field(1, &field(6, &field(1, &[1; 32]))));
+        [status, framed(&name_frame(4, "b@b")), ack].concat()
+    }
+
+    #[tokio::test]
+    async fn a_good_session_passes_bit_by_bit_at_both_ends() {
+        let rest = [framed(&field(3, &field(9, &[]))), cast(5, [7; 16], b"hello")].concat();
+        for (handshake, accepted) in [(accepting(), true), (dialling(), false)] {
+            let input = [handshake, rest.clone()].concat();
+            for piece in [1, 7, 4_096] {
+                let (out, end) = through(&input, piece, accepted).await;
+                assert_eq!(out, input);
+                assert_eq!(end.expect("an orderly end"), input.len());
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn nothing_of_a_refused_name_reaches_the_library() {
+        for (input, accepted) in [
+            (framed(&name_frame(1, "a@a")), true),
+            (framed(&name_frame(4, "a@a")), false),
+            ([framed(&field(1, &field(2, &[8, 0]))), framed(&name_frame(4, "c@c"))].concat(), false),
+        ] {
+            let (out, end) = through(&input, 1, accepted).await;
+            assert_eq!(end.expect_err("refused").kind(), std::io::ErrorKind::InvalidData);
+            assert!(out.len() < 20, "at most the status before it: {out:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn casts_to_other_actors_are_left_out_and_foreign_tags_end_the_session() {
+        let (good, astray) = (cast(5, [7; 16], b"one"), cast(6, [7; 16], b"two"));
+        let input = [accepting(), astray, good.clone()].concat();
+        let (out, end) = through(&input, 4_096, true).await;
+        assert!(end.is_ok());
+        assert_eq!(out, [accepting(), good].concat());
+        let input = [accepting(), cast(5, [8; 16], b"three")].concat();
+        let (out, end) = through(&input, 4_096, true).await;
+        assert_eq!(end.expect_err("refused").kind(), std::io::ErrorKind::InvalidData);
+        assert_eq!(out, accepting());
     }
 }

@@ -126,8 +126,7 @@ impl Rates {
     fn take(&mut self, address: IpAddr) -> bool {
         if !self.counted.contains_key(&address) && self.counted.len() == ADDRESSES_COUNTED {
             // Addresses that have been quiet for a second start with a full bucket anyway.
-            let per_second = self.per_second;
-            self.counted.retain(|_, bucket| !bucket.is_full(per_second));
+            self.counted.retain(|_, bucket| !bucket.is_full());
         }
         let room = self.counted.len() < ADDRESSES_COUNTED;
         let per_second = self.per_second;

@@ -91,6 +91,19 @@ impl PeerEntry {
         }
     }
 
+    /// A peer whose messages go nowhere.
+    #[cfg(test)]
+    pub(crate) fn for_test(name: &str) -> Arc<Self> {
+        struct Nowhere;
+        impl Inbound for Nowhere {
+            fn control(&self, _peer: &str, _bytes: Bytes) {}
+            fn bulk(&self, _peer: &str, _bytes: Bytes, _permit: super::BulkPermit) {}
+            fn up(&self, _peer: &str) {}
+            fn down(&self, _peer: &str) {}
+        }
+        Arc::new(Self::new(name.to_owned(), String::new(), Duration::ZERO, Arc::new(Nowhere)))
+    }
+
     /// A new incarnation of the peer's actor takes over, or the old one leaves. Nothing of the links survives.
     pub(crate) fn owned_by(&self, owner: Option<Mouth<PeerMsg>>) {
         let reason = if owner.is_some() { "its actor was restarted" } else { "its actor ended" };
