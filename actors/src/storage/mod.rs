@@ -7,6 +7,9 @@ pub mod journal;
 pub mod record;
 pub mod store;
 
+#[cfg(test)]
+pub(crate) mod testing;
+
 pub use journal::{Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader};
 pub use record::{Cursor, Record, RecordKind};
 pub use store::{

@@ -28,11 +28,22 @@ pub enum JournalMsg {
 }
 
 /// One append on its way to the thread, with its share of the byte bound.
-struct Work {
+pub(super) struct Work {
     records: Vec<Record>,
     sync: bool,
     reply: Option<Reply<Result<(), JournalError>>>,
     _credit: OwnedSemaphorePermit,
+}
+
+impl Work {
+    pub(super) const fn new(
+        records: Vec<Record>,
+        sync: bool,
+        reply: Option<Reply<Result<(), JournalError>>>,
+        credit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { records, sync, reply, _credit: credit }
+    }
 }
 
 /// Appends to the log; one per node.
@@ -86,7 +97,7 @@ impl Behaviour for JournalActor {
                 let bytes: usize = records.iter().map(|record| record.body.len()).sum();
                 let share = u32::try_from(bytes / 1_024 + 1).unwrap_or(u32::MAX).min(bounds::JOURNAL_QUEUE_KIB);
                 let credit = Arc::clone(&state.credit).acquire_many_owned(share).await?;
-                let work = Work { records, sync, reply, _credit: credit };
+                let work = Work::new(records, sync, reply, credit);
                 let sent = state.queue.send(work).await;
                 metrics::gauge!("journal_queue", "node" => ctx.registry.node().to_owned())
                     .set((state.queue.max_capacity() - state.queue.capacity()) as f64);
@@ -137,7 +148,7 @@ fn size(work: &Work) -> usize {
 }
 
 /// One write and at most one sync for the whole group. A record that is too large is its sender's error alone.
-fn write_group(writer: &mut Writer, group: &mut Vec<Work>) -> Result<(), JournalError> {
+pub(super) fn write_group(writer: &mut Writer, group: &mut Vec<Work>) -> Result<(), JournalError> {
     let mut waiting = Vec::new();
     let mut sync = false;
     let mut written = Ok(());

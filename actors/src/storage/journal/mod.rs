@@ -20,6 +20,8 @@ mod segment;
 mod writer;
 
 #[cfg(test)]
+mod actor_tests;
+#[cfg(test)]
 mod tests;
 
 pub use actor::{JournalActor, JournalMsg};

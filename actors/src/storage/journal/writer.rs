@@ -27,6 +27,8 @@ pub(super) struct Writer {
     pending: Vec<Entry>,
     /// The segment's index so far, for its sidecar.
     entries: Vec<Entry>,
+    #[cfg(test)]
+    pub(super) syncs: u64,
 }
 
 impl Writer {
@@ -55,7 +57,18 @@ impl Writer {
             }
             index.end = Some(Cursor { segment: number, offset: end });
         }
-        Ok(Self { shared, file, path, number, written: end, buffer: Vec::new(), pending: Vec::new(), entries })
+        Ok(Self {
+            shared,
+            file,
+            path,
+            number,
+            written: end,
+            buffer: Vec::new(),
+            pending: Vec::new(),
+            entries,
+            #[cfg(test)]
+            syncs: 0,
+        })
     }
 
     /// Takes records in; large groups are written on the way. Durable after [`Writer::sync`].
@@ -103,6 +116,10 @@ impl Writer {
     pub(super) fn sync(&mut self) -> Result<(), JournalError> {
         self.write()?;
         let began = std::time::Instant::now();
+        #[cfg(test)]
+        {
+            self.syncs += 1;
+        }
         self.guard(self.file.sync_data().map_err(JournalError::io("sync", &self.path)))?;
         metrics::histogram!("journal_sync_seconds", "node" => self.shared.node.clone())
             .record(began.elapsed().as_secs_f64());
