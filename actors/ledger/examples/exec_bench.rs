@@ -117,6 +117,17 @@ fn commit(index: u64, timestamp_ms: u64, transactions: Vec<PreparedTransaction>)
     }
 }
 
+fn store(genesis: &Genesis, ledger: &mut Ledger) {
+    let view = ledger.snapshot();
+    let start = Instant::now();
+    let pages = view.export_pages(None).expect("genesis is a checkpoint");
+    let (exported, values) = (start.elapsed(), pages.len());
+    let start = Instant::now();
+    let imported = Ledger::import(genesis, Arc::new(PlainHasher), pages).expect("the pages are whole");
+    let (out, back) = (exported.as_secs_f64() * 1e3, start.elapsed().as_secs_f64() * 1e3);
+    println!("export {out:.1} ms, {values} values; import {back:.1} ms, root {}", imported.checkpoint().state_root);
+}
+
 fn main() {
     let argument = |at: usize, default: u32| {
         std::env::args().nth(at).map_or(default, |text| text.parse().expect("arguments are numbers"))
@@ -127,6 +138,7 @@ fn main() {
     let start = Instant::now();
     let mut ledger = Ledger::from_genesis(&genesis, Arc::new(PlainHasher)).expect("the genesis is valid");
     println!("genesis {:.1} ms", start.elapsed().as_secs_f64() * 1e3);
+    store(&genesis, &mut ledger);
     let prepared = prepare(&bundles(&setup, ledger.chain_id()), &setup);
     for round in 1..=3_u64 {
         // Fresh ledger state would cost more than it tells: the same bundles run against a ledger rebuilt each time.

@@ -2,7 +2,7 @@
 //!
 //! Its canonical encoding's hash is the chain id. Reading it from a file is the caller's business.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
@@ -256,7 +256,7 @@ impl Genesis {
 
     fn validate_validators(&self) -> Result<(), GenesisError> {
         check_len("number of validators", self.validators.len(), 1, MAX_VALIDATORS)?;
-        let (mut names, mut keys, mut network_keys) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut names, mut keys, mut network_keys) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let mut total = 0_u64;
         for validator in &self.validators {
             check_len("length of a validator name", validator.name.len(), 1, MAX_NAME)?;
@@ -285,7 +285,7 @@ impl Genesis {
 
     fn validate_accounts(&self) -> Result<(), GenesisError> {
         check_len("number of accounts", self.accounts.len(), 0, MAX_GENESIS_ACCOUNTS)?;
-        let mut addresses = HashSet::with_capacity(self.accounts.len());
+        let mut addresses = BTreeSet::new();
         for account in &self.accounts {
             if !addresses.insert(account.address) {
                 return Err(GenesisError::DuplicateAccount(account.address));

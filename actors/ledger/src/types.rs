@@ -111,7 +111,7 @@ impl fmt::Display for AccountIndex {
 }
 
 /// A public key of either kind, printed as `0x` and hex digits. The ledger never interprets it.
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PublicKey(Vec<u8>);
 
 impl PublicKey {

@@ -1,6 +1,6 @@
 //! The part of the state that is neither an account's nor a module's: fee pool, debts of validators, delivered batches.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 use crate::codec::{CodecError, Reader, Writer};
 use crate::genesis::MAX_VALIDATORS;
@@ -15,7 +15,7 @@ const MAX_REMEMBERED: u64 = 1 << 24;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct DeliveredBatches {
     in_order: VecDeque<(u32, Hash)>,
-    digests: HashSet<Hash>,
+    digests: BTreeSet<Hash>,
 }
 
 impl DeliveredBatches {
