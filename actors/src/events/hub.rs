@@ -6,14 +6,36 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use aurigraph_runtime::{ActorError, ActorRow, ActorState, Behaviour, Context, Registry};
 
-use super::messages::{ActorEvent, EventBody, EventHubMsg};
+use super::messages::{ActorEvent, EventBody, EventHubMsg, ValidatorEvent};
 use super::ring::Ring;
 use crate::bounds::events as bounds;
+use crate::query::Sources;
+use crate::query::values::Timestamp;
 
 /// Keeps the ring of recent events. A new incarnation starts with an empty ring: subscribers reconnect, and those who
 /// resume are told of the gap.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct EventHub;
+pub struct EventHub {
+    sources: Arc<Sources>,
+}
+
+impl EventHub {
+    /// A hub that tells of this node's tree and validators.
+    #[must_use]
+    pub const fn new(sources: Arc<Sources>) -> Self {
+        Self { sources }
+    }
+
+    fn look_at_validators(&self, ring: &mut Ring) {
+        let Some(status) = self.sources.status() else { return };
+        let changed = self.sources.validators.lock().look(&status, self.sources.settings.validator, Timestamp::now());
+        for (validator, active) in changed {
+            ring.push(EventBody::Validator(Arc::new(ValidatorEvent {
+                id: self.sources.validator_name(validator).unwrap_or_default().to_owned(),
+                status: if active { "active" } else { "inactive" }.to_owned(),
+            })));
+        }
+    }
+}
 
 /// What one incarnation holds.
 pub struct HubState {
@@ -67,12 +89,16 @@ impl Behaviour for EventHub {
         state: &mut HubState,
     ) -> Result<(), ActorError> {
         match message {
-            EventHubMsg::Block(block) => state.ring.block(&block),
-            EventHubMsg::Validator(event) => state.ring.push(EventBody::Validator(Arc::new(event))),
+            EventHubMsg::Block(block) => {
+                self.sources.validators.lock().led(block.leader);
+                state.ring.block(&block);
+            }
             EventHubMsg::Subscribe { after, kinds, reply } => reply.send(state.ring.subscribe(after, kinds)),
             EventHubMsg::AwaitTransaction { hash, reply } => state.ring.wait_for(hash, reply),
+            EventHubMsg::RecentlyDropped { hash, reply } => reply.send(state.ring.recently_dropped(&hash)),
             EventHubMsg::Look => {
                 state.look(ctx.registry.tree());
+                self.look_at_validators(&mut state.ring);
                 state.ring.forget_closed();
                 let (subscribers, waiting) = state.ring.counts();
                 #[allow(clippy::cast_precision_loss)]

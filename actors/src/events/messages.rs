@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aurigraph_ledger::{ExclusionReason, ExecutedBlock, ExecutedTransaction, Hash};
+use aurigraph_ledger::{ExclusionReason, ExecutedBlock, ExecutedTransaction, FailureCode, Hash};
 use aurigraph_runtime::{ActorState, Reply};
 use serde::Serialize;
 use tokio::sync::mpsc;
@@ -21,6 +21,8 @@ pub struct TransactionOutcome {
     pub operations: u32,
     /// How many of them failed (all of them if it was undone as a whole).
     pub failed_operations: u32,
+    /// Why the first of them failed.
+    pub first_failure: Option<FailureCode>,
 }
 
 impl TransactionOutcome {
@@ -54,6 +56,9 @@ pub struct BlockEvent {
     pub timestamp: Timestamp,
     /// The name of the leader whose block committed it.
     pub validator: String,
+    /// Its position in the validator set.
+    #[serde(skip)]
+    pub leader: u16,
     /// The leader's round.
     pub round: u32,
     /// How many transactions it includes.
@@ -79,6 +84,7 @@ impl BlockEvent {
                 index: u32::try_from(index).unwrap_or(u32::MAX),
                 operations,
                 failed_operations: operations.saturating_sub(u32::try_from(applied).unwrap_or(u32::MAX)),
+                first_failure: executed.receipt.failures.first().map(|failure| failure.code),
             }
         };
         Self {
@@ -87,6 +93,7 @@ impl BlockEvent {
             parent_hash: block.header.parent,
             timestamp: Timestamp(block.header.timestamp_ms),
             validator: validator.to_owned(),
+            leader: block.header.leader,
             round: block.header.round,
             transaction_count: block.header.transactions,
             operation_count: block.header.operations,
@@ -145,10 +152,8 @@ pub struct TransactionsEvent {
 pub struct ValidatorEvent {
     /// Its name.
     pub id: String,
-    /// What it is now: `active`, `inactive`, `jailed`.
+    /// What it is now: `active` or `inactive`.
     pub status: String,
-    /// Why, if it is known.
-    pub reason: Option<String>,
 }
 
 /// A change in the live tree.
@@ -246,8 +251,6 @@ pub enum TransactionEnd {
 pub enum EventHubMsg {
     /// A ledger block was executed and persisted. In height order; heights may be skipped after a restart.
     Block(Arc<BlockEvent>),
-    /// A validator changed.
-    Validator(ValidatorEvent),
     /// Listen.
     Subscribe {
         /// Give the events after this id, as far as the ring holds them; none = only new events.
@@ -264,6 +267,13 @@ pub enum EventHubMsg {
         /// How it ended.
         reply: Reply<TransactionEnd>,
     },
-    /// The hub's own timer: look at the live tree.
+    /// Was this transaction ordered and refused a short while ago? Then it is in no block.
+    RecentlyDropped {
+        /// Its id.
+        hash: Hash,
+        /// Which rule it broke.
+        reply: Reply<Option<ExclusionReason>>,
+    },
+    /// The hub's own timer: look at the live tree and the validators.
     Look,
 }

@@ -3,11 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock};
 
-use aurigraph_ledger::Hash;
+use aurigraph_ledger::{ExclusionReason, Hash};
 use aurigraph_runtime::Reply;
 use tokio::sync::mpsc;
 
-use super::messages::{BlockEvent, Event, EventBody, EventKind, Subscription, TransactionEnd, TransactionsEvent};
+use super::messages::{
+    BlockEvent, DroppedTransaction, Event, EventBody, EventKind, Subscription, TransactionEnd, TransactionsEvent,
+};
 use crate::bounds::events as bounds;
 
 struct Subscriber {
@@ -48,6 +50,8 @@ pub(super) struct Ring {
     subscribers: Vec<Subscriber>,
     waiting: HashMap<Hash, Vec<Reply<TransactionEnd>>>,
     waiters: usize,
+    dropped: HashMap<Hash, ExclusionReason>,
+    dropped_order: VecDeque<Hash>,
 }
 
 impl Ring {
@@ -60,6 +64,8 @@ impl Ring {
             subscribers: Vec::new(),
             waiting: HashMap::new(),
             waiters: 0,
+            dropped: HashMap::new(),
+            dropped_order: VecDeque::new(),
         }
     }
 
@@ -79,6 +85,9 @@ impl Ring {
             let event = TransactionsEvent { block_height: block.height, transactions: chunk.to_vec() };
             self.push(EventBody::Transactions(Arc::new(event)));
         }
+        for dropped in &block.dropped {
+            self.remember(dropped);
+        }
         if self.waiting.is_empty() {
             return;
         }
@@ -95,6 +104,21 @@ impl Ring {
             self.waiters -= 1;
             reply.send(end.clone());
         }
+    }
+
+    fn remember(&mut self, dropped: &DroppedTransaction) {
+        if self.dropped.insert(dropped.hash, dropped.reason).is_none() {
+            self.dropped_order.push_back(dropped.hash);
+        }
+        while self.dropped_order.len() > bounds::DROPPED_TRANSACTIONS {
+            if let Some(oldest) = self.dropped_order.pop_front() {
+                self.dropped.remove(&oldest);
+            }
+        }
+    }
+
+    pub(super) fn recently_dropped(&self, hash: &Hash) -> Option<ExclusionReason> {
+        self.dropped.get(hash).copied()
     }
 
     /// Remembers who waits; drops the reply if too many wait.
@@ -143,16 +167,22 @@ impl Ring {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::events::messages::{DroppedTransaction, TransactionOutcome, ValidatorEvent};
+    use crate::events::messages::{TransactionOutcome, ValidatorEvent};
     use crate::query::values::Timestamp;
-    use aurigraph_ledger::{ExclusionReason, h};
+    use aurigraph_ledger::h;
 
     fn validator(id: &str) -> EventBody {
-        EventBody::Validator(Arc::new(ValidatorEvent { id: id.into(), status: "active".into(), reason: None }))
+        EventBody::Validator(Arc::new(ValidatorEvent { id: id.into(), status: "active".into() }))
     }
 
     fn outcome(at: u32) -> TransactionOutcome {
-        TransactionOutcome { hash: h("t", &at.to_le_bytes()), index: at, operations: 2, failed_operations: 1 }
+        TransactionOutcome {
+            hash: h("t", &at.to_le_bytes()),
+            index: at,
+            operations: 2,
+            failed_operations: 1,
+            first_failure: None,
+        }
     }
 
     fn block(transactions: u32, dropped: &[u32]) -> Arc<BlockEvent> {
@@ -162,6 +192,7 @@ mod tests {
             parent_hash: Hash::ZERO,
             timestamp: Timestamp(1),
             validator: "v1".into(),
+            leader: 0,
             round: 3,
             transaction_count: transactions,
             operation_count: 2 * u64::from(transactions),
@@ -241,6 +272,8 @@ mod tests {
         ring.wait_for(Hash::ZERO, reply);
         ring.block(&block(3, &[9]));
         assert_eq!(committed.try_recv(), Ok(TransactionEnd::Committed { height: 7, outcome: outcome(1) }));
+        assert_eq!(ring.recently_dropped(&outcome(9).hash), Some(ExclusionReason::NonceUsed));
+        assert_eq!(ring.recently_dropped(&outcome(1).hash), None);
         assert_eq!(dropped.try_recv(), Ok(TransactionEnd::Dropped { reason: ExclusionReason::NonceUsed }));
         assert!(other.try_recv().is_err());
         assert_eq!(ring.counts().1, 1);

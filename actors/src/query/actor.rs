@@ -1,0 +1,111 @@
+//! The query actor: answers from memory at once, and hands archive reads to threads that may block.
+
+use std::sync::Arc;
+
+use aurigraph_runtime::{ActorError, Behaviour, Context};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::chain_reads::{ChainReads, Read};
+use super::messages::{Answer, QueryMsg};
+use super::node_reads::NodeReads;
+use super::sources::Sources;
+use crate::bounds::query as bounds;
+
+/// One of the query actors.
+pub struct QueryActor {
+    sources: Arc<Sources>,
+}
+
+impl QueryActor {
+    /// A query actor over these sources.
+    #[must_use]
+    pub const fn new(sources: Arc<Sources>) -> Self {
+        Self { sources }
+    }
+}
+
+/// What one incarnation holds: a cache and the places for blocking reads.
+pub struct QueryState {
+    chain: ChainReads,
+    node: NodeReads,
+    blocking: Arc<Semaphore>,
+}
+
+impl QueryState {
+    /// Runs a read on a thread that may block. Waits for one of the places first: so the mailbox fills when the archive
+    /// is slow, and clients are refused.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        reply: Answer<T>,
+        read: impl FnOnce(&ChainReads) -> Read<T> + Send + 'static,
+    ) -> Result<(), ActorError> {
+        let place: OwnedSemaphorePermit = Arc::clone(&self.blocking).acquire_owned().await?;
+        let chain = self.chain.clone();
+        tokio::task::spawn_blocking(move || {
+            if !reply.is_closed() {
+                reply.send(read(&chain));
+            }
+            drop(place);
+        });
+        Ok(())
+    }
+}
+
+impl Behaviour for QueryActor {
+    type Msg = QueryMsg;
+    type State = QueryState;
+
+    async fn start(&self, _: &Context<QueryMsg>) -> Result<QueryState, ActorError> {
+        Ok(QueryState {
+            chain: ChainReads::new(Arc::clone(&self.sources)),
+            node: NodeReads::new(Arc::clone(&self.sources)),
+            blocking: Arc::new(Semaphore::new(bounds::STORE_READS)),
+        })
+    }
+
+    async fn handle(&self, _: &Context<QueryMsg>, message: QueryMsg, state: &mut QueryState) -> Result<(), ActorError> {
+        let (chain, node) = (&state.chain, &mut state.node);
+        match message {
+            QueryMsg::Balance { address, reply } => reply.send(node.balance(address)),
+            QueryMsg::AccountProof { address, reply } => reply.send(node.account_proof(address)),
+            QueryMsg::Transaction { hash, reply } => {
+                return state.blocking(reply, move |chain| chain.transaction(&hash)).await;
+            }
+            QueryMsg::BlockByHeight { height, reply } => {
+                match chain.recent_block(|block| block.header.height == height) {
+                    Ok(None) => return state.blocking(reply, move |chain| chain.block(height)).await,
+                    answer => reply.send(answer),
+                }
+            }
+            QueryMsg::BlockByHash { hash, reply } => match chain.recent_block(|block| block.hash == hash) {
+                Ok(None) => return state.blocking(reply, move |chain| chain.block_by_hash(&hash)).await,
+                answer => reply.send(answer),
+            },
+            QueryMsg::LatestBlocks { limit, reply } => {
+                return state.blocking(reply, move |chain| chain.latest(limit)).await;
+            }
+            QueryMsg::SearchBlocks { filters, page, reply } => {
+                return state.blocking(reply, move |chain| chain.search(&filters, page)).await;
+            }
+            QueryMsg::BlockTransactions { height, page, reply } => {
+                return state.blocking(reply, move |chain| chain.block_transactions(height, page)).await;
+            }
+            QueryMsg::Topology { reply } => reply.send(Ok(node.topology())),
+            QueryMsg::Node { id, reply } => reply.send(Ok(node.node(&id))),
+            QueryMsg::NetworkStats { reply } => reply.send(Ok(node.network_stats())),
+            QueryMsg::Validators { page, reply } => reply.send(Ok(node.validators(page))),
+            QueryMsg::Validator { id, reply } => reply.send(Ok(node.validator(&id))),
+            QueryMsg::ValidatorMetrics { reply } => reply.send(node.validator_metrics()),
+            QueryMsg::SlashingEvents { page, reply } => reply.send(Ok(NodeReads::slashing_events(page))),
+            QueryMsg::ChainStats { reply } => reply.send(node.chain_stats()),
+            QueryMsg::Consensus { reply } => reply.send(node.consensus()),
+            QueryMsg::Performance { reply } => reply.send(node.performance()),
+            QueryMsg::Info { reply } => reply.send(Ok(node.info())),
+            QueryMsg::Ready { reply } => reply.send(Ok(node.ready())),
+            QueryMsg::Health { reply } => reply.send(Ok(node.health())),
+            QueryMsg::Actors { reply } => reply.send(Ok(node.actors())),
+            QueryMsg::Kill { name, mode, reply } => reply.send(Ok(node.kill(&name, mode))),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,282 @@
+//! Signs transfers for accounts that the node holds: the one place where their nonces are chosen.
+//!
+//! Being one actor makes it safe under concurrency. A new incarnation forgets what is pending: the mempool then says
+//! which nonces are taken, and others are tried.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use aurigraph_gpu::{Seed, Signer as KeyPair};
+use aurigraph_ledger::types::{MAX_EXPIRY, NONCE_WINDOW};
+use aurigraph_ledger::{
+    AccountIndex, Address as AccountAddress, BuildError, Hash, SenderKey, Target, TransactionBuilder,
+};
+use aurigraph_runtime::{ActorError, Address, Behaviour, CallError, Context, Reply};
+use bytes::Bytes;
+
+use super::port::{Fate, Submitted, Transfer};
+use super::sources::Sources;
+use crate::bounds::query as bounds;
+
+use crate::events::EventHubMsg;
+use crate::mempool::{Accepted, AdmissionMsg, ChainView, Refusal, Source};
+use crate::published::Published;
+
+/// Attempts with other nonces, if the one that was chosen turns out to be taken.
+const ATTEMPTS: usize = 8;
+/// Signed transfers can be included for this many heights.
+const EXPIRY: u64 = MAX_EXPIRY / 4;
+
+/// Why a transfer was not signed or not accepted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SignerError {
+    /// The node holds no key for the account.
+    #[error("this node holds no key for account {0}")]
+    UnknownAccount(Hash),
+    /// The account was never credited.
+    #[error("account {0} does not exist in the ledger yet: it was never credited")]
+    NoAccountYet(Hash),
+    /// Nothing is published yet.
+    #[error("the node has not published a state yet")]
+    NotReady,
+    /// All nonces of the window are in use.
+    #[error("account {account} has {pending} transfers pending")]
+    NoNonceLeft {
+        /// The account.
+        account: Hash,
+        /// How many are pending.
+        pending: usize,
+    },
+    /// The transfer cannot be expressed.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    /// The key could not be used.
+    #[error("signing failed: {0}")]
+    Key(String),
+    /// The mempool refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The mempool did not answer.
+    #[error(transparent)]
+    Call(#[from] CallError),
+}
+
+/// What the signer is told.
+#[derive(Debug)]
+pub enum SignerMsg {
+    /// Sign and submit a transfer.
+    Transfer {
+        /// The transfer.
+        transfer: Transfer,
+        /// Whether the client waits for the commit.
+        wait: bool,
+        /// Once the mempool has answered.
+        reply: Reply<Result<Submitted, SignerError>>,
+    },
+    /// For the signer itself: the mempool answered.
+    Answered(Box<Attempt>, Result<Accepted, SignerError>),
+}
+
+/// One try of one transfer.
+#[derive(Debug)]
+pub struct Attempt {
+    transfer: Transfer,
+    wait: bool,
+    nonce: u64,
+    left: usize,
+    fate: Option<Fate>,
+    reply: Reply<Result<Submitted, SignerError>>,
+}
+
+struct Held {
+    key: KeyPair,
+    /// Nonces given out, and the last height at which they can be used.
+    pending: BTreeMap<u64, u64>,
+}
+
+/// The signer.
+pub struct Signer {
+    sources: Arc<Sources>,
+}
+
+impl Signer {
+    /// A signer for the accounts of the node's settings.
+    #[must_use]
+    pub const fn new(sources: Arc<Sources>) -> Self {
+        Self { sources }
+    }
+}
+
+/// What one incarnation holds.
+pub struct SignerState {
+    held: HashMap<Hash, Held>,
+    admission: Address<AdmissionMsg>,
+    hub: Address<EventHubMsg>,
+}
+
+/// The first nonce that is neither used nor pending.
+fn free_nonce(pending: &BTreeMap<u64, u64>, base: u64, used: impl Fn(u64) -> bool) -> Option<u64> {
+    (base..base.saturating_add(NONCE_WINDOW)).find(|nonce| !pending.contains_key(nonce) && !used(*nonce))
+}
+
+impl Held {
+    /// Forgets what was included or can no longer be, then takes a nonce.
+    fn take_nonce(&mut self, published: &Published, account: AccountIndex, base: u64, expiry: u64) -> Option<u64> {
+        let (height, used) = (published.height(), |nonce| published.nonce_used(account, nonce));
+        self.pending.retain(|nonce, expiry| *nonce >= base && *expiry > height && !used(*nonce));
+        if self.pending.len() >= bounds::SIGNER_PENDING {
+            return None;
+        }
+        let nonce = free_nonce(&self.pending, base, used)?;
+        self.pending.insert(nonce, expiry);
+        Some(nonce)
+    }
+}
+
+impl SignerState {
+    /// Builds and signs with a fresh nonce.
+    fn sign(&mut self, sources: &Sources, transfer: &Transfer) -> Result<(Hash, Bytes, u64), SignerError> {
+        let published = sources.newest().ok_or(SignerError::NotReady)?;
+        let held = self.held.get_mut(&transfer.from).ok_or(SignerError::UnknownAccount(transfer.from))?;
+        let index = published.view.find(&AccountAddress(transfer.from));
+        let account = index.and_then(|index| published.view.account(index));
+        let account = account.ok_or(SignerError::NoAccountYet(transfer.from))?;
+        let expiry = published.height() + EXPIRY;
+        let nonce = held.take_nonce(&published, account.index, account.nonce, expiry);
+        let full = || SignerError::NoNonceLeft { account: transfer.from, pending: held.pending.len() };
+        let nonce = nonce.ok_or_else(full)?;
+        match held.signed(
+            sources.chain_id,
+            &published,
+            transfer,
+            account.has_key.then_some(account.index),
+            nonce,
+            expiry,
+        ) {
+            Ok((id, bytes)) => Ok((id, bytes, nonce)),
+            Err(error) => {
+                held.pending.remove(&nonce);
+                Err(error)
+            }
+        }
+    }
+
+    fn attempt(&mut self, sources: &Sources, ctx: &Context<SignerMsg>, mut attempt: Box<Attempt>) {
+        let (id, transaction) = match self.sign(sources, &attempt.transfer) {
+            Ok((id, bytes, nonce)) => {
+                attempt.nonce = nonce;
+                (id, bytes)
+            }
+            Err(error) => return attempt.reply.send(Err(error)),
+        };
+        if attempt.wait {
+            // Before it is submitted, so that the commit is not missed. A hub that cannot take it: the client polls.
+            attempt.fate = self.hub.ask(|reply| EventHubMsg::AwaitTransaction { hash: id, reply }).ok();
+        }
+        let (admission, mouth) = (self.admission.clone(), ctx.mouth());
+        // As many of these tasks as nonces are pending, which is bounded.
+        tokio::spawn(async move {
+            let ask = |reply| AdmissionMsg::Submit { transaction, source: Source::Node, reply };
+            let answer = match admission.call(bounds::ADMISSION_WITHIN, ask).await {
+                Ok(answer) => answer.map_err(SignerError::from),
+                Err(error) => Err(error.into()),
+            };
+            mouth.send(SignerMsg::Answered(attempt, answer));
+        });
+    }
+
+    fn answered(
+        &mut self,
+        sources: &Sources,
+        ctx: &Context<SignerMsg>,
+        mut attempt: Box<Attempt>,
+        answer: Result<Accepted, SignerError>,
+    ) {
+        let error = match answer {
+            Ok(accepted) => return attempt.reply.send(Ok(Submitted { id: accepted.id, fate: attempt.fate })),
+            Err(error) => error,
+        };
+        let taken = matches!(error, SignerError::Refused(Refusal::NonceUsed { .. } | Refusal::NoncePending { .. }));
+        if taken && attempt.left > 0 {
+            // The nonce stays marked: somebody else has it.
+            attempt.left -= 1;
+            return self.attempt(sources, ctx, attempt);
+        }
+        // After a time-out nobody knows whether the mempool has it, so the nonce stays marked until it expires.
+        let unknown = matches!(error, SignerError::Call(CallError::Timeout { .. } | CallError::Dropped(_)));
+        if !taken
+            && !unknown
+            && let Some(held) = self.held.get_mut(&attempt.transfer.from)
+        {
+            held.pending.remove(&attempt.nonce);
+        }
+        attempt.reply.send(Err(error));
+    }
+}
+
+impl Held {
+    fn signed(
+        &self,
+        chain_id: Hash,
+        published: &Published,
+        transfer: &Transfer,
+        registered: Option<AccountIndex>,
+        nonce: u64,
+        expiry: u64,
+    ) -> Result<(Hash, Bytes), SignerError> {
+        let sender = registered.map_or_else(|| SenderKey::PublicKey(self.key.public_key().to_vec()), SenderKey::Index);
+        let unsigned = TransactionBuilder::new(chain_id, sender, nonce, expiry)
+            .fees(published.view.fees())
+            .memo(&transfer.memo)
+            .transfer(Target::Address(AccountAddress(transfer.recipient)), transfer.amount)
+            .build()?;
+        let signature =
+            self.key.sign(&unsigned.signing_message()).map_err(|error| SignerError::Key(error.to_string()))?;
+        let transaction = unsigned.with_signature(&signature)?;
+        Ok((transaction.id(), transaction.shared_bytes()))
+    }
+}
+
+impl Behaviour for Signer {
+    type Msg = SignerMsg;
+    type State = SignerState;
+
+    async fn start(&self, ctx: &Context<SignerMsg>) -> Result<SignerState, ActorError> {
+        let mut held = HashMap::new();
+        for account in &self.sources.settings.accounts {
+            let key = KeyPair::from_seed(&Seed::new(account.seed))?;
+            held.insert(account.address, Held { key, pending: BTreeMap::new() });
+        }
+        Ok(SignerState { held, admission: ctx.registry.role("admission"), hub: ctx.registry.role("event-hub") })
+    }
+
+    async fn handle(
+        &self,
+        ctx: &Context<SignerMsg>,
+        message: SignerMsg,
+        state: &mut SignerState,
+    ) -> Result<(), ActorError> {
+        match message {
+            SignerMsg::Transfer { transfer, wait, reply } => {
+                let attempt = Attempt { transfer, wait, nonce: 0, left: ATTEMPTS, fate: None, reply };
+                state.attempt(&self.sources, ctx, Box::new(attempt));
+            }
+            SignerMsg::Answered(attempt, answer) => state.answered(&self.sources, ctx, attempt, answer),
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_free_nonce_skips_what_is_used_or_pending() {
+        let pending = BTreeMap::from([(5, 100), (7, 100)]);
+        assert_eq!(free_nonce(&pending, 5, |nonce| nonce == 6), Some(8));
+        assert_eq!(free_nonce(&BTreeMap::new(), 5, |_| false), Some(5));
+        assert_eq!(free_nonce(&BTreeMap::new(), 5, |_| true), None);
+        assert_eq!(free_nonce(&BTreeMap::new(), u64::MAX, |_| false), None);
+    }
+}

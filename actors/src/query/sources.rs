@@ -1,0 +1,153 @@
+//! Where query actors, the signer and the event hub read from: immutable facts, watches and readers, no actor's state.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use aurigraph_consensus::Status;
+use aurigraph_ledger::Hash;
+use aurigraph_runtime::Registry;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::validator_watch::ValidatorWatch;
+use super::values::Timestamp;
+use crate::mempool::PreparedBatch;
+use crate::published::Published;
+use crate::settings::NodeSettings;
+
+/// What was included where, as the store and the journal keep it. Its calls block.
+pub trait Archive: Send + Sync + 'static {
+    /// A block by height.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn block(&self, height: u64) -> Result<Option<ArchivedBlock>, String>;
+
+    /// A block by hash.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn block_by_hash(&self, hash: &Hash) -> Result<Option<ArchivedBlock>, String>;
+
+    /// A transaction by id.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn transaction(&self, id: &Hash) -> Result<Option<ArchivedTransaction>, String>;
+
+    /// Up to `count` transactions of a block from the position `from` on.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn transactions_of(&self, height: u64, from: u32, count: u32) -> Result<Vec<ArchivedTransaction>, String>;
+
+    /// A batch by digest, decoded.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn batch(&self, digest: &Hash) -> Result<Option<Arc<PreparedBatch>>, String>;
+}
+
+/// A block as it is kept.
+#[derive(Debug, Clone)]
+pub struct ArchivedBlock {
+    /// Its hash.
+    pub hash: Hash,
+    /// Its canonical header.
+    pub header: bytes::Bytes,
+}
+
+/// An included transaction as it is kept.
+#[derive(Debug, Clone)]
+pub struct ArchivedTransaction {
+    /// Its id.
+    pub id: Hash,
+    /// Its block.
+    pub height: u64,
+    /// Its place in the block.
+    pub index: u32,
+    /// The batch that holds its body.
+    pub batch: Hash,
+    /// Its place in that batch.
+    pub position: u32,
+    /// Its canonical receipt.
+    pub receipt: bytes::Bytes,
+}
+
+/// What is known of the links to another node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkFacts {
+    /// The node's name.
+    pub name: String,
+    /// Both lanes stand.
+    pub up: bool,
+    /// Since when they stand or do not.
+    pub since: SystemTime,
+    /// The last round trip of a probe, milliseconds.
+    pub round_trip_ms: Option<f64>,
+    /// Bytes received since the process started.
+    pub bytes_in: u64,
+    /// Bytes sent.
+    pub bytes_out: u64,
+    /// Messages received.
+    pub messages_in: u64,
+    /// Messages sent.
+    pub messages_out: u64,
+}
+
+/// Tells of the links to all other nodes.
+pub type Links = Arc<dyn Fn() -> Vec<LinkFacts> + Send + Sync>;
+
+/// Everything that is read from; survives restarts of those who read.
+pub struct Sources {
+    /// What the node was started with.
+    pub settings: NodeSettings,
+    /// Hash of the genesis.
+    pub chain_id: Hash,
+    /// The live tree.
+    pub registry: Registry,
+    /// The newest published state.
+    pub published: watch::Receiver<Option<Arc<Published>>>,
+    /// What the consensus machine last told.
+    pub consensus: watch::Receiver<Option<Status>>,
+    /// Blocks and transactions.
+    pub archive: Arc<dyn Archive>,
+    /// Links to the other nodes.
+    pub links: Links,
+    /// Version of the store's schema.
+    pub schema_version: Option<u64>,
+    /// Why no GPU is used although the toggle is on; none if one is used.
+    pub no_gpu: Option<String>,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// The same on the monotonic clock.
+    pub started: Instant,
+    /// What the event hub saw of the validators.
+    pub validators: Mutex<ValidatorWatch>,
+}
+
+impl Sources {
+    /// A validator's name; none for an index outside the set.
+    #[must_use]
+    pub fn validator_name(&self, index: u16) -> Option<&str> {
+        self.settings.genesis.validators.get(usize::from(index)).map(|validator| validator.name.as_str())
+    }
+
+    /// The newest published state.
+    #[must_use]
+    pub fn newest(&self) -> Option<Arc<Published>> {
+        self.published.borrow().clone()
+    }
+
+    /// What the consensus machine last told.
+    #[must_use]
+    pub fn status(&self) -> Option<Status> {
+        self.consensus.borrow().clone()
+    }
+
+    /// Seconds since the process started.
+    #[must_use]
+    pub fn uptime(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}

@@ -1,0 +1,100 @@
+//! Accounts and what they hold.
+
+use aurigraph_ledger::Hash;
+use aurigraph_ledger::state::AccountProof;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::query::values::{HexHash, Units};
+
+/// What an account holds of one token.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct TokenBalance {
+    /// The token's id.
+    pub token_id: String,
+    /// Its symbol.
+    pub symbol: String,
+    /// How much, in the token's base units.
+    pub balance: Units,
+}
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BalanceView {
+    /// Its address.
+    #[schemars(with = "HexHash")]
+    pub address: Hash,
+    /// Its index: shorter than the address in transfers.
+    pub index: u32,
+    /// Its balance in base units.
+    pub balance: Units,
+    /// The first unused nonce.
+    pub nonce_base: u64,
+    /// Used nonces above the base.
+    pub used_nonces: Vec<u64>,
+    /// Whether its public key is known, so that its transactions may name it by index.
+    pub key_registered: bool,
+    /// What it holds of other tokens.
+    pub tokens: Vec<TokenBalance>,
+    /// What it has staked.
+    pub stake: Units,
+    /// The height of the state that this was read from.
+    pub height: u64,
+}
+
+/// Proves an account under the state root of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountProofView {
+    /// The account's address.
+    #[schemars(with = "HexHash")]
+    pub address: Hash,
+    /// The root that the proof leads to.
+    #[schemars(with = "HexHash")]
+    pub state_root: Hash,
+    /// The checkpoint's sequence number: block headers name it.
+    pub checkpoint_sequence: u64,
+    /// The height after which the checkpoint was taken.
+    pub height: u64,
+    /// The account's pages and their paths.
+    #[schemars(with = "AccountProofForm")]
+    pub proof: AccountProof,
+}
+
+/// How an account's proof is written: the ledger's own form.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "stands in the document only; the ledger's type writes the values")]
+struct AccountProofForm {
+    /// The account's index.
+    index: u32,
+    /// The roots of all columns, whose hash is the state root.
+    columns: Vec<ColumnRootForm>,
+    /// The page of balances.
+    balances: PageProofForm,
+    /// The page of nonces.
+    nonces: PageProofForm,
+    /// The page of addresses.
+    identities: PageProofForm,
+}
+
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "stands in the document only")]
+struct ColumnRootForm {
+    /// The column's number.
+    column: u8,
+    /// How many pages its tree has.
+    pages: u64,
+    /// Its root.
+    root: HexHash,
+}
+
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "stands in the document only")]
+struct PageProofForm {
+    /// The page's bytes, `0x` hex.
+    page: String,
+    /// For each level from the page upwards, the other children of the node above.
+    path: Vec<Vec<HexHash>>,
+}

@@ -1,0 +1,25 @@
+//! What queries answer: plain data in the contract's words. A figure that the node cannot know is `None`.
+
+mod accounts;
+mod chain;
+mod network;
+mod node;
+mod validators;
+
+pub use accounts::{AccountProofView, BalanceView, TokenBalance};
+pub use chain::{
+    BlockFilters, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, OperationStatus, OperationView, Page,
+    ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
+};
+pub use network::{
+    EdgeStatus, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, TopologyEdge, TopologySummary,
+    TopologyView,
+};
+pub use node::{
+    ActorRowView, ActorTreeView, ConsensusView, FeatureView, HealthView, InfoView, PerformanceView, ReadyCheck,
+    ReadyView,
+};
+pub use validators::{
+    SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    ValidatorStatus, ValidatorView,
+};

@@ -1,0 +1,206 @@
+//! This node.
+
+use aurigraph_ledger::Hash;
+use aurigraph_runtime::ActorRow;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::query::values::{HexHash, Timestamp};
+
+/// The process answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthView {
+    /// `UP`.
+    pub status: String,
+    /// The node's name.
+    pub node: String,
+    /// Seconds since the process started.
+    pub uptime: u64,
+}
+
+/// One condition of readiness.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyCheck {
+    /// Which.
+    pub name: String,
+    /// Whether it holds.
+    pub ok: bool,
+    /// The figures behind it.
+    pub detail: String,
+}
+
+/// Whether the node serves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReadyView {
+    /// All conditions hold.
+    pub ready: bool,
+    /// The conditions.
+    pub checks: Vec<ReadyCheck>,
+}
+
+/// One of the five toggles.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FeatureView {
+    /// Whether it is in effect.
+    pub enabled: bool,
+    /// Why not.
+    pub reason: Option<String>,
+}
+
+/// What runs here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct InfoView {
+    /// The node's name.
+    pub node: String,
+    /// The software's version.
+    pub version: String,
+    /// Version of the store's schema; none before it is open.
+    pub schema_version: Option<u64>,
+    /// The chain's id.
+    #[schemars(with = "HexHash")]
+    pub chain_id: Hash,
+    /// The network's name.
+    pub network: String,
+    /// `validator` or `observer`.
+    pub role: String,
+    /// When the process started.
+    pub started_at: Timestamp,
+    /// Whether actors may be killed through the admin route.
+    pub chaos: bool,
+    /// The toggles by name.
+    pub features: std::collections::BTreeMap<String, FeatureView>,
+}
+
+/// Live figures of this node.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PerformanceView {
+    /// When they were taken.
+    pub timestamp: Timestamp,
+    /// Committed operations a second over the recent window.
+    pub operations_per_second: Option<f64>,
+    /// Committed transactions (signatures) a second over the recent window.
+    pub signatures_per_second: Option<f64>,
+    /// Mean operations of a transaction over the recent window.
+    pub operations_per_signature: Option<f64>,
+    /// The window's length, milliseconds.
+    pub window_ms: u64,
+    /// Operations committed since the start.
+    pub operations: u64,
+    /// Transactions committed since the start.
+    pub transactions: u64,
+    /// Blocks published since the start.
+    pub blocks: u64,
+    /// Mean time from commit time to published over the recent window, milliseconds.
+    pub average_finality_ms: Option<f64>,
+    /// Mean commit time between recent blocks, milliseconds.
+    pub average_block_time_ms: Option<f64>,
+    /// CPU seconds used by the process.
+    pub cpu_seconds: Option<f64>,
+    /// Resident memory in bytes.
+    pub resident_bytes: Option<u64>,
+    /// Threads of the process.
+    pub threads: Option<u64>,
+    /// Open file descriptors.
+    pub open_files: Option<u64>,
+    /// Messages handled by all actors since the start.
+    pub actor_messages: u64,
+    /// Messages waiting in all mailboxes.
+    pub mailbox_depth: u64,
+    /// Actors that run.
+    pub actors: u64,
+}
+
+/// Where consensus and execution stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ConsensusView {
+    /// Height of the newest published block.
+    pub height: u64,
+    /// Its hash.
+    #[schemars(with = "HexHash")]
+    pub block_hash: Hash,
+    /// The state root in its header.
+    #[schemars(with = "HexHash")]
+    pub state_root: Hash,
+    /// Height of the newest ledger checkpoint.
+    pub checkpoint_height: Option<u64>,
+    /// The round that may be built next; none before consensus has reported.
+    pub round: Option<u32>,
+    /// Height up to which blocks are executed.
+    pub executed_height: u64,
+    /// The newest commit's leader.
+    pub leader: Option<String>,
+    /// The epoch.
+    pub epoch: u64,
+    /// The newest commit.
+    pub last_commit_index: Option<u64>,
+    /// The newest executed commit.
+    pub executed_commit_index: u64,
+    /// `probing`, `active`, `catch_up`, `observer` or `halted`.
+    pub mode: Option<String>,
+    /// Validators whose links are up, this one included.
+    pub connected_validators: Option<u64>,
+}
+
+/// One actor or supervisor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ActorRowView {
+    /// `node/role[/index]`.
+    pub name: String,
+    /// Its supervisor.
+    pub parent: Option<String>,
+    /// Whether it is one itself.
+    pub supervisor: bool,
+    /// `starting`, `running`, `backingOff`, `stopped` or `failed`.
+    pub state: String,
+    /// When that began.
+    pub since: Timestamp,
+    /// Incarnations after the first.
+    pub restarts: u64,
+    /// Why the last incarnation ended, if one did.
+    pub last_failure: Option<String>,
+    /// When.
+    pub last_failure_at: Option<Timestamp>,
+    /// Messages waiting or being handled.
+    pub mailbox_depth: u64,
+    /// Most messages that may wait; 0 for supervisors.
+    pub mailbox_bound: u64,
+    /// Messages handled since the process started.
+    pub messages: u64,
+}
+
+impl From<ActorRow> for ActorRowView {
+    fn from(row: ActorRow) -> Self {
+        let state = serde_json::to_value(row.state).ok().and_then(|value| value.as_str().map(ToOwned::to_owned));
+        Self {
+            name: row.name,
+            parent: row.parent,
+            supervisor: row.supervisor,
+            state: state.unwrap_or_default(),
+            since: row.since.into(),
+            restarts: row.restarts,
+            last_failure_at: row.last_failure.as_ref().map(|failure| failure.at.into()),
+            last_failure: row.last_failure.map(|failure| failure.reason),
+            mailbox_depth: row.mailbox_depth as u64,
+            mailbox_bound: row.mailbox_bound as u64,
+            messages: row.messages,
+        }
+    }
+}
+
+/// The live supervision tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ActorTreeView {
+    /// By name.
+    pub actors: Vec<ActorRowView>,
+    /// How many there are.
+    pub total: u64,
+}

@@ -1,0 +1,143 @@
+//! Validators.
+
+use aurigraph_ledger::Hash;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::query::values::{HexHash, Timestamp};
+
+/// Whether a validator takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum ValidatorStatus {
+    /// Its blocks are being accepted.
+    Active,
+    /// Its blocks are not being seen.
+    Inactive,
+    /// It is excluded for an offence.
+    Jailed,
+}
+
+/// A validator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidatorView {
+    /// Its id: its name.
+    pub id: String,
+    /// The address of its consensus key.
+    #[schemars(with = "HexHash")]
+    pub address: Hash,
+    /// Its name.
+    pub name: String,
+    /// Its position in the validator set.
+    pub index: u16,
+    /// Whether it takes part.
+    pub status: ValidatorStatus,
+    /// Its stake, decimal.
+    pub stake: String,
+    /// Its commission, 0 to 1; none, because this protocol version has no delegation.
+    pub commission: Option<f64>,
+    /// Percent of the time since this node started in which it was active, as this node saw it.
+    pub uptime: Option<f64>,
+    /// Ledger blocks that it led, since this node started.
+    pub blocks_produced: Option<u64>,
+    /// Leader slots that it missed, since this node started; none where it is not counted.
+    pub missed_blocks: Option<u64>,
+    /// Slashing events.
+    pub slashing_events: u64,
+    /// Its share of the stake in percent.
+    pub voting_power: f64,
+    /// How many delegate to it; none, because this protocol version has no delegation.
+    pub delegators: Option<u64>,
+    /// Its rewards, decimal base units; none, because this protocol version pays none.
+    pub rewards: Option<String>,
+    /// When it joined: genesis time for those of the genesis.
+    pub joined_at: Timestamp,
+    /// When this node last accepted a block of it; none if never since the start.
+    pub last_active_at: Option<Timestamp>,
+}
+
+/// Validators by index.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidatorPage {
+    /// The validators.
+    pub validators: Vec<ValidatorView>,
+    /// How many there are.
+    pub total: u64,
+    /// Which page this is, from 1.
+    pub page: u64,
+    /// How many a page holds.
+    pub page_size: u64,
+}
+
+/// A punishment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SlashingEventView {
+    /// Whose.
+    pub validator_id: String,
+    /// In which block.
+    pub height: u64,
+    /// What for.
+    pub reason: String,
+    /// How much stake it cost, decimal.
+    pub amount: String,
+}
+
+/// Punishments, newest first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SlashingEventPage {
+    /// The events.
+    pub events: Vec<SlashingEventView>,
+    /// How many there are.
+    pub total: u64,
+    /// Which page this is, from 1.
+    pub page: u64,
+    /// How many a page holds.
+    pub page_size: u64,
+}
+
+/// Stake on its way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnbondingView {
+    /// How much, decimal.
+    pub amount: String,
+    /// When it is free.
+    pub completes_at: Timestamp,
+}
+
+/// A validator with its history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidatorDetail {
+    /// The validator.
+    #[serde(flatten)]
+    pub validator: ValidatorView,
+    /// Its punishments, newest first.
+    pub recent_slashing_events: Vec<SlashingEventView>,
+    /// Stake on its way out.
+    pub unbonding_queue: Vec<UnbondingView>,
+}
+
+/// The validators in figures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ValidatorMetrics {
+    /// All.
+    pub total_validators: u64,
+    /// Those that take part.
+    pub active_validators: u64,
+    /// Those excluded for an offence.
+    pub jailed_validators: u64,
+    /// Mean commit time between recent blocks, milliseconds.
+    pub average_block_time: Option<f64>,
+    /// Mean of the validators' uptimes, percent.
+    pub average_uptime: Option<f64>,
+    /// Punishments so far.
+    pub total_slashing_events: u64,
+    /// All stake, decimal.
+    pub total_stake: String,
+}
