@@ -283,7 +283,8 @@ impl Machine {
     fn check_watermarks(&mut self, incoming: &Incoming) {
         let Some(before) = incoming.block.parents.first().and_then(|own| self.store.get(own)) else { return };
         let (old, new) = (&before.block.core, &incoming.block.core);
-        if new.commit_vote.index < old.commit_vote.index || new.attestation.seq < old.attestation.seq {
+        let fell = new.commit_vote.index < old.commit_vote.index || new.attestation.seq < old.attestation.seq;
+        if fell && self.fallen.insert(incoming.reference.author) {
             self.out.push(Effect::Alarm(Alarm::WatermarkFell { block: incoming.reference }));
         }
     }

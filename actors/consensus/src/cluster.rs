@@ -12,6 +12,7 @@ use crate::config::Config;
 use crate::event::{Alarm, Effect, Event};
 use crate::machine::{Machine, Recovery};
 use crate::message::{CommitRange, Lane, Message};
+use crate::oracle::{Mutation, Oracle};
 use crate::record::Record;
 use crate::snapshot::ConsensusSnapshot;
 use crate::status::Mode;
@@ -418,6 +419,27 @@ impl Cluster {
 
     pub(crate) fn has(&self, node: usize, batch: &Hash) -> bool {
         self.nodes[node].delivered.values().any(|commit| commit.batches().any(|(_, b)| b.digest == *batch))
+    }
+
+    /// The slow oracle, given the blocks that this node has logged, must see the same commits.
+    pub(crate) fn check_oracle(&self, node: usize) {
+        let machine = self.nodes[node].machine.as_ref().expect("up");
+        let gc_depth = self.config.params.gc_depth;
+        let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None);
+        for bytes in &self.nodes[node].log {
+            if let Record::Block(block) | Record::OwnBlock(block) = Record::decode(bytes).expect("decodes") {
+                let block = Block::decode(&block).expect("decodes");
+                oracle.insert(block.reference(), &block.parents);
+            }
+        }
+        let expected = oracle.commits(&|round| machine.leaders(round));
+        let delivered: Vec<_> = self.nodes[node].delivered.values().collect();
+        assert!(expected.len() >= delivered.len(), "node {node} has more commits than the oracle");
+        for (commit, expected) in delivered.into_iter().zip(expected) {
+            let mut blocks: Vec<BlockRef> = commit.blocks.iter().map(|b| b.block).collect();
+            blocks.sort_unstable();
+            assert_eq!((commit.header.leader, blocks), (expected.leader, expected.blocks), "node {node}");
+        }
     }
 
     pub(crate) fn mode(&self, node: usize) -> Option<Mode> {

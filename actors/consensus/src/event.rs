@@ -142,7 +142,8 @@ pub enum Effect {
         candidates: Vec<AuthorIdx>,
     },
     /// A peer asks for blocks that are no longer in memory: answer from the log with [`crate::Message::FetchReply`]
-    /// holding those that are found, or not at all.
+    /// holding those that are found, as many as [`crate::config::MAX_FETCH_REPLY_BYTES`] allow. Any logged block may be
+    /// asked for, also one that no commit holds: a validator that catches up may need it as a parent.
     ServeBlocks {
         /// Who asks.
         to: AuthorIdx,
@@ -227,7 +228,7 @@ pub enum Alarm {
         /// What this node has.
         own: CommitRef,
     },
-    /// A block carries a lower commit vote or attestation than the author's block before.
+    /// A block carries a lower commit vote or attestation than the author's block before. Told once per author.
     WatermarkFell {
         /// The block.
         block: BlockRef,

@@ -90,6 +90,8 @@ pub struct Machine {
     pub(crate) slots_seen: BTreeMap<Slot, Arc<Block>>,
     /// Authors with evidence against them.
     pub(crate) accused: BTreeSet<AuthorIdx>,
+    /// Authors whose watermarks fell.
+    pub(crate) fallen: BTreeSet<AuthorIdx>,
     /// Accepted blocks with payload that no commit holds.
     pub(crate) open_payload: BTreeSet<BlockRef>,
     pub(crate) recent_commits: BTreeMap<CommitIndex, Hash>,
@@ -161,6 +163,7 @@ impl Machine {
             held: BTreeMap::new(),
             slots_seen: BTreeMap::new(),
             accused: BTreeSet::new(),
+            fallen: BTreeSet::new(),
             open_payload: BTreeSet::new(),
             recent_commits: BTreeMap::from([(0, genesis.digest)]),
             first_seen: BTreeMap::new(),
@@ -211,7 +214,8 @@ impl Machine {
             }
             Event::PeerUp { peer } => self.on_peer_up(peer),
             Event::PeerDown { peer } => self.on_peer_down(peer),
-            Event::Tick => {}
+            // The driver's timer has gone off, perhaps a little early: it is set anew.
+            Event::Tick => self.armed_ms = None,
         }
     }
 
@@ -293,6 +297,12 @@ impl Machine {
             self.armed_ms = Some(at);
             self.out.push(Effect::SetTimer { at_mono_ms: at });
         }
+    }
+
+    /// The newest commit: cheaper than [`Machine::status`].
+    #[must_use]
+    pub const fn last_commit(&self) -> CommitRef {
+        self.linearizer.last_ref()
     }
 
     /// The machine's state at a glance.

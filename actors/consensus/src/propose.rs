@@ -204,7 +204,8 @@ impl Machine {
                 let waited = self.clock.entered_ms();
                 let timeout = self.proposer.timeout.get();
                 let delay = self.proposer.built_ms.map(|built| built.saturating_add(self.min_delay()));
-                let times = [Some(waited.saturating_add(timeout)), Some(waited.saturating_add(timeout / 2)), delay];
+                let half = (self.config.params.leaders_per_round > 1).then(|| waited.saturating_add(timeout / 2));
+                let times = [Some(waited.saturating_add(timeout)), half, delay];
                 deadlines.extend(times.into_iter().flatten().filter(|at| *at > self.now.mono_ms));
             }
             None => {}
