@@ -12,6 +12,7 @@ use rustls::client::{AlwaysResolvesClientRawPublicKeys, Resumption};
 use rustls::pki_types::ServerName;
 use rustls::server::{AlwaysResolvesServerRawPublicKeys, NoServerSessionStorage};
 use rustls::{ClientConfig, ServerConfig};
+use socket2::TcpKeepalive;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
@@ -20,6 +21,8 @@ use super::identity::{Identity, IdentityError, provider};
 use super::keys::PeerKeys;
 use super::verify::{ExpectedPeer, ListedPeer, ml_dsa_87};
 
+/// How long what was sent may stay unacknowledged before the system gives the connection up.
+const TCP_SILENCE: Duration = Duration::from_secs(10);
 /// Bytes of the confirmation that the accepting end writes first.
 const CONFIRMATION_BYTES: usize = 16;
 const TAG_LABEL: &[u8] = b"EXPORTER-aurigraph-session-tag";
@@ -254,8 +257,14 @@ impl Channels {
     }
 }
 
+/// Small messages go at once, and a connection whose other end has vanished does not linger: the control lane is probed
+/// anyway, but a bulk lane may be cut off alone.
 fn prepare(tcp: &TcpStream) -> std::io::Result<SocketAddr> {
     tcp.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(tcp);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_SILENCE / 2).with_interval(TCP_SILENCE / 4))?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket.set_tcp_user_timeout(Some(TCP_SILENCE))?;
     tcp.peer_addr()
 }
 

@@ -302,3 +302,48 @@ impl<W: AsyncWrite + Unpin> AsyncWrite for WriteHalf<W> {
         self.open(cx)?.poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    fn session() -> (Arc<PeerEntry>, Arc<Session>) {
+        let peer = PeerEntry::for_test("b");
+        let session = Session::new(&peer, [7; 16], LinkLimits::default());
+        (peer, session)
+    }
+
+    #[tokio::test]
+    async fn closing_a_session_ends_a_write_that_nobody_reads() {
+        let (_peer, session) = session();
+        let (near, _far) = tokio::io::duplex(10);
+        let mut half = WriteHalf { inner: near, session: Arc::clone(&session) };
+        let writing = tokio::spawn(async move { half.write_all(&[1; 100]).await });
+        // The writer has filled the pipe and waits.
+        tokio::task::yield_now().await;
+        assert!(!writing.is_finished());
+        session.close("enough");
+        let end = tokio::time::timeout(Duration::from_secs(10), writing).await.expect("it ends").expect("no panic");
+        assert_eq!(end.expect_err("closed").kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(session.closed().expect("closed").1, "enough");
+    }
+
+    #[tokio::test]
+    async fn receipts_count_up_to_what_was_sent_and_strange_pongs_prove_nothing() {
+        let (_peer, session) = session();
+        assert_eq!(session.acknowledge(1), Err("receipt"));
+        // Without a gateway a message is weighed and then refused.
+        assert!(session.send("b", Bytes::from_static(b"0123456789")).is_err());
+        assert_eq!(session.waiting(), 74);
+        assert_eq!(session.acknowledge(74), Ok(()));
+        assert_eq!(session.acknowledge(10), Ok(()), "an old receipt changes nothing");
+        assert_eq!(session.waiting(), 0);
+        session.ping(5);
+        session.ping(6);
+        assert_eq!(session.ponged(7, 0), Ok(None));
+        assert!(session.ponged(6, 0).expect("ours").is_some());
+        assert_eq!(session.ponged(5, 0), Ok(None), "answered out of turn: forgotten with the later one");
+    }
+}

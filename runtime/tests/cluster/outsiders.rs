@@ -188,19 +188,44 @@ async fn silent_connections_from_the_peers_own_address_keep_it_not_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn silent_connections_are_ended_and_do_not_pile_up() {
+async fn too_many_silent_connections_push_out_the_oldest() {
     let _turn = turn().await;
     let mut settings = settings("pile", &[("pile-b", NOWHERE)]);
     settings.door.pending = 20;
     settings.door.pending_per_address = 10;
-    settings.door.handshake_timeout = Duration::from_millis(500);
+    settings.door.handshake_timeout = Duration::from_secs(600);
     let node = start(settings).await;
     let mut crowd = silent(30, node.net.local_address().expect("it listens"), |_| "127.0.0.1".to_owned()).await;
-    // The first twenty go because of the bound, at once; the rest by the time-out.
+    let kept = crowd.split_off(20);
     for stream in &mut crowd {
-        let end = within("an end", stream.read_u8()).await;
-        assert!(end.is_err(), "nothing is said to strangers");
+        assert!(within("an end", stream.read_u8()).await.is_err(), "nothing is said to strangers");
     }
+    for stream in &kept {
+        let open = stream.try_read(&mut [0]).expect_err("the newest are still there");
+        assert_eq!(open.kind(), std::io::ErrorKind::WouldBlock);
+    }
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_handshake_that_takes_too_long_is_ended_however_it_drips() {
+    let _turn = turn().await;
+    let mut settings = settings("drip", &[("drip-b", NOWHERE)]);
+    settings.door.handshake_timeout = Duration::from_millis(300);
+    let node = start(settings).await;
+    let mut silent = TcpStream::connect(node.address()).await.expect("TCP connects");
+    assert!(within("an end", silent.read_u8()).await.is_err());
+    let dripping = TcpStream::connect(node.address()).await.expect("TCP connects");
+    let began = Instant::now();
+    // A good record of 16 KiB, one byte at a time.
+    let mut record = [0x16, 3, 1, 0x40, 0, 1, 0, 0x3f, 0xfc, 3, 3].into_iter().chain(std::iter::repeat(0));
+    crate::support::until("it is cut off", || {
+        let byte = record.next().expect("endless");
+        dripping.try_write(&[byte]).is_err() || dripping.try_read(&mut [0]).is_ok_and(|count| count == 0)
+    })
+    .await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(250) && took < Duration::from_secs(5), "{took:?}");
     node.stop().await;
 }
 
