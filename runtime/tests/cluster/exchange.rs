@@ -3,7 +3,7 @@
 use aurigraph_runtime::cluster::{Class, SendRefused};
 use bytes::Bytes;
 
-use crate::support::{pair, settings, start, turn, until};
+use crate::support::{NOWHERE, linked, pair, settings, start, turn, until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_exchange_messages_on_both_lanes() {
@@ -45,4 +45,56 @@ async fn a_cluster_of_one_runs_and_refuses_unknown_peers() {
     let refused = node.net.send_control("nobody", Bytes::from_static(b"x"));
     assert_eq!(refused, Err(SendRefused::Unknown("nobody".into())));
     node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_nodes_reach_each_other_and_nobody_hears_what_is_not_for_him() {
+    let _turn = turn().await;
+    let names: Vec<String> = (1..=5).map(|i| format!("mesh-{i}")).collect();
+    let mut nodes = Vec::new();
+    for name in &names {
+        // Each dials those that run already: their names are smaller.
+        let addresses: Vec<String> = nodes.iter().map(crate::support::Node::address).collect();
+        let others = names.iter().filter(|other| *other != name);
+        let peers: Vec<(&str, &str)> = others
+            .enumerate()
+            .map(|(i, other)| (other.as_str(), addresses.get(i).map_or(NOWHERE, String::as_str)))
+            .collect();
+        nodes.push(start(settings(name, &peers)).await);
+    }
+    for first in &nodes {
+        for second in nodes.iter().filter(|second| second.name != first.name) {
+            linked(first, second).await;
+            let message = Bytes::from(format!("{} to {}", first.name, second.name));
+            first.net.send_control(&second.name, message.clone()).expect("sent");
+            first.net.send_bulk(&second.name, message, Class::Body).expect("queued");
+        }
+    }
+    for node in &nodes {
+        let expected = |messages: &[(String, Bytes)]| {
+            messages.iter().all(|(from, message)| *message == format!("{from} to {}", node.name))
+        };
+        until("one message of each", || node.inbound.control.lock().len() == 4 && node.inbound.bulk.lock().len() == 4)
+            .await;
+        assert!(expected(&node.inbound.control.lock()) && expected(&node.inbound.bulk.lock()));
+    }
+    for node in &nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_starts_before_its_peer_finds_it_later() {
+    let _turn = turn().await;
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = reserved.local_addr().expect("bound");
+    drop(reserved);
+    let early = start(settings("early-b", &[("early-a", &address.to_string())])).await;
+    until("dialling has failed", || early.net.peer("early-a").is_some_and(|peer| peer.last_failure.is_some())).await;
+    let mut late = settings("early-a", &[("early-b", NOWHERE)]);
+    late.listen = address;
+    let late = start(late).await;
+    linked(&early, &late).await;
+    early.stop().await;
+    late.stop().await;
 }
