@@ -273,6 +273,7 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
         if let Some(mut inner) = state.state.take() {
             self.0.stopped(&state.context, &mut inner).instrument(state.span.clone()).await;
         }
+        state.life.withdraw();
         Ok(())
     }
 

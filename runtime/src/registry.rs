@@ -307,9 +307,9 @@ impl Registry {
         if end.kind.is_abnormal() {
             let labels = [("actor", name.to_owned()), ("kind", end.kind.label().to_owned())];
             metrics::counter!("application_exceptions_total", &labels).increment(1);
-            tracing::warn!(aurigraph.actor = name, generation, "actor ended: {reason}");
+            tracing::warn!(aurigraph.actor = name, aurigraph.generation = generation, "actor ended: {reason}");
         } else {
-            tracing::info!(aurigraph.actor = name, generation, "actor ended: {reason}");
+            tracing::info!(aurigraph.actor = name, aurigraph.generation = generation, "actor ended: {reason}");
         }
         self.event(name, ActorEventKind::Ended { kind: end.kind, reason });
     }

@@ -123,6 +123,30 @@ async fn an_actor_that_ended_before_it_could_be_linked_is_noticed_by_its_task() 
 }
 
 #[tokio::test]
+async fn an_end_that_is_heard_before_the_start_was_reported_keeps_its_reason() {
+    let tries = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&tries);
+    let child = ChildSpec::raw("raw", move |registry: Registry, _generation, parent: ActorCell| {
+        let first = counter.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            let (cell, task) = linked(registry.name_of("raw"), false, parent).await?;
+            if first {
+                let sent = ActorRef::<ForeignMsg>::from(cell.clone()).send_message(ForeignMsg::Fail);
+                sent.map_err(|_| SpawnErr::StartupFailed("not sent".into()))?;
+                cell.wait(None).await.map_err(|_| SpawnErr::StartupFailed("not ended".into()))?;
+                // The supervisor hears of the end while this start still runs.
+                tokio::task::yield_now().await;
+            }
+            Ok((cell, task))
+        }
+    });
+    let (registry, tree) = tree_of(child).await;
+    runs(&registry, &[("raw", 2)]).await;
+    assert_eq!(reason(&registry, "raw"), "failed: foreign trouble");
+    tree.shutdown(WITHIN).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_failed_start_of_a_library_actor_is_tried_again() {
     let fails = Arc::new(AtomicBool::new(true));
     let failing = Arc::clone(&fails);

@@ -177,6 +177,16 @@ fn held_back(probe: &Probe) -> (ChildSpec, std::sync::mpsc::Sender<()>) {
     (probe.child_with("x", script), release)
 }
 
+/// Paused time stands still while a thread blocks, so it is moved by hand until the condition holds.
+async fn by_hand(step: Duration, condition: impl Fn() -> bool) {
+    let began = std::time::Instant::now();
+    while !condition() {
+        assert!(began.elapsed() < WITHIN, "not within {WITHIN:?}");
+        tokio::time::advance(step).await;
+        tokio::task::yield_now().await;
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_new_incarnation_waits_for_the_old_state_to_be_dropped() {
     let (probe, registry) = (Probe::default(), Registry::new(&unique_node()));
@@ -185,16 +195,10 @@ async fn a_new_incarnation_waits_for_the_old_state_to_be_dropped() {
         Tree::start(registry.clone(), SupervisorSpec::new("root", Strategy::OneForOne).child(child)).await.unwrap();
     kill(&registry, "x", KillMode::Kill);
     let starting = || registry.row(&registry.name_of("x")).unwrap().state == ActorState::Starting;
-    // Time stands still while a thread blocks, so it is moved by hand.
-    while !starting() {
-        tokio::time::advance(Duration::from_millis(1)).await;
-        tokio::task::yield_now().await;
-    }
+    by_hand(Duration::from_millis(1), starting).await;
     assert_eq!(probe.take(), ["+x"], "the second start is held back");
     release.send(()).unwrap();
-    while generation(&registry, "x") != 2 || starting() {
-        tokio::task::yield_now().await;
-    }
+    by_hand(Duration::ZERO, || generation(&registry, "x") == 2 && !starting()).await;
     assert_eq!(probe.take(), ["~x", "+x"]);
     assert_eq!(probe.twins(), [""; 0]);
     drop(release);
@@ -209,10 +213,7 @@ async fn an_old_incarnation_that_never_ends_ends_the_tree_instead() {
         Tree::start(registry.clone(), SupervisorSpec::new("root", Strategy::OneForOne).child(child)).await.unwrap();
     kill(&registry, "x", KillMode::Kill);
     let ended = tokio::spawn(async move { tree.ended().await });
-    while !ended.is_finished() {
-        tokio::time::advance(Duration::from_millis(100)).await;
-        tokio::task::yield_now().await;
-    }
+    by_hand(Duration::from_millis(100), || ended.is_finished()).await;
     let end = ended.await.unwrap();
     assert!(end.reason.contains(&format!("{} did not end within 5s", registry.name_of("x"))), "{end}");
     assert_eq!(probe.twins(), [""; 0]);
@@ -226,16 +227,21 @@ async fn a_restarted_supervisor_waits_for_children_that_still_block_a_thread() {
     let (release, held) = std::sync::mpsc::channel();
     registry.role::<Order>("y").call(WITHIN, |reply| Order::Block(reply, held)).await.unwrap();
     assert_eq!(probe.take(), ["+first", "+x", "+y", "+last"]);
-    kill(&registry, "inner", KillMode::Abort);
-    eventually("inner is starting again", || {
-        let row = registry.row(&registry.name_of("inner")).unwrap();
+    kill(&registry, "mid", KillMode::Abort);
+    eventually("mid is starting again", || {
+        let row = registry.row(&registry.name_of("mid")).unwrap();
         row.generation == 2 && row.state == ActorState::Starting
     })
     .await;
-    assert_eq!(probe.take(), [""; 0], "nothing starts before the old child has ended");
+    // The rest of the tree goes on, and long enough for a hasty supervisor to start x.
+    for _ in 0..200 {
+        assert_eq!(registry.role::<Order>("first").call(WITHIN, Order::Ping).await, Ok(1));
+    }
+    let steps = probe.take();
+    assert!(!steps.iter().any(|step| step.starts_with('+')), "started before all old children had ended: {steps:?}");
     release.send(()).unwrap();
-    runs(&registry, &[("inner", 2), ("y", 2), ("x", 1)]).await;
-    assert_eq!(probe.take(), ["~y", "+y"]);
+    runs(&registry, &[("mid", 2), ("x", 2), ("inner", 2), ("y", 2), ("last", 2)]).await;
+    assert_eq!(probe.take(), ["~y", "+x", "+y", "+last"]);
     tree.shutdown(WITHIN).await.unwrap();
 }
 

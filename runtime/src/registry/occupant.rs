@@ -49,10 +49,17 @@ pub(crate) struct Life {
     pub(super) _open: watch::Sender<()>,
 }
 
-impl Drop for Life {
-    fn drop(&mut self) {
+impl Life {
+    /// Takes the mailbox back: nobody is addressed any more.
+    pub(crate) fn withdraw(&mut self) {
         if let Some((slot, generation)) = self.mailbox.take() {
             slot.withdraw(generation);
         }
+    }
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        self.withdraw();
     }
 }

@@ -250,7 +250,8 @@ impl Group {
         for other in self.affected(index) {
             let sibling = &mut self.children[other];
             sibling.resume_at = sibling.resume_at.max(Some(now + delay));
-            sibling.condemned = other != index && sibling.is_live();
+            // Never taken back here: a cancelled start may still have succeeded.
+            sibling.condemned |= other != index && sibling.is_live();
         }
         self.restart_pending = self.spec.strategy != Strategy::OneForOne;
         wake_after(myself, delay);
