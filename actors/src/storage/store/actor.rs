@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::blocks::{apply_all, write_block};
-use super::checkpoint::Checkpoints;
+use super::checkpoint::{self, Checkpoints};
 use super::error::StoreError;
 use super::layout::{AUDIT, height_key};
 use super::open::Store;
@@ -28,8 +28,8 @@ pub enum StoreMsg {
         /// Answered once readers see it.
         reply: Option<Reply<Result<(), StoreError>>>,
     },
-    /// Writes the ledger state at a checkpoint, durably. Every block up to its height must have been sent before, else
-    /// it is refused with [`StoreError::NotIndexed`].
+    /// Writes the ledger state at a checkpoint, durably. Every block up to its height must have been sent to
+    /// this incarnation or stand below an earlier checkpoint, else it is refused with [`StoreError::NotIndexed`].
     Checkpoint {
         /// The view, taken right after the ledger's checkpoint.
         view: StateView,
@@ -107,7 +107,13 @@ impl Behaviour for StoreActor {
 
 /// The owning thread. sled panics on some damage; that ends this incarnation like an error.
 fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mouth<StoreMsg>) {
-    let mut writer = StoreWriter { store, checkpoints: Checkpoints::default() };
+    let mut writer = match StoreWriter::new(store) {
+        Ok(writer) => writer,
+        Err(error) => {
+            mouth.send(StoreMsg::Failed(error));
+            return;
+        }
+    };
     while let Some(message) = work.blocking_recv() {
         let failed = match catch_unwind(AssertUnwindSafe(|| writer.apply(message))) {
             Ok(Ok(())) => continue,
@@ -123,11 +129,20 @@ fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mout
 pub(super) struct StoreWriter<'a> {
     store: &'a Store,
     checkpoints: Checkpoints,
+    /// Every block up to this height is indexed: those up to the newest checkpoint, and those that this incarnation saw
+    /// in a row above it. What an earlier one indexed later may have holes where its mailbox was dropped.
+    indexed: u64,
 }
 
-impl StoreWriter<'_> {
+impl<'a> StoreWriter<'a> {
+    pub(super) fn new(store: &'a Store) -> Result<Self, StoreError> {
+        let headers = checkpoint::headers(&store.shared.database)?;
+        let indexed = headers.iter().flatten().map(|header| header.height).max().unwrap_or(0);
+        Ok(Self { store, checkpoints: Checkpoints::default(), indexed })
+    }
+
     /// Applies a message. An error of the store ends the incarnation; a refusal is the sender's alone.
-    fn apply(&mut self, message: StoreMsg) -> Result<(), StoreError> {
+    pub(super) fn apply(&mut self, message: StoreMsg) -> Result<(), StoreError> {
         match message {
             StoreMsg::WriteBlock { block, reply } => answer(reply, self.write_block(&block)),
             StoreMsg::Checkpoint { view, consensus, commit_index, reply } => {
@@ -142,9 +157,12 @@ impl StoreWriter<'_> {
         }
     }
 
-    fn write_block(&self, block: &StoredBlock) -> Result<(), StoreError> {
+    fn write_block(&mut self, block: &StoredBlock) -> Result<(), StoreError> {
         let began = Instant::now();
         write_block(&self.store.shared.database, block)?;
+        if block.height == self.indexed + 1 {
+            self.indexed = block.height;
+        }
         self.record("store_block_seconds", began);
         Ok(())
     }
@@ -156,9 +174,8 @@ impl StoreWriter<'_> {
         commit_index: u64,
     ) -> Result<CheckpointDone, StoreError> {
         let (began, height) = (Instant::now(), view.height());
-        let indexed = self.store.reader().highest_indexed_height()?;
-        if height > indexed.unwrap_or(0) {
-            return Err(StoreError::NotIndexed { height, indexed });
+        if height > self.indexed {
+            return Err(StoreError::NotIndexed { height, indexed: self.indexed });
         }
         let shared = &self.store.shared;
         let distrusted = |sequence| shared.distrusts(sequence);

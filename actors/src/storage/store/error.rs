@@ -31,12 +31,12 @@ pub enum StoreError {
     #[error(transparent)]
     NotACheckpoint(#[from] aurigraph_ledger::NotACheckpoint),
     /// A checkpoint ahead of the block index: after a crash the blocks between would be missing for ever.
-    #[error("a checkpoint at height {height} while blocks are indexed up to {indexed:?}: index them first")]
+    #[error("a checkpoint at height {height} while blocks are indexed without a hole up to {indexed}")]
     NotIndexed {
         /// The checkpoint's height.
         height: u64,
-        /// The highest indexed block.
-        indexed: Option<u64>,
+        /// The height up to which no block is missing.
+        indexed: u64,
     },
     /// The owning thread has ended, or its predecessor does not end.
     #[error("the store's thread: {0}")]

@@ -1,1 +1,512 @@
-//! Tests of the store as a whole.
+//! Tests of the store: the block index, checkpoints under a crash at every write, damage, its actor's five deaths.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aurigraph_ledger::types::{AUR, PUBLIC_KEY_LEN, SIGNATURE_LEN};
+use aurigraph_ledger::{
+    AccountIndex, Address, CommitInput, CommittedBatch, FeeSchedule, Genesis, GenesisAccount, GenesisValidator, Hash,
+    Ledger, PlainHasher, ProtocolParameters, PublicKey, SenderKey, SignatureVerifier, StateView, Target,
+    TransactionBuilder, blake3_digest,
+};
+use aurigraph_runtime::supervisor::{Backoff, Budget, ChildSpec, Strategy, SupervisorSpec, Tree};
+use aurigraph_runtime::{KillMode, Registry};
+use aurigraph_schema_upgrades::faults::{Fault, Faulty};
+use aurigraph_schema_upgrades::{Change, Medium};
+use bytes::Bytes;
+
+use super::actor::{StoreActor, StoreMsg, StoreWriter};
+use super::blocks::write_block;
+use super::checkpoint::{self, Checkpoints};
+use super::error::StoreError;
+use super::layout::{PAGES, SlotValue};
+use super::open::{Store, StoreOptions};
+use super::types::{CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation};
+use crate::bounds::storage::STORE_MAILBOX;
+use crate::storage::testing::{Chance, eventually};
+
+const LONG: Duration = Duration::from_secs(60);
+const ACCOUNTS: u32 = 6_000;
+
+struct AnySignature;
+
+impl SignatureVerifier for AnySignature {
+    fn verify(&self, _public_key: &[u8], _message: &[u8], _signature: &[u8]) -> bool {
+        true
+    }
+}
+
+/// A ledger that goes on by transfers, with a checkpoint at each.
+struct World {
+    genesis: Genesis,
+    ledger: Ledger,
+    now: u64,
+}
+
+impl World {
+    fn new() -> Self {
+        let key = PublicKey::new(vec![3; PUBLIC_KEY_LEN]);
+        let account = |n: u32| GenesisAccount {
+            address: if n == 0 {
+                Address::of_public_key(&[3; PUBLIC_KEY_LEN])
+            } else {
+                Address(blake3_digest(&n.to_le_bytes()))
+            },
+            balance: AUR,
+            public_key: (n == 0).then(|| key.clone()),
+        };
+        let validator = GenesisValidator {
+            name: "v1".into(),
+            consensus_key: key.clone(),
+            network_key: PublicKey::new(vec![1; 40]),
+            stake: 1,
+        };
+        let genesis = Genesis {
+            network: "test".into(),
+            timestamp_ms: 1_000,
+            fees: FeeSchedule { base: 1, per_operation: 1, per_byte: 0, invalid_signature_fee: 1 },
+            parameters: ProtocolParameters::default(),
+            validators: vec![validator],
+            accounts: (0..ACCOUNTS).map(account).collect(),
+        };
+        let ledger = Ledger::from_genesis(&genesis, Arc::new(PlainHasher)).unwrap();
+        Self { genesis, ledger, now: 1_000 }
+    }
+
+    /// A transfer to an account, in a block with a checkpoint of its own.
+    fn pay(&mut self, to: u32) -> StateView {
+        let (index, expiry) = (self.ledger.commit_index() + 1, self.ledger.height() + 10);
+        let sender = SenderKey::Index(AccountIndex(0));
+        let builder = TransactionBuilder::new(self.ledger.chain_id(), sender, index - 1, expiry)
+            .fees(&self.genesis.fees)
+            .transfer(Target::Index(AccountIndex(to)), 7);
+        let transaction = builder.build().unwrap().with_signature(&[0; SIGNATURE_LEN]).unwrap();
+        let digest = blake3_digest(&index.to_le_bytes());
+        let batch = CommittedBatch { proposer: 0, digest, transactions: vec![transaction.into()] };
+        self.now += 2_000;
+        let input = CommitInput {
+            epoch: 0,
+            commit_index: index,
+            commit_digest: digest,
+            timestamp_ms: self.now,
+            leader: 0,
+            round: u32::try_from(index).unwrap() + 2,
+            consensus_state_digest: digest,
+            batches: vec![batch],
+        };
+        let outcome = self.ledger.execute(input, &AnySignature).unwrap();
+        assert_eq!(outcome.block.unwrap().transactions.len(), 1);
+        assert!(outcome.checkpoint.is_some());
+        self.ledger.snapshot()
+    }
+
+    /// True if the pages make a ledger with the root of the view.
+    fn is(&self, found: &StoredCheckpoint, view: &StateView) -> bool {
+        let ledger = Ledger::import(&self.genesis, Arc::new(PlainHasher), found.pages.clone()).unwrap();
+        found.state_root == view.checkpoint().state_root
+            && found.height == view.height()
+            && ledger.height() == view.height()
+            && found.consensus == consensus(view)
+    }
+}
+
+/// Several parts of consensus state, of a size that changes.
+fn consensus(view: &StateView) -> Bytes {
+    let size = if view.height() % 2 == 0 { 10 } else { 150_000 };
+    vec![u8::try_from(view.height()).unwrap(); size].into()
+}
+
+fn open(directory: &Path) -> Store {
+    Store::open(directory, "v1", StoreOptions { cache: 4 << 20 }).unwrap()
+}
+
+fn write(store: &Store, checkpoints: &mut Checkpoints, view: &StateView) -> checkpoint::Written {
+    let shared = &store.shared;
+    let distrusted = |sequence| shared.distrusts(sequence);
+    checkpoints.write(&shared.database, view, &consensus(view), view.height(), distrusted).unwrap()
+}
+
+fn block(height: u64, transactions: u32) -> StoredBlock {
+    let id = |index: u32| blake3_digest(&[height.to_le_bytes().as_slice(), &index.to_le_bytes()].concat());
+    let transaction = |index: u32| StoredTransaction {
+        id: id(index),
+        batch: u16::try_from(index % 3).unwrap(),
+        position: index / 3,
+        receipt: vec![u8::try_from(index % 251).unwrap(); 20 + (index as usize * 37) % 900].into(),
+    };
+    StoredBlock {
+        height,
+        hash: blake3_digest(&height.to_le_bytes()),
+        commit_index: height + 100,
+        header: vec![9; 200].into(),
+        batches: vec![Hash([1; 32]), Hash([2; 32]), Hash([3; 32])],
+        transactions: (0..transactions).map(transaction).collect(),
+    }
+}
+
+fn assert_indexed(store: &Store, block: &StoredBlock) {
+    let reader = store.reader();
+    let row = reader.header_by_height(block.height).unwrap().unwrap();
+    assert_eq!(reader.header_by_hash(&block.hash).unwrap().as_ref(), Some(&row));
+    assert_eq!((row.hash, row.commit_index, row.header), (block.hash, block.commit_index, block.header.clone()));
+    assert_eq!(row.transactions as usize, block.transactions.len());
+    let mut read = Vec::new();
+    while read.len() < block.transactions.len() {
+        let from = u32::try_from(read.len()).unwrap();
+        read.extend(reader.block_transactions(block.height, from, 77).unwrap());
+    }
+    for ((index, wanted), found) in (0..).zip(&block.transactions).zip(read) {
+        let location = TransactionLocation { height: block.height, index };
+        assert_eq!(reader.transaction(&wanted.id).unwrap(), Some(location));
+        assert_eq!((found.location, found.id, found.position), (location, wanted.id, wanted.position));
+        assert_eq!(found.batch, block.batches[usize::from(wanted.batch)]);
+        assert_eq!(found.receipt, wanted.receipt);
+    }
+}
+
+#[test]
+fn a_block_is_found_by_height_by_hash_and_by_each_of_its_transactions() {
+    let directory = tempfile::tempdir().unwrap();
+    let blocks = [block(1, 0), block(2, 1), block(3, 2_345), block(4, 1_000)];
+    {
+        let store = open(directory.path());
+        for block in &blocks {
+            write_block(&store.shared.database, block).unwrap();
+            assert_indexed(&store, block);
+        }
+        // Again changes nothing.
+        write_block(&store.shared.database, &blocks[2]).unwrap();
+        store.shared.database.flush().unwrap();
+    }
+    let store = open(directory.path());
+    blocks.iter().for_each(|block| assert_indexed(&store, block));
+    let reader = store.reader();
+    assert_eq!(reader.highest_indexed_height().unwrap(), Some(4));
+    let heights = |below, limit| -> Vec<u64> {
+        reader.headers_below(below, limit).unwrap().iter().map(|row| row.height).collect()
+    };
+    assert_eq!(heights(None, 3), vec![4, 3, 2]);
+    assert_eq!(heights(Some(3), 9), vec![2, 1]);
+    assert_eq!(reader.header_by_height(5).unwrap(), None);
+    assert_eq!(reader.header_by_hash(&Hash::ZERO).unwrap(), None);
+    assert_eq!(reader.transaction(&Hash::ZERO).unwrap(), None);
+    assert_eq!(reader.block_transactions(3, 2_345, 10).unwrap(), vec![]);
+    let last = reader.transaction_row(TransactionLocation { height: 3, index: 2_344 }).unwrap().unwrap();
+    assert_eq!(last.id, blocks[2].transactions[2_344].id);
+}
+
+#[test]
+fn a_crash_at_any_write_of_a_block_leaves_it_out_or_in_and_writing_it_again_completes_it() {
+    let block = block(1, 1_700);
+    for at in 0.. {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let faulty = Faulty::new(&store.shared.database, at, Fault::Before);
+        let result = write_block(&faulty, &block);
+        assert_eq!(result.is_err(), faulty.is_dead());
+        if !faulty.is_dead() {
+            assert!(at > 5, "only {at} writes");
+            return;
+        }
+        assert_eq!(store.reader().header_by_hash(&block.hash).unwrap(), None, "write {at}");
+        assert_eq!(store.reader().transaction(&block.transactions[0].id).unwrap(), None, "write {at}");
+        write_block(&store.shared.database, &block).unwrap();
+        assert_indexed(&store, &block);
+    }
+}
+
+#[test]
+fn checkpoints_alternate_and_only_what_changed_is_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let views: Vec<StateView> = (0..6).map(|n| world.pay(n * 999 + 1)).collect();
+    {
+        let store = open(directory.path());
+        assert!(store.reader().latest_checkpoint().unwrap().is_none());
+        let mut checkpoints = Checkpoints::default();
+        let written: Vec<_> = views.iter().map(|view| write(&store, &mut checkpoints, view)).collect();
+        let sequences: Vec<u64> = written.iter().map(|written| written.sequence).collect();
+        assert_eq!(sequences, vec![1, 2, 3, 4, 5, 6]);
+        assert!(written[0].bytes > 300_000, "{written:?}");
+        assert!(written[2].bytes * 2 < written[0].bytes, "{written:?}");
+        assert!(written[5].values < written[0].values, "{written:?}");
+        let latest = store.reader().latest_checkpoint().unwrap().unwrap();
+        assert!(world.is(&latest, &views[5]));
+    }
+    let store = open(directory.path());
+    let latest = store.reader().latest_checkpoint().unwrap().unwrap();
+    assert_eq!((latest.sequence, latest.commit_index), (6, 6));
+    assert!(world.is(&latest, &views[5]));
+    // The first of a new process writes its slot whole, and what stood there before does not matter.
+    let next = world.pay(5_000);
+    let written = write(&store, &mut Checkpoints::default(), &next);
+    assert_eq!(written.sequence, 7);
+    assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &next));
+}
+
+#[test]
+fn a_crash_at_any_write_of_a_checkpoint_leaves_the_one_before_or_the_new_one_whole() {
+    let mut world = World::new();
+    let views: Vec<StateView> = (0..4).map(|n| world.pay(n * 1_499 + 1)).collect();
+    let mut at = 0;
+    loop {
+        let mut reached = false;
+        for fault in [Fault::Before, Fault::After] {
+            for same_process in [false, true] {
+                let directory = tempfile::tempdir().unwrap();
+                let store = open(directory.path());
+                let mut checkpoints = Checkpoints::default();
+                write(&store, &mut checkpoints, &views[0]);
+                write(&store, &mut checkpoints, &views[1]);
+                if !same_process {
+                    checkpoints = Checkpoints::default();
+                }
+                let faulty = Faulty::new(&store.shared.database, at, fault);
+                let result = checkpoints.write(&faulty, &views[2], &consensus(&views[2]), views[2].height(), |_| false);
+                assert_eq!(result.is_err(), faulty.is_dead());
+                reached |= faulty.is_dead();
+                drop((checkpoints, store));
+
+                let store = open(directory.path());
+                let found = store.reader().latest_checkpoint().unwrap().unwrap();
+                let expected = if found.sequence == 3 { &views[2] } else { &views[1] };
+                assert!(world.is(&found, expected), "write {at} {fault:?}");
+                assert!(found.sequence == 3 || result.is_err(), "write {at} {fault:?}");
+                write(&store, &mut Checkpoints::default(), &views[3]);
+                assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &views[3]));
+            }
+        }
+        if !reached {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at >= 6, "only {at} writes were tried");
+}
+
+#[test]
+fn a_damaged_or_distrusted_checkpoint_gives_way_to_the_older_one_and_is_overwritten_first() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let views: Vec<StateView> = (0..4).map(|n| world.pay(n + 1)).collect();
+    let store = open(directory.path());
+    let mut checkpoints = Checkpoints::default();
+    write(&store, &mut checkpoints, &views[0]);
+    write(&store, &mut checkpoints, &views[1]);
+
+    // One bit of one page of the newest.
+    let database = &store.shared.database;
+    let pages = database.scan(PAGES, None, 10_000).unwrap();
+    let slot = checkpoint::candidates(database, |_| false).unwrap()[0].0;
+    let of_slot = |(key, _): &&(Vec<u8>, Vec<u8>)| SlotValue::parse(key).unwrap().0 == slot;
+    let (key, mut value) = pages.iter().filter(of_slot).nth(3).cloned().unwrap();
+    value[100] ^= 2;
+    database.apply(PAGES, &[Change::put(&key, &value)]).unwrap();
+    let found = store.reader().latest_checkpoint().unwrap().unwrap();
+    assert_eq!(found.sequence, 1);
+    assert!(world.is(&found, &views[0]));
+
+    // The damaged slot is written next, so that the good one stays.
+    write(&store, &mut Checkpoints::default(), &views[2]);
+    let sequences = |store: &Store| -> Vec<u64> {
+        let headers = checkpoint::headers(&store.shared.database).unwrap();
+        headers.iter().flatten().map(|header| header.sequence).collect()
+    };
+    let mut left = sequences(&store);
+    left.sort_unstable();
+    assert_eq!(left, vec![1, 3]);
+
+    // A root that does not match: the caller says so.
+    store.reader().distrust(3);
+    assert_eq!(store.reader().latest_checkpoint().unwrap().unwrap().sequence, 1);
+    write(&store, &mut Checkpoints::default(), &views[3]);
+    let mut left = sequences(&store);
+    left.sort_unstable();
+    assert_eq!(left, vec![1, 4]);
+    assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &views[3]));
+}
+
+#[test]
+fn a_missing_page_or_a_page_under_another_key_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let view = world.pay(1);
+    let store = open(directory.path());
+    write(&store, &mut Checkpoints::default(), &view);
+    let database = &store.shared.database;
+    let (slot, header) = checkpoint::candidates(database, |_| false).unwrap()[0];
+    let pages = database.scan(PAGES, None, 10_000).unwrap();
+    assert!(checkpoint::load(database, slot, &header).unwrap().is_some());
+    let (key, value) = &pages[2];
+    database.apply(PAGES, &[Change::remove(key)]).unwrap();
+    assert!(checkpoint::load(database, slot, &header).unwrap().is_none());
+    database.apply(PAGES, &[Change::put(key, &pages[3].1)]).unwrap();
+    assert!(checkpoint::load(database, slot, &header).unwrap().is_none());
+    database.apply(PAGES, &[Change::put(key, value)]).unwrap();
+    assert!(checkpoint::load(database, slot, &header).unwrap().is_some());
+}
+
+#[test]
+fn a_database_that_does_not_open_is_set_aside_and_a_new_one_begun() {
+    let mut chance = Chance::printed("a_database_that_does_not_open");
+    let directory = tempfile::tempdir().unwrap();
+    {
+        let store = open(directory.path());
+        write_block(&store.shared.database, &block(1, 500)).unwrap();
+        store.shared.database.flush().unwrap();
+        assert_eq!(store.set_aside(), None);
+    }
+    let conf = directory.path().join("store/conf");
+    let noise = chance.bytes(std::fs::metadata(&conf).unwrap().len() as usize);
+    std::fs::write(&conf, &noise).unwrap();
+    let store = open(directory.path());
+    let aside = store.set_aside().unwrap().to_owned();
+    assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("store.bad-"));
+    assert_eq!(std::fs::read(aside.join("conf")).unwrap(), noise, "nothing of it is lost");
+    assert_eq!(store.reader().highest_indexed_height().unwrap(), None);
+    write_block(&store.shared.database, &block(1, 5)).unwrap();
+    assert_indexed(&store, &block(1, 5));
+}
+
+/// Whatever stands in the files, the store opens: as it was, in part, or anew. It never ends the process.
+#[test]
+fn random_damage_to_the_files_never_ends_the_process() {
+    let mut chance = Chance::printed("random_damage_to_the_files");
+    let source = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let views = [world.pay(1), world.pay(2)];
+    {
+        let store = open(source.path());
+        let mut checkpoints = Checkpoints::default();
+        views.iter().for_each(|view| {
+            write(&store, &mut checkpoints, view);
+        });
+    }
+    for round in 0..25 {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("store")).unwrap();
+        for entry in std::fs::read_dir(source.path().join("store")).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), directory.path().join("store").join(entry.file_name())).unwrap();
+            }
+        }
+        let path = directory.path().join("store/db");
+        let mut bytes = std::fs::read(&path).unwrap();
+        if round % 3 == 0 {
+            bytes.truncate(chance.below(bytes.len() as u64) as usize);
+        } else {
+            for _ in 0..1 + chance.below(8) {
+                let at = chance.below(bytes.len() as u64) as usize;
+                bytes[at] ^= 1 << chance.below(8);
+            }
+        }
+        std::fs::write(&path, &bytes).unwrap();
+        let path = directory.path().to_owned();
+        // As the node does: reading a damaged tree may panic inside sled, and that is an actor's death.
+        let read = std::thread::spawn(move || {
+            let store = open(&path);
+            store.reader().latest_checkpoint()
+        });
+        if let Ok(Ok(Some(found))) = read.join() {
+            assert!(views.iter().any(|view| world.is(&found, view)), "round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_store_in_use_is_refused_and_not_set_aside() {
+    let directory = tempfile::tempdir().unwrap();
+    let held = open(directory.path());
+    let error = Store::open(directory.path(), "v1", StoreOptions::default()).err().unwrap();
+    assert!(matches!(error, StoreError::Schema(_)), "{error}");
+    assert!(error.to_string().contains(&format!("is used by process {}", std::process::id())), "{error}");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+    drop(held);
+}
+
+#[test]
+fn a_checkpoint_above_a_hole_in_the_index_is_refused_and_the_store_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let views: Vec<StateView> = (0..3).map(|n| world.pay(n + 1)).collect();
+    let store = open(directory.path());
+    let mut writer = StoreWriter::new(&store).unwrap();
+    let checkpoint = |writer: &mut StoreWriter<'_>, view: &StateView| -> Result<CheckpointDone, StoreError> {
+        let (reply, mut answer) = aurigraph_runtime::Reply::channel();
+        let (view, consensus, commit_index) = (view.clone(), consensus(view), view.height());
+        writer.apply(StoreMsg::Checkpoint { view, consensus, commit_index, reply: Some(reply) }).unwrap();
+        answer.try_recv().unwrap()
+    };
+    let index = |writer: &mut StoreWriter<'_>, height| {
+        writer.apply(StoreMsg::WriteBlock { block: Box::new(block(height, 2)), reply: None }).unwrap();
+    };
+    index(&mut writer, 1);
+    index(&mut writer, 3);
+    let refused = checkpoint(&mut writer, &views[2]).unwrap_err();
+    assert!(matches!(refused, StoreError::NotIndexed { height: 3, indexed: 1 }), "{refused}");
+    assert_eq!(checkpoint(&mut writer, &views[0]).unwrap().height, 1);
+    index(&mut writer, 2);
+    index(&mut writer, 3);
+    assert_eq!(checkpoint(&mut writer, &views[2]).unwrap().sequence, 2);
+    // A new incarnation knows the newest checkpoint, and below it nothing is missing.
+    let mut later = StoreWriter::new(&store).unwrap();
+    assert_eq!(checkpoint(&mut later, &views[1]).unwrap().height, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_deaths_lose_no_acknowledged_block_checkpoint_or_audit_row() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let registry = Registry::new("s1");
+    let (made, mut world) = (store.clone(), World::new());
+    let spec = SupervisorSpec::new("storage", Strategy::OneForOne)
+        .budget(Budget { restarts: 1_000, window: LONG })
+        .backoff(Backoff { first: Duration::from_millis(1), factor: 1, max: Duration::from_millis(1) })
+        .child(ChildSpec::behaviour("store", STORE_MAILBOX, move || StoreActor::new(made.clone())));
+    let tree = Tree::start(registry.clone(), spec).await.unwrap();
+    let address = registry.role::<StoreMsg>("store");
+    let deaths = [KillMode::Kill, KillMode::Panic, KillMode::Error, KillMode::Stop, KillMode::Abort];
+    let (mut newest, mut rows) = (None, Vec::new());
+    let mut height = 0;
+    for (death, row) in deaths.into_iter().cycle().zip(1..=15_u64) {
+        let view = world.pay(u32::try_from(row).unwrap());
+        for missing in height + 1..=view.height() {
+            let block = Box::new(block(missing, 3));
+            let written = address.call(LONG, |reply| StoreMsg::WriteBlock { block, reply: Some(reply) }).await;
+            written.unwrap().unwrap();
+        }
+        let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
+        let done = address.call(LONG, |reply| StoreMsg::Checkpoint {
+            view: sent,
+            consensus,
+            commit_index,
+            reply: Some(reply),
+        });
+        assert_eq!(done.await.unwrap().unwrap().height, view.height());
+        (height, newest) = (view.height(), Some(view));
+        let text = Bytes::from(format!("row {row}"));
+        rows.push((row, text.clone()));
+        let audit = address.call(LONG, |reply| StoreMsg::Audit { rows: vec![(row, text)], reply: Some(reply) });
+        audit.await.unwrap().unwrap();
+        // Work under way when it dies: lost or done, never half.
+        for extra in 1..4 {
+            let block = Box::new(block(height + extra, 1_200));
+            address.send(StoreMsg::WriteBlock { block, reply: None }).unwrap();
+        }
+        let before = address.generation();
+        assert!(registry.kill("s1/store", death));
+        eventually("it is restarted", || address.generation() > before && address.is_running()).await;
+    }
+    tree.shutdown(LONG).await.unwrap();
+    eventually("the thread has let go", || !store.shared.owner.is_held()).await;
+    let reader = store.reader();
+    assert!(world.is(&reader.latest_checkpoint().unwrap().unwrap(), &newest.unwrap()));
+    rows.reverse();
+    assert_eq!(reader.audit_rows(None, 100).unwrap(), rows);
+    assert_eq!(reader.audit_rows(Some(3), 1).unwrap(), vec![(2, Bytes::from("row 2"))]);
+    for found in 1..=height {
+        assert_eq!(reader.header_by_height(found).unwrap().unwrap().hash, block(found, 3).hash);
+    }
+}
