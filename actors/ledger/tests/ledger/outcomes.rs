@@ -386,6 +386,11 @@ fn a_view_foretells_what_the_next_block_does() {
     let view = world.ledger.snapshot();
     assert_eq!(view.check(&good), Ok(fee(&world, &good)));
     assert_eq!(view.check(&late), Err(ExclusionReason::NonceOutOfWindow));
+    let expiring = |expiry| {
+        let builder = TransactionBuilder::new(view.chain_id(), SenderKey::Index(AccountIndex(0)), 0, expiry);
+        view.check(&sign(&builder.fees(view.fees()).transfer(to(1), 1), 0)).err()
+    };
+    assert_eq!((expiring(0), expiring(1)), (Some(ExclusionReason::Expired), None), "the next block has height 1");
     assert_eq!(view.verification_key(&good).as_deref(), Some(key(0).as_slice()));
     let registering = sign(&world.builder_with_key(4, 0).transfer(to(1), 1), 4);
     assert_eq!(view.verification_key(&registering).as_deref(), Some(key(4).as_slice()));
