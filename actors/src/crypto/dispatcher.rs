@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use bytes::Bytes;
@@ -43,13 +44,21 @@ pub struct Worker {
 /// The dispatcher.
 pub struct VerifyDispatcher {
     workers: Vec<Worker>,
+    deadline: Duration,
 }
 
 impl VerifyDispatcher {
     /// A dispatcher over these verifiers.
     #[must_use]
     pub const fn new(workers: Vec<Worker>) -> Self {
-        Self { workers }
+        Self { workers, deadline: bounds::JOB_DEADLINE }
+    }
+
+    /// Another deadline for jobs than the usual one.
+    #[must_use]
+    pub const fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
     }
 }
 
@@ -147,7 +156,7 @@ impl Behaviour for VerifyDispatcher {
                 }
             }
         }
-        state.share_out(ctx);
+        state.share_out(ctx, self.deadline);
         state.measure();
         Ok(())
     }
@@ -235,7 +244,7 @@ impl DispatcherState {
     }
 
     /// Gives jobs to verifiers until either runs out.
-    fn share_out(&mut self, ctx: &Context<DispatchMsg>) {
+    fn share_out(&mut self, ctx: &Context<DispatchMsg>, deadline: Duration) {
         while let Some(at) = self.least_loaded() {
             let Some((priority, items)) = self.cut_job() else { return };
             let checks: Arc<[Check]> = items.iter().map(|(_, item)| item.check.clone()).collect();
@@ -251,7 +260,7 @@ impl DispatcherState {
             self.verifiers[at].jobs += 1;
             self.jobs.insert(number, Job { verifier: at, generation, priority, items });
             self.tasks.spawn(async move {
-                let verdicts = tokio::time::timeout(bounds::JOB_DEADLINE, answer).await.ok().and_then(Result::ok);
+                let verdicts = tokio::time::timeout(deadline, answer).await.ok().and_then(Result::ok);
                 mouth.send(DispatchMsg::Internal(Internal::Done { job: number, verdicts }));
             });
         }

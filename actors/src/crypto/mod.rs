@@ -7,6 +7,10 @@ mod dispatcher;
 mod messages;
 mod queue;
 mod requests;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod verifier;
 
 pub use dispatcher::{Internal, VerifyDispatcher, Worker};

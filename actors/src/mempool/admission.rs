@@ -158,8 +158,7 @@ impl Behaviour for Admission {
 
 impl AdmissionState {
     fn submit(&mut self, ctx: &Context<AdmissionMsg>, transactions: &[Bytes], source: Source, answer: Answer) {
-        let mut submission =
-            Submission { answer, outcomes: vec![None; transactions.len()], checking: Vec::new() };
+        let mut submission = Submission { answer, outcomes: vec![None; transactions.len()], checking: Vec::new() };
         let mut checks = Vec::new();
         for (at, bytes) in transactions.iter().enumerate() {
             let checked = match &self.view {

@@ -89,7 +89,11 @@ impl Batch {
     /// [`CodecError`] for anything but the canonical form.
     pub fn parse(bytes: Bytes, max: usize) -> Result<Self, CodecError> {
         if bytes.len() > max {
-            return Err(CodecError::TooLarge { what: "length of the batch", value: bytes.len() as u64, max: max as u64 });
+            return Err(CodecError::TooLarge {
+                what: "length of the batch",
+                value: bytes.len() as u64,
+                max: max as u64,
+            });
         }
         let mut r = Reader::new(&bytes);
         let head = BatchHead::take(&mut r)?;

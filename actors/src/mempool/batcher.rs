@@ -268,11 +268,7 @@ fn reserve(ctx: &Context<BatcherMsg>, state: &mut BatcherState) {
 }
 
 /// Waits for an answer of the store outside the batcher's loop. At most one of each kind is awaited.
-fn report<T: Send + 'static>(
-    ctx: &Context<BatcherMsg>,
-    answer: oneshot::Receiver<T>,
-    wrap: fn(Option<T>) -> Internal,
-) {
+fn report<T: Send + 'static>(ctx: &Context<BatcherMsg>, answer: oneshot::Receiver<T>, wrap: fn(Option<T>) -> Internal) {
     let mouth = ctx.mouth();
     tokio::spawn(async move {
         let answer = tokio::time::timeout(bounds::PUT_WITHIN, answer).await;

@@ -14,7 +14,9 @@ mod prepared;
 mod refusal;
 mod store;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod wire;
 
 pub use admission::{Admission, AdmissionParts, AdmissionState};

@@ -268,3 +268,6 @@ fn check_nonce(view: &dyn ChainView, account: &AccountFacts, nonce: u64) -> Resu
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

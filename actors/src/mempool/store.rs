@@ -456,12 +456,15 @@ impl BatchStore {
     fn serve(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, peer: String, digests: Vec<Hash>) {
         let under_way = state.serving.entry(peer.clone()).or_default();
         if *under_way >= bounds::SERVING_PER_PEER {
-            metrics::counter!("batch_messages_refused_total", "peer" => peer, "why" => "too many requests").increment(1);
+            metrics::counter!("batch_messages_refused_total", "peer" => peer, "why" => "too many requests")
+                .increment(1);
             return;
         }
         *under_way += 1;
-        let found: Vec<_> =
-            digests.into_iter().map(|digest| (digest, Self::at_hand(state, &digest).map(|batch| batch.encoded()))).collect();
+        let found: Vec<_> = digests
+            .into_iter()
+            .map(|digest| (digest, Self::at_hand(state, &digest).map(|batch| batch.encoded())))
+            .collect();
         let (journal, outbound, mouth) = (self.parts.journal.clone(), Arc::clone(&self.parts.outbound), ctx.mouth());
         let reads = Arc::clone(&state.reads);
         state.tasks.spawn(async move {
@@ -518,8 +521,7 @@ fn reserve(
     reply: Reply<Result<Range<u64>, BatchError>>,
 ) {
     let (range, record) = state.sequences.reserve(count);
-    let asked =
-        state.journal.ask(|reply| JournalMsg::Append { records: vec![record], sync: true, reply: Some(reply) });
+    let asked = state.journal.ask(|reply| JournalMsg::Append { records: vec![record], sync: true, reply: Some(reply) });
     let mouth = ctx.mouth();
     match asked {
         Ok(answer) => {

@@ -37,11 +37,8 @@ impl Fetches {
         if self.wants.len() >= bounds::WANTED && !self.wants.contains_key(&batch.digest) {
             return false;
         }
-        let want = self.wants.entry(batch.digest).or_insert_with(|| Want {
-            candidates: Vec::new(),
-            asked: 0,
-            waiting: None,
-        });
+        let want =
+            self.wants.entry(batch.digest).or_insert_with(|| Want { candidates: Vec::new(), asked: 0, waiting: None });
         for candidate in candidates {
             if !want.candidates.contains(candidate) {
                 want.candidates.push(*candidate);

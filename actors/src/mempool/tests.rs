@@ -1,0 +1,5 @@
+//! Admission, the batchers and the batch store as actors, between neighbours that only listen or are real.
+
+mod admission;
+mod batcher;
+mod store;
