@@ -106,19 +106,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn no_delay_makes_an_honest_sender_break_its_receivers_quota() {
         let (rate, window) = (1_000, 640 * MESSAGE_OVERHEAD);
-        let mut sender = Quota::for_sender(u64::MAX / 8, rate);
-        let mut receiver = Quota::for_receiver(u64::MAX / 8, rate, window);
+        let mut sender = Quota::for_sender(rate * MESSAGE_OVERHEAD, rate);
+        let mut receiver = Quota::for_receiver(rate * MESSAGE_OVERHEAD, rate, window);
         let (mut outstanding, mut waits) = (0, 0);
         for step in 0..20_000_u32 {
             tokio::time::advance(Duration::from_millis(1)).await;
             // As much as the window and the quota allow, at once.
-            while (outstanding + 1) * MESSAGE_OVERHEAD <= window && sender.take(1).is_ok() {
+            while (outstanding + 1) * MESSAGE_OVERHEAD <= window && sender.take(MESSAGE_OVERHEAD).is_ok() {
                 outstanding += 1;
             }
             // The receiver stands still most of the time and then takes everything at once, twice over.
             if step % 4_000 > 3_900 {
                 for _ in 0..outstanding {
-                    waits += u32::from(receiver.take(1).is_err());
+                    waits += u32::from(receiver.take(MESSAGE_OVERHEAD).is_err());
                 }
                 outstanding = 0;
             }
