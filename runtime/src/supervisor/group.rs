@@ -221,17 +221,13 @@ impl Group {
             self.registry.ended(&child.name, child.generation, next, &end);
             return Ok(());
         }
-        if std::mem::take(&mut child.condemned) {
-            // Its group's restart, already on its way, starts it again.
-            self.registry.ended(&child.name, child.generation, ActorState::BackingOff, &end);
-            return Ok(());
-        }
         self.restart(myself, index, &end)
     }
 
     /// Decides about the restart of a child and, by strategy, of others.
     fn restart(&mut self, myself: &ActorRef<Order>, index: usize, end: &End) -> Result<(), GaveUp> {
         let now = Instant::now();
+        // A group restart that has started nobody yet was counted when it was decided, and starts this child, too.
         if !self.restart_pending && !self.window.allow(now) {
             let (actor, failure) = (self.children[index].name.clone(), end.reason.clone());
             let budget = self.spec.budget;
