@@ -98,6 +98,7 @@ async fn an_actor_that_its_maker_forgot_to_link_is_supervised_all_the_same() {
     let (registry, tree) = tree_of(child).await;
     assert!(registry.kill(&registry.name_of("raw"), KillMode::Kill));
     runs(&registry, &[("raw", 2)]).await;
+    assert_eq!(reason(&registry, "raw"), "killed [kill]", "heard of through the link, not only through its task");
     tree.shutdown(WITHIN).await.unwrap();
 }
 
