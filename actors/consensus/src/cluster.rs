@@ -11,7 +11,7 @@ use crate::commit::Commit;
 use crate::config::Config;
 use crate::event::{Alarm, Effect, Event};
 use crate::machine::{Machine, Recovery};
-use crate::message::{CommitRange, Lane, Message};
+use crate::message::{CommitRange, Lane, Message, encode_block};
 use crate::oracle::{Mutation, Oracle};
 use crate::record::Record;
 use crate::snapshot::ConsensusSnapshot;
@@ -29,11 +29,22 @@ pub(crate) fn stub_signature(author: AuthorIdx, digest: &Hash) -> Signature {
     Signature::from_slice(&bytes).expect("right length")
 }
 
+/// Another version of a pushed block, signed by the same author.
+fn twin_of(pushed: &[u8]) -> Vec<u8> {
+    let Ok(Message::Block(bytes)) = Message::decode(pushed) else { panic!("a pushed block") };
+    let mut block = Block::decode(&bytes).expect("own blocks decode");
+    block.core.timestamp_ms += 1;
+    block.signature = stub_signature(block.core.author, &block.core.digest());
+    encode_block(&block.encode())
+}
+
 pub(crate) struct Node {
     pub(crate) machine: Option<Machine>,
     life: u32,
     pub(crate) log: Vec<Vec<u8>>,
     synced: usize,
+    /// Length of the log that is safe once a sync has ended, by the append that asked for it.
+    syncing: BTreeMap<u64, usize>,
     /// Where logged blocks are found again.
     blocks: BTreeMap<BlockRef, Arc<[u8]>>,
     pub(crate) batches: BTreeMap<Hash, u32>,
@@ -64,6 +75,10 @@ pub(crate) struct Cluster {
     pub(crate) steps: u64,
     /// Restarts use the newest snapshot.
     pub(crate) use_snapshots: bool,
+    /// Sends another version of every own block to the upper half of the nodes.
+    pub(crate) equivocator: Option<usize>,
+    /// Sends own blocks to the next node alone.
+    pub(crate) whisperer: Option<usize>,
     /// Keep what is sent.
     pub(crate) record_traffic: bool,
     pub(crate) traffic: Vec<Vec<u8>>,
@@ -78,6 +93,7 @@ impl Cluster {
             life: 0,
             log: Vec::new(),
             synced: 0,
+            syncing: BTreeMap::new(),
             blocks: BTreeMap::new(),
             batches: BTreeMap::new(),
             delivered: BTreeMap::new(),
@@ -102,6 +118,8 @@ impl Cluster {
             agreed: BTreeMap::new(),
             steps: 0,
             use_snapshots: false,
+            equivocator: None,
+            whisperer: None,
             record_traffic: false,
             traffic: Vec::new(),
         }
@@ -136,6 +154,7 @@ impl Cluster {
         let state = &mut self.nodes[node];
         state.log.truncate(keep);
         state.synced = keep;
+        state.syncing.clear();
         state.machine = None;
         state.life += 1;
         for other in 0..self.nodes.len() {
@@ -166,6 +185,11 @@ impl Cluster {
         state.synced = 0;
         state.snapshot = None;
         state.executed = 0;
+    }
+
+    /// A log without its first record is that of a process that ended before it could sign anything.
+    pub(crate) fn start_or_restart(&mut self, node: usize) {
+        if self.nodes[node].log.is_empty() { self.start(node) } else { self.restart(node) }
     }
 
     /// Starts a node from its log.
@@ -265,6 +289,10 @@ impl Cluster {
             return;
         }
         self.steps += 1;
+        if let Event::Durable { lsn } = &event {
+            let state = &mut self.nodes[node];
+            state.synced = state.synced.max(state.syncing.remove(lsn).unwrap_or(0));
+        }
         let now = self.now();
         let Some(machine) = self.nodes[node].machine.as_mut() else { return };
         let effects = machine.step(now, event);
@@ -297,7 +325,7 @@ impl Cluster {
                 }
                 state.log.push(record.encode());
                 if need_fsync {
-                    state.synced = state.log.len();
+                    state.syncing.insert(lsn, state.log.len());
                     let delay = 1 + self.rng.next() % 3;
                     self.push(node, delay, Event::Durable { lsn });
                 }
@@ -305,9 +333,7 @@ impl Cluster {
             Effect::Broadcast { block, bytes } => {
                 let before = self.nodes[node].sent_rounds.insert(block.round, block.digest);
                 assert!(before.is_none_or(|digest| digest == block.digest), "node {node} equivocates at {block:?}");
-                for to in 0..self.nodes.len() {
-                    self.transmit(node, to, bytes.to_vec());
-                }
+                self.broadcast(node, &bytes);
             }
             Effect::Send { to, lane, bytes } => {
                 assert!(lane == Lane::Bulk || bytes.len() <= 256 * 1024, "too large for the control lane");
@@ -339,12 +365,24 @@ impl Cluster {
             }
             Effect::Evidence(evidence) => {
                 assert!(evidence.is_well_formed());
-                assert_ne!(evidence.a.core.author, own, "evidence against oneself");
+                let guilty = self.equivocator == Some(node);
+                assert!(guilty || evidence.a.core.author != own, "evidence against oneself");
                 self.nodes[node].evidence += 1;
             }
             Effect::Charge { .. } => self.nodes[node].charges += 1,
             Effect::Alarm(alarm) => self.nodes[node].alarms.push(alarm),
             Effect::Halt(reason) => panic!("node {node} halts: {reason}"),
+        }
+    }
+
+    fn broadcast(&mut self, node: usize, bytes: &[u8]) {
+        let n = self.nodes.len();
+        let twin = (self.equivocator == Some(node)).then(|| twin_of(bytes));
+        for to in 0..n {
+            let bytes = twin.as_ref().filter(|_| to >= n / 2).map_or(bytes, Vec::as_slice).to_vec();
+            if self.whisperer != Some(node) || to == (node + 1) % n {
+                self.transmit(node, to, bytes);
+            }
         }
     }
 

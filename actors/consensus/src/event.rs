@@ -211,7 +211,8 @@ pub enum Offence {
 /// What an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alarm {
-    /// The log does not say what was signed last: this validator observes and signs nothing.
+    /// The log does not say what was signed last, or was found doubtful before: this validator observes and signs
+    /// nothing.
     SigningFloorUnknown,
     /// A validly signed own block is missing from the log: another instance runs with this key, or the disk was
     /// restored. This validator observes and signs nothing from here on.

@@ -8,7 +8,8 @@
 //! * **Start.** In a directory that was just initialised for the chain: [`Machine::new`]. With a log: sync the log,
 //!   cut its torn tail, then [`Machine::recover`] with the records in log order. Either way execute the returned
 //!   effects before the first step. A directory whose log is empty although it was initialised before is no fresh
-//!   one: `recover` with no records makes an observer of it.
+//!   one: `recover` with no records makes an observer of it. (A process that ended before `Floor { round: 0 }` was
+//!   durable has signed nothing; a driver that can tell starts it with `new` again.)
 //! * **Effects are executed in order.** `Append`s reach the log in the order they come in, interleaved with the batch
 //!   bodies of the batch store: a body is appended before its [`Event::BatchStored`] or [`Event::BatchSealed`] is
 //!   given to the machine. One sync may serve many appends; [`Event::Durable`] names the newest synced one. `Send` and
@@ -80,7 +81,7 @@ pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
 pub use event::{Alarm, Effect, Event, HaltReason, Offence};
 pub use machine::{Machine, RecoverError, Recovery};
 pub use message::{CommitRange, Lane, Message, RangeCommit};
-pub use record::Record;
+pub use record::{Record, SIGN_NOTHING};
 pub use snapshot::ConsensusSnapshot;
 pub use status::{Counters, Mode, PeerStatus, Status};
 pub use types::{

@@ -5,10 +5,10 @@
 
 use crate::block::{Block, BlockCore};
 use crate::committee::StakeSet;
-use crate::event::{Alarm, Offence};
+use crate::event::{Alarm, Effect, Offence};
 use crate::machine::{Checking, Machine};
 use crate::message::Message;
-use crate::record::Record;
+use crate::record::{Record, SIGN_NOTHING};
 use crate::types::{AuthorIdx, BlockRef, TimeMs};
 
 /// Peers that have not answered are asked again after this long.
@@ -101,13 +101,18 @@ impl Machine {
     /// A validly signed own block is not in the log: another instance, or a disk that went back in time.
     pub(crate) fn distrust_log(&mut self, block: BlockRef) {
         if !self.observer {
-            self.observer = true;
-            self.probe.waiting = false;
-            self.push_alarm(Alarm::OwnBlockNotInLog { block });
+            self.stop_signing(Alarm::OwnBlockNotInLog { block });
         }
-        if block.round > self.proposer.floor {
-            self.proposer.floor = block.round;
-            self.append(Record::Floor { round: block.round }, true);
+    }
+
+    /// Observes from here on, and after every restart: what was signed last is unknown.
+    pub(crate) fn stop_signing(&mut self, alarm: Alarm) {
+        self.observer = true;
+        self.probe.waiting = false;
+        if self.proposer.floor != SIGN_NOTHING {
+            self.proposer.floor = SIGN_NOTHING;
+            self.append(Record::Floor { round: SIGN_NOTHING }, true);
         }
+        self.out.push(Effect::Alarm(alarm));
     }
 }

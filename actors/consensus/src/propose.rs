@@ -407,6 +407,11 @@ impl Machine {
         if *lsn > durable {
             return;
         }
+        if self.observer {
+            // Signed just before the log became doubtful: it stays here.
+            self.proposer.in_flight = None;
+            return;
+        }
         let own = own.clone();
         let from = own.reference.author;
         self.accept(Incoming { reference: own.reference, block: own.block.clone(), bytes: own.bytes.clone(), from });

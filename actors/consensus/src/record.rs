@@ -9,10 +9,14 @@ use crate::config::MAX_BLOCK_BYTES;
 use crate::snapshot::ConsensusSnapshot;
 use crate::types::Round;
 
+/// A floor that no round exceeds: what was signed last is unknown, so nothing is signed, also after a restart.
+pub const SIGN_NOTHING: Round = Round::MAX;
+
 /// One record of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Record {
-    /// Only rounds above this one may be signed. The first record of a fresh directory is `Floor { round: 0 }`.
+    /// Only rounds above this one may be signed. The first record of a fresh directory is `Floor { round: 0 }`;
+    /// [`SIGN_NOTHING`] marks a log that is not to be trusted.
     Floor {
         /// The round.
         round: Round,

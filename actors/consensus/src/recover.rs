@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::event::{Alarm, Effect, HaltReason};
 use crate::machine::Machine;
 use crate::propose::OwnBlock;
-use crate::record::Record;
+use crate::record::{Record, SIGN_NOTHING};
 use crate::snapshot::ConsensusSnapshot;
 use crate::store::Store;
 use crate::suspend::Incoming;
@@ -229,21 +229,19 @@ impl Machine {
             }
         }
         if let Some(own) = self.config.own {
-            if replay.own_seen_from_others {
-                let newest = self.store.last_by_author(own, 0, u32::MAX);
-                self.observer = true;
-                self.push_alarm(newest.map_or(Alarm::SigningFloorUnknown, |block| Alarm::OwnBlockNotInLog { block }));
-            } else if !replay.floor_known || restored {
-                self.observer = true;
-                self.push_alarm(Alarm::SigningFloorUnknown);
+            let foreign = self.store.last_by_author(own, 0, u32::MAX).filter(|_| replay.own_seen_from_others);
+            if let Some(block) = foreign {
+                self.stop_signing(Alarm::OwnBlockNotInLog { block });
+            } else if replay.own_seen_from_others
+                || !replay.floor_known
+                || restored
+                || self.proposer.floor == SIGN_NOTHING
+            {
+                self.stop_signing(Alarm::SigningFloorUnknown);
             }
         }
         self.start_probe();
         self.broadcast_own();
         self.settle();
-    }
-
-    pub(crate) fn push_alarm(&mut self, alarm: Alarm) {
-        self.out.push(Effect::Alarm(alarm));
     }
 }

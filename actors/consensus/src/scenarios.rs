@@ -238,6 +238,49 @@ fn a_second_block_in_a_slot_is_evidence_at_every_node_that_sees_it() {
 }
 
 #[test]
+fn an_equivocator_is_found_and_stops_nobody() {
+    for seed in 0..4 {
+        let mut c = Cluster::new(&[1; 4], 400 + seed);
+        c.equivocator = Some(1);
+        c.start_all();
+        for i in 0..15 {
+            let node = [0, 2, 3][i % 3];
+            let batch = c.submit(node, &format!("{seed}/{i}"));
+            c.run_until(6_000, "a batch", |c| [0, 2, 3].iter().all(|node| c.has(*node, &batch)));
+        }
+        let seen = [0, 2, 3].iter().filter(|node| c.nodes[**node].evidence == 1).count();
+        assert!(seen >= 2, "seed {seed}: {seen} have evidence");
+        [0, 2, 3].into_iter().for_each(|node| c.check_oracle(node));
+    }
+}
+
+#[test]
+fn blocks_given_to_one_peer_reach_the_others_by_fetching() {
+    let mut c = Cluster::new(&[1; 4], 17);
+    c.whisperer = Some(2);
+    c.start_all();
+    for i in 0..10 {
+        let batch = c.submit(2, &format!("whispered {i}"));
+        c.run_until(6_000, "a batch", |c| (0..4).all(|node| c.has(node, &batch)));
+    }
+    assert!((0..2).all(|node| c.status(node).counters.blocks_fetched > 0));
+}
+
+#[test]
+fn thirteen_validators_with_two_leaders_a_round_commit_with_four_down() {
+    let mut c = Cluster::new(&[1; 13], 18);
+    assert_eq!(c.config.params.leaders_per_round, 2);
+    c.start_all();
+    c.run_for(2_000);
+    [1, 4, 8, 12].into_iter().for_each(|node| c.crash(node));
+    for i in 0..3 {
+        let batch = c.submit(0, &format!("nine {i}"));
+        c.run_until(8_000, "a batch", |c| [0, 2, 3, 5, 6, 7, 9, 10, 11].iter().all(|node| c.has(*node, &batch)));
+    }
+    c.check_oracle(0);
+}
+
+#[test]
 fn a_rolled_back_disk_is_noticed_and_nothing_is_signed() {
     let mut c = Cluster::new(&[1; 4], 11);
     c.start_all();
@@ -250,10 +293,14 @@ fn a_rolled_back_disk_is_noticed_and_nothing_is_signed() {
     assert!(matches!(c.nodes[3].alarms[..], [Alarm::OwnBlockNotInLog { .. }, ..]), "{:?}", c.nodes[3].alarms);
     let batch = c.submit(0, "goes on");
     c.run_until(5_000, "the observer follows", |c| (0..4).all(|node| c.has(node, &batch)));
-    c.crash(3);
-    c.restart(3);
-    c.run_for(3_000);
-    assert_eq!(c.mode(3), Some(Mode::Observer), "and it stays one after another restart");
+    for snapshots in [false, true] {
+        c.use_snapshots = snapshots;
+        c.take_snapshot(3);
+        c.crash(3);
+        c.restart(3);
+        c.run_for(3_000);
+        assert_eq!(c.mode(3), Some(Mode::Observer), "and it stays one after another restart");
+    }
 }
 
 #[test]
@@ -268,6 +315,12 @@ fn an_empty_log_in_an_old_directory_signs_nothing() {
     assert_eq!(c.mode(3), Some(Mode::Observer));
     assert_eq!(c.nodes[3].alarms.first(), Some(&Alarm::SigningFloorUnknown));
     assert!(c.commits(3) + 3 >= c.commits(0), "it follows");
+    c.use_snapshots = true;
+    c.take_snapshot(3);
+    c.crash(3);
+    c.restart(3);
+    c.run_for(3_000);
+    assert_eq!(c.mode(3), Some(Mode::Observer), "a snapshot of an observer proves nothing");
 }
 
 #[test]
@@ -376,7 +429,7 @@ fn chaos(seed: u64) {
         let node = c.rng.below(n);
         match c.rng.below(8) {
             0 | 1 if c.nodes[node].machine.is_some() => c.crash(node),
-            0..=2 if c.nodes[node].machine.is_none() => c.restart(node),
+            0..=2 if c.nodes[node].machine.is_none() => c.start_or_restart(node),
             3 => {
                 let other = c.rng.below(n);
                 c.cut.insert((node.min(other), node.max(other)));
@@ -393,14 +446,19 @@ fn chaos(seed: u64) {
     }
     c.cut.clear();
     c.drop_percent = 0;
-    (0..n).filter(|node| c.nodes[*node].machine.is_none()).collect::<Vec<_>>().into_iter().for_each(|n| c.restart(n));
+    (0..n)
+        .filter(|node| c.nodes[*node].machine.is_none())
+        .collect::<Vec<_>>()
+        .into_iter()
+        .for_each(|n| c.start_or_restart(n));
     let last = c.submit(0, "the last one");
     c.run_until(60_000, &format!("seed {seed}"), |c| (0..n).all(|node| c.has(node, &last)));
     let own = |v: usize| c.nodes[v].batches.keys().filter(move |b| usize::from(b.0[31]) == v).copied();
     let all: Vec<_> = (0..n).flat_map(own).collect();
     c.run_until(30_000, &format!("seed {seed}: all batches"), |c| all.iter().all(|batch| c.has(0, batch)));
     c.run_until(30_000, &format!("seed {seed}: all sign"), |c| (0..n).all(|v| c.mode(v) == Some(Mode::Active)));
-    assert!(c.nodes.iter().all(|node| node.alarms.is_empty() && node.evidence == 0), "seed {seed}");
+    let alarms: Vec<_> = c.nodes.iter().map(|node| (node.alarms.clone(), node.evidence)).collect();
+    assert!(alarms.iter().all(|(alarms, evidence)| alarms.is_empty() && *evidence == 0), "seed {seed}: {alarms:?}");
     (0..n).for_each(|node| c.check_oracle(node));
 }
 

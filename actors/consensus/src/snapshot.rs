@@ -32,7 +32,7 @@ pub struct ConsensusSnapshot {
     pub delivered: BTreeMap<Hash, Round>,
     /// The own newest block.
     pub own_last: Option<BlockRef>,
-    /// Only rounds above may be signed.
+    /// Only rounds above may be signed; [`crate::SIGN_NOTHING`] if the log is not to be trusted.
     pub floor: Round,
     /// Highest accepted round when the snapshot was taken.
     pub highest_round: Round,
