@@ -4,8 +4,8 @@ use aurigraph_consensus::BatchRef;
 use aurigraph_ledger::Hash;
 use bytes::Bytes;
 
-/// Where the batch store reports to: the validator. False means that it did not take the message (it is not running);
-/// it asks again when it is back.
+/// Where the batch store reports to: the validator. False means that it did not take the message (it is not running, or
+/// full). Sealed batches are then said again; whoever needs a stored one asks for it.
 pub trait ValidatorPort: Send + Sync + 'static {
     /// An own batch is in the journal and may be proposed.
     fn batch_sealed(&self, batch: BatchRef) -> bool;

@@ -5,13 +5,13 @@
 
 mod fetch;
 mod own;
+mod peers;
 mod quota;
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Instant;
 
 use aurigraph_consensus::{AuthorIdx, BatchRef, Epoch};
 use aurigraph_ledger::Hash;
@@ -19,14 +19,14 @@ use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::batch::{Batch, BatchHead};
+use super::batch::Batch;
 use super::chain_view::{ChainView, Latest};
 use super::messages::{BatchError, BatchStoreMsg, BatcherMsg};
 use super::ports::{Outbound, ValidatorPort};
 use super::prepared::{PreparedBatch, PreparedCache};
 use super::wire::BatchWire;
 use crate::bounds::mempool as bounds;
-use crate::crypto::{DispatchMsg, Priority, TransactionCheck};
+use crate::crypto::DispatchMsg;
 use crate::storage::{JournalError, JournalMsg, JournalReader, Record, RecordKind};
 use fetch::Fetches;
 use own::{OwnBatches, Sequences};
@@ -124,6 +124,8 @@ pub struct StoreState {
     sequences: Sequences,
     quotas: Quotas,
     fetches: Fetches,
+    /// Own batches of which the validator has not heard, because its mailbox was full.
+    unheard: Vec<BatchRef>,
     ticking: bool,
     serving: HashMap<String, usize>,
     reads: Arc<Semaphore>,
@@ -154,6 +156,7 @@ impl Behaviour for BatchStore {
             sequences,
             quotas: Quotas::default(),
             fetches: Fetches::default(),
+            unheard: Vec::new(),
             ticking: false,
             serving: HashMap::new(),
             reads: Arc::new(Semaphore::new(bounds::LOG_READS)),
@@ -186,16 +189,19 @@ impl Behaviour for BatchStore {
             BatchStoreMsg::Delivered { digests } => delivered(state, &digests),
             BatchStoreMsg::Undelivered { reply } => reply.send(state.own.list()),
             BatchStoreMsg::Published(view) => state.view = Some(view),
-            BatchStoreMsg::Internal(Internal::Appended { digest, result }) => self.appended(state, digest, result)?,
+            BatchStoreMsg::Internal(Internal::Appended { digest, result }) => {
+                self.appended(ctx, state, digest, result)?;
+            }
             BatchStoreMsg::Internal(Internal::Reserved { range, result, reply }) => {
                 reply.send(journal_result(result).map(|()| range));
             }
             BatchStoreMsg::Internal(Internal::Loaded(batches)) => {
                 batches.into_iter().for_each(|batch| state.prepared.put(batch));
             }
-            BatchStoreMsg::Internal(Internal::Served(peer)) => served(state, &peer),
+            BatchStoreMsg::Internal(Internal::Served(peer)) => peers::served(state, &peer),
             BatchStoreMsg::Internal(Internal::Tick) => {
                 state.ticking = false;
+                self.announce_sealed(ctx, state);
                 self.ask_peers(ctx, state);
             }
         }
@@ -207,10 +213,6 @@ impl Behaviour for BatchStore {
 impl BatchStore {
     fn stored(&self, digest: &Hash) -> bool {
         self.parts.journal.contains(RecordKind::Batch, digest)
-    }
-
-    fn index_of(&self, peer: &str) -> Option<AuthorIdx> {
-        self.parts.names.iter().position(|name| name == peer).and_then(|at| AuthorIdx::try_from(at).ok())
     }
 
     fn put_own(
@@ -245,6 +247,7 @@ impl BatchStore {
 
     fn appended(
         &self,
+        ctx: &Context<BatchStoreMsg>,
         state: &mut StoreState,
         digest: Hash,
         result: Option<Result<(), JournalError>>,
@@ -259,8 +262,8 @@ impl BatchStore {
         match origin {
             Origin::Own(waiting) => {
                 self.parts.outbound.broadcast_bulk(BatchWire::Push(batch.encoded()).encode());
-                // A validator that is not running asks for undelivered batches when it is back.
-                self.parts.validator.batch_sealed(reference);
+                state.unheard.push(reference);
+                self.announce_sealed(ctx, state);
                 waiting.into_iter().for_each(|reply| reply.send(Ok(reference)));
             }
             Origin::Remote => {
@@ -271,136 +274,13 @@ impl BatchStore {
         Ok(())
     }
 
-    fn network(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, peer: String, bytes: &[u8]) {
-        let refused = match BatchWire::decode(bytes) {
-            Ok(BatchWire::Push(batch)) => self.pushed(ctx, state, &peer, batch).err(),
-            Ok(BatchWire::Found(batch)) => self.found(ctx, state, batch).err(),
-            Ok(BatchWire::Request(digests)) => {
-                self.serve(ctx, state, peer.clone(), digests);
-                None
-            }
-            Ok(BatchWire::Absent(digest)) => {
-                if let Some(peer) = self.index_of(&peer) {
-                    state.fetches.absent(&digest, peer);
-                    self.ask_peers(ctx, state);
-                }
-                None
-            }
-            Err(_) => Some("malformed"),
-        };
-        if let Some(why) = refused {
-            tracing::debug!(peer, why, "a batch message was dropped");
-            metrics::counter!("batch_messages_refused_total", "peer" => peer, "why" => why).increment(1);
-        }
-    }
-
-    /// A peer pushes a new batch of its own.
-    fn pushed(
-        &self,
-        ctx: &Context<BatchStoreMsg>,
-        state: &mut StoreState,
-        peer: &str,
-        bytes: bytes::Bytes,
-    ) -> Result<(), &'static str> {
-        let author = self.index_of(peer).ok_or("not a validator")?;
-        let head = BatchHead::read(&bytes).map_err(|_| "malformed")?;
-        if head.author != author || Some(author) == self.parts.own {
-            return Err("another author's");
-        }
-        if head.epoch != self.parts.epoch {
-            return Err("another epoch's");
-        }
-        let batch = Batch::parse(bytes, self.parts.max_batch).map_err(|_| "malformed")?;
-        let digest = batch.reference.digest;
-        if self.stored(&digest) || state.appending.contains_key(&digest) {
-            return Ok(());
-        }
-        if state.appending.len() >= bounds::APPENDING {
-            return Err("too many at once");
-        }
-        let wanted = state.fetches.wants(&digest);
-        if !wanted && !state.quotas.admit(author, digest, batch.bytes.len(), Instant::now()) {
-            return Err("over its share");
-        }
-        self.take_in(ctx, state, &batch)
-    }
-
-    /// A peer answers a fetch. Whatever the batch says inside, its digest is the wanted one: it counts as present.
-    fn found(
-        &self,
-        ctx: &Context<BatchStoreMsg>,
-        state: &mut StoreState,
-        bytes: bytes::Bytes,
-    ) -> Result<(), &'static str> {
-        let batch = Batch::parse(bytes, self.parts.max_batch).map_err(|_| "malformed")?;
-        if !state.fetches.wants(&batch.reference.digest) {
-            return Err("not asked for");
-        }
-        self.take_in(ctx, state, &batch)
-    }
-
-    fn take_in(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, batch: &Batch) -> Result<(), &'static str> {
-        let digest = batch.reference.digest;
-        let prepared = PreparedBatch::new(batch);
-        append(ctx, state, &prepared).map_err(|_| "the journal takes no more")?;
-        state.fetches.take(&digest);
-        verify_ahead(state, &prepared);
-        state.appending.insert(digest, (Arc::new(prepared), Origin::Remote));
-        Ok(())
-    }
-
-    fn fetch(
-        &self,
-        ctx: &Context<BatchStoreMsg>,
-        state: &mut StoreState,
-        batches: &[BatchRef],
-        candidates: &[AuthorIdx],
-    ) {
-        let candidates: Vec<_> = candidates.iter().copied().filter(|peer| Some(*peer) != self.parts.own).collect();
-        let mut here = Vec::new();
-        for batch in batches {
-            if let Some(prepared) = state.prepared.get(&batch.digest) {
-                self.parts.validator.batch_stored(batch.digest, prepared.reference.len);
-            } else if self.stored(&batch.digest) {
-                here.push(batch.digest);
-            } else if !state.appending.contains_key(&batch.digest) && !state.fetches.add(batch, &candidates) {
-                self.parts.validator.batch_fetch_failed(batch.digest);
-            }
-        }
-        if !here.is_empty() {
-            self.announce_stored(ctx, state, here);
-        }
-        self.ask_peers(ctx, state);
-    }
-
-    /// Tells the validator of bodies that are in the log only: their lengths stand there.
-    fn announce_stored(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, digests: Vec<Hash>) {
-        let validator = Arc::clone(&self.parts.validator);
-        self.load(ctx, state, digests, move |digests, loaded| {
-            for (digest, batch) in digests.iter().zip(loaded) {
-                match batch {
-                    Some(batch) => validator.batch_stored(*digest, batch.reference.len),
-                    None => validator.batch_fetch_failed(*digest),
-                };
-            }
-        });
-    }
-
-    fn ask_peers(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState) {
-        let round = state.fetches.round(Instant::now());
-        for digest in round.failed {
-            self.parts.validator.batch_fetch_failed(digest);
-        }
-        for (peer, digests) in round.requests {
-            let name = self.parts.names.get(usize::from(peer));
-            let request = BatchWire::Request(digests.clone()).encode();
-            if !name.is_some_and(|name| self.parts.outbound.bulk(name, request)) {
-                digests.iter().for_each(|digest| state.fetches.absent(digest, peer));
-            }
-        }
-        if !state.fetches.is_empty() && !state.ticking {
-            state.ticking = true;
-            ctx.send_after(bounds::FETCH_TICK, BatchStoreMsg::Internal(Internal::Tick));
+    /// Tells the validator of own batches, again and again until it hears: one that is not proposed is not delivered,
+    /// and would hold its place in the flow control for ever.
+    fn announce_sealed(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState) {
+        let validator = &self.parts.validator;
+        state.unheard.retain(|batch| !validator.batch_sealed(*batch));
+        if !state.unheard.is_empty() {
+            tick(ctx, state);
         }
     }
 
@@ -452,38 +332,12 @@ impl BatchStore {
             }
         });
     }
+}
 
-    fn serve(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, peer: String, digests: Vec<Hash>) {
-        let under_way = state.serving.entry(peer.clone()).or_default();
-        if *under_way >= bounds::SERVING_PER_PEER {
-            metrics::counter!("batch_messages_refused_total", "peer" => peer, "why" => "too many requests")
-                .increment(1);
-            return;
-        }
-        *under_way += 1;
-        let found: Vec<_> = digests
-            .into_iter()
-            .map(|digest| (digest, Self::at_hand(state, &digest).map(|batch| batch.encoded())))
-            .collect();
-        let (journal, outbound, mouth) = (self.parts.journal.clone(), Arc::clone(&self.parts.outbound), ctx.mouth());
-        let reads = Arc::clone(&state.reads);
-        state.tasks.spawn(async move {
-            let Ok(_permit) = reads.acquire_owned().await else { return };
-            let asker = peer.clone();
-            let sent = tokio::task::spawn_blocking(move || {
-                for (digest, batch) in found {
-                    let batch = batch.or_else(|| journal.get(RecordKind::Batch, &digest).ok().flatten());
-                    let answer = batch.map_or(BatchWire::Absent(digest), BatchWire::Found);
-                    // Over its credit: the peer asks again.
-                    if !outbound.bulk(&asker, answer.encode()) {
-                        return;
-                    }
-                }
-            });
-            // Its panic would be a fault of the journal, which the next read meets again.
-            let _ = sent.await;
-            mouth.send(BatchStoreMsg::Internal(Internal::Served(peer)));
-        });
+fn tick(ctx: &Context<BatchStoreMsg>, state: &mut StoreState) {
+    if !state.ticking {
+        state.ticking = true;
+        ctx.send_after(bounds::FETCH_TICK, BatchStoreMsg::Internal(Internal::Tick));
     }
 }
 
@@ -553,32 +407,6 @@ fn delivered(state: &mut StoreState, digests: &[Hash]) {
             // A batcher that is restarting or full offers its batch again by itself.
             let _ = batcher.send(BatcherMsg::Flush);
         }
-    }
-}
-
-fn served(state: &mut StoreState, peer: &str) {
-    if let Some(under_way) = state.serving.get_mut(peer) {
-        *under_way -= 1;
-        if *under_way == 0 {
-            state.serving.remove(peer);
-        }
-    }
-}
-
-/// Has signatures checked before a block needs them, as far as the senders' keys are known. Nothing waits for it, and
-/// nothing is concluded from a key that is not known.
-fn verify_ahead(state: &StoreState, batch: &PreparedBatch) {
-    let Some(view) = &state.view else { return };
-    let check = |transaction: &Arc<aurigraph_ledger::transaction::Transaction>| {
-        let key = view.account(&transaction.sender()).and_then(|account| account.key);
-        let known = key.is_some() || transaction.sender_key().is_some();
-        known.then(|| TransactionCheck { transaction: Arc::clone(transaction), key })
-    };
-    let checks: Vec<_> = batch.transactions().iter().filter_map(check).collect();
-    if !checks.is_empty() {
-        // Overload leaves them to the time when they are needed.
-        let message = DispatchMsg::VerifyTransactions { checks, priority: Priority::Ahead, reply: None };
-        let _ = state.dispatcher.send(message);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aurigraph_consensus::{AuthorIdx, BatchRef, BlockRef, Commit, CommitHeader, CommittedBlock, LeaderSlot};
@@ -33,7 +34,7 @@ enum Told {
 }
 
 #[derive(Default)]
-struct Validator(Mutex<Vec<Told>>);
+struct Validator(Mutex<Vec<Told>>, AtomicBool);
 
 impl Validator {
     fn heard(&self, told: Told) -> bool {
@@ -43,6 +44,9 @@ impl Validator {
 
 impl ValidatorPort for Validator {
     fn batch_sealed(&self, batch: BatchRef) -> bool {
+        if self.1.load(Ordering::SeqCst) {
+            return false;
+        }
         self.0.lock().push(Told::Sealed(batch));
         true
     }
@@ -202,6 +206,19 @@ async fn an_own_batch_is_in_the_log_before_anyone_hears_of_it() {
     let found = node.get(vec![batch.reference.digest, Hash::ZERO]).await;
     assert_eq!(found[0].as_ref().unwrap().transactions(), all);
     assert!(found[1].is_none());
+}
+
+#[tokio::test]
+async fn a_validator_that_was_too_busy_hears_of_an_own_batch_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = node(directory.path(), None).await;
+    node.validator.1.store(true, Ordering::SeqCst);
+    let all = transactions(1);
+    let batch = sealed(OWN, 0, 1, &all);
+    assert_eq!(node.put(&batch, &all).await, Ok(batch.reference));
+    assert!(!node.validator.heard(Told::Sealed(batch.reference)));
+    node.validator.1.store(false, Ordering::SeqCst);
+    node.told(Told::Sealed(batch.reference)).await;
 }
 
 #[tokio::test]
