@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::error::JournalError;
 use crate::bounds::storage::JOURNAL_MAX_BODY;
-use crate::storage::record::{Record, RecordKind};
+use crate::storage::record::{Cursor, Record, RecordKind};
 
 /// Length and checksum.
 const PREFIX: usize = 8;
@@ -23,19 +23,69 @@ const READ_AHEAD: usize = 1 << 20;
 
 /// Appends a record's frame to a buffer.
 pub(super) fn encode(record: &Record, into: &mut Vec<u8>) {
-    let named = [record.kind as u8];
+    encode_parts(record.kind as u8, &record.key, &record.body, into);
+}
+
+fn encode_parts(kind: u8, key: &Hash, body: &[u8], into: &mut Vec<u8>) {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&named);
-    crc.update(&record.key.0);
-    crc.update(&record.body);
+    crc.update(&[kind]);
+    crc.update(&key.0);
+    crc.update(body);
     // The body's size was checked against JOURNAL_MAX_BODY before it came here.
     #[allow(clippy::cast_possible_truncation)]
-    let length = (NAMED + record.body.len()) as u32;
+    let length = (NAMED + body.len()) as u32;
     into.extend_from_slice(&length.to_le_bytes());
     into.extend_from_slice(&crc.finalize().to_le_bytes());
-    into.extend_from_slice(&named);
-    into.extend_from_slice(&record.key.0);
-    into.extend_from_slice(&record.body);
+    into.push(kind);
+    into.extend_from_slice(&key.0);
+    into.extend_from_slice(body);
+}
+
+/// The kind of a sync mark: no record, readers pass over it.
+const MARK: u8 = u8::MAX;
+/// Bytes of a sync mark's frame.
+pub(super) const MARK_SIZE: usize = OVERHEAD + 12;
+
+/// Appends a sync mark: everything before this place was on stable storage when the mark was written. Its key is the
+/// log's own random salt, so that nobody can send a batch that looks like a mark.
+pub(super) fn encode_mark(salt: &Hash, synced: Cursor, into: &mut Vec<u8>) {
+    encode_parts(MARK, salt, &synced.to_bytes(), into);
+}
+
+/// The salt and the place of a sync mark, if the bytes begin with one.
+fn decode_mark(bytes: &[u8]) -> Option<(&[u8], Cursor)> {
+    let frame = bytes.get(..MARK_SIZE)?;
+    let length = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
+    if length != MARK_SIZE - PREFIX || frame[PREFIX] != MARK {
+        return None;
+    }
+    let stored = u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]);
+    if stored != crc32fast::hash(&frame[PREFIX..]) {
+        return None;
+    }
+    Some((&frame[PREFIX + 1..OVERHEAD], Cursor::from_bytes(&frame[OVERHEAD..])?))
+}
+
+/// Looks behind the end of a segment's frames for a mark that says that this very place had been synced: then what is
+/// there was damaged later, and is no torn tail.
+pub(super) fn synced_beyond(path: &Path, salt: &Hash, end: Cursor) -> Result<Option<Cursor>, JournalError> {
+    let mut file = File::open(path).map_err(JournalError::io("open", path))?;
+    file.seek(SeekFrom::Start(end.offset)).map_err(JournalError::io("seek", path))?;
+    let mut window = Vec::with_capacity(READ_AHEAD + MARK_SIZE);
+    loop {
+        let read =
+            file.by_ref().take(READ_AHEAD as u64).read_to_end(&mut window).map_err(JournalError::io("read", path))?;
+        let marks = (0..window.len()).filter(|at| window[*at] != 0).filter_map(|at| decode_mark(&window[at..]));
+        let marks = marks.filter(|(key, _)| *key == salt.as_ref()).map(|(_, synced)| synced);
+        if let Some(synced) = marks.filter(|synced| *synced > end).max() {
+            return Ok(Some(synced));
+        }
+        if read == 0 {
+            return Ok(None);
+        }
+        let keep = window.len().saturating_sub(MARK_SIZE - 1);
+        window.drain(..keep);
+    }
 }
 
 /// Takes one whole frame apart.
@@ -106,17 +156,26 @@ impl FrameReader {
     /// The next record, or the end. Bodies of kinds that `wanted` refuses are skipped unread and unchecked; such
     /// records come back empty.
     pub(super) fn next(&mut self, wanted: impl Fn(RecordKind) -> bool) -> std::io::Result<Next> {
+        loop {
+            if let Some(next) = self.frame(&wanted)? {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// The next frame; none if it is a sync mark.
+    fn frame(&mut self, wanted: impl Fn(RecordKind) -> bool) -> std::io::Result<Option<Next>> {
         let (offset, left) = (self.offset, self.size.saturating_sub(self.offset));
         if left < PREFIX as u64 {
-            return Ok(Next::End(self.short_end(left)?));
+            return Ok(Some(Next::End(self.short_end(left)?)));
         }
         let mut head = [0; PREFIX];
         self.input.read_exact(&mut head)?;
         let length = u32::from_le_bytes([head[0], head[1], head[2], head[3]]) as usize;
         if length == 0 {
-            return Ok(Next::End(End::Clean { offset, more: true }));
+            return Ok(Some(Next::End(End::Clean { offset, more: true })));
         }
-        let bad = |what: String| Ok(Next::End(End::Bad { offset, what }));
+        let bad = |what: String| Ok(Some(Next::End(End::Bad { offset, what })));
         if !(NAMED..=NAMED + JOURNAL_MAX_BODY).contains(&length) {
             return bad(format!("a frame length of {length}"));
         }
@@ -126,19 +185,22 @@ impl FrameReader {
         let mut kind = [0];
         self.input.read_exact(&mut kind)?;
         let step = (PREFIX + length) as u64;
-        match RecordKind::from_byte(kind[0]) {
-            Some(kind) if !wanted(kind) => {
-                let record = self.skip(kind, length)?;
+        if let Some(kind) = RecordKind::from_byte(kind[0]).filter(|kind| !wanted(*kind)) {
+            let record = self.skip(kind, length)?;
+            self.offset += step;
+            return Ok(Some(Next::Record(record, offset, step)));
+        }
+        let frame = self.rest(head, kind[0], length)?;
+        if decode_mark(&frame).is_some() {
+            self.offset += step;
+            return Ok(None);
+        }
+        match decode(&frame) {
+            Ok(record) => {
                 self.offset += step;
-                Ok(Next::Record(record, offset, step))
+                Ok(Some(Next::Record(record, offset, step)))
             }
-            _ => match self.rest(head, kind[0], length)? {
-                Ok(record) => {
-                    self.offset += step;
-                    Ok(Next::Record(record, offset, step))
-                }
-                Err(what) => bad(what),
-            },
+            Err(what) => bad(what),
         }
     }
 
@@ -161,12 +223,12 @@ impl FrameReader {
         Ok(Record { kind, key: Hash(key), body: Bytes::new() })
     }
 
-    fn rest(&mut self, head: [u8; PREFIX], kind: u8, length: usize) -> std::io::Result<Result<Record, String>> {
+    fn rest(&mut self, head: [u8; PREFIX], kind: u8, length: usize) -> std::io::Result<Bytes> {
         let mut frame = Vec::with_capacity(PREFIX + length);
         frame.extend_from_slice(&head);
         frame.push(kind);
         frame.resize(PREFIX + length, 0);
         self.input.read_exact(&mut frame[PREFIX + 1..])?;
-        Ok(decode(&Bytes::from(frame)))
+        Ok(Bytes::from(frame))
     }
 }

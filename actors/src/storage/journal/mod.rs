@@ -5,6 +5,8 @@
 //! - A segment is sealed before the next one begins: synced, cut to its records, with a sidecar of its index. Only the
 //!   last segment may have a torn tail; it is cut at the first bad frame when the journal is opened. A bad frame
 //!   anywhere else is corruption, and the node refuses to start on it.
+//! - The first group after a sync begins with a mark that says how far the log was synced. A bad frame with such a mark
+//!   behind it is no torn tail but damage to what was once safe, and the node refuses to start on that too.
 //! - Appends are grouped: what waits is written at once and synced once. A failed write or sync is final for the
 //!   process: after a failed sync nobody knows what the disk holds.
 //! - Places never move and nothing is pruned in this version, so readers use their own handles and take no lock for

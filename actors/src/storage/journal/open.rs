@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+use aurigraph_ledger::hash::DIGEST_LEN;
 use aurigraph_ledger::{Hash, blake3_digest};
 use aurigraph_runtime::LeaseHolder;
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct JournalIdentity {
 
 const INIT_VERSION: u8 = 1;
 const MAX_NODE_NAME: usize = 256;
+/// No first frame is longer: nothing but zeros stands behind this place in a log that has not begun.
+const INIT_FRAME: u64 = 512;
 
 impl JournalIdentity {
     /// The identity of a node whose consensus key, if it has one, is given as raw bytes.
@@ -44,17 +47,19 @@ impl JournalIdentity {
         Self { chain_id, node: node.to_owned(), validator_key: consensus_key.map(blake3_digest) }
     }
 
-    fn encode(&self) -> Bytes {
+    fn encode(&self, salt: &Hash) -> Bytes {
         let mut w = Writer::new();
         w.u8(INIT_VERSION).hash(&self.chain_id).bytes(self.node.as_bytes());
         match &self.validator_key {
             Some(key) => w.u8(1).hash(key),
             None => w.u8(0),
         };
+        w.hash(salt);
         w.into_bytes().into()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+    /// The identity and the log's salt.
+    fn decode(bytes: &[u8]) -> Result<(Self, Hash), CodecError> {
         let invalid = |what, value: u8| CodecError::Invalid { what, value: u64::from(value) };
         let mut r = Reader::new(bytes);
         match r.u8()? {
@@ -68,8 +73,9 @@ impl JournalIdentity {
             1 => Some(r.hash()?),
             other => return Err(invalid("validator key flag", other)),
         };
+        let salt = r.hash()?;
         r.finish()?;
-        Ok(Self { chain_id, node, validator_key })
+        Ok((Self { chain_id, node, validator_key }, salt))
     }
 }
 
@@ -103,6 +109,8 @@ pub(super) struct Shared {
     pub directory: PathBuf,
     pub node: String,
     pub segment_bytes: u64,
+    /// Random, from the first record: what its sync marks are known by.
+    pub salt: Hash,
     pub index: RwLock<Index>,
     /// Why nothing may be written any more.
     pub failed: Mutex<Option<JournalError>>,
@@ -132,18 +140,36 @@ impl Journal {
         let directory = data_dir.join("journal");
         std::fs::create_dir_all(&directory).map_err(JournalError::io("create", &directory))?;
         let lock = lock(data_dir)?;
+        let owner = owner(data_dir, &directory)?;
+        let salt = match &owner {
+            Some((found, salt)) if found == identity => *salt,
+            Some((found, _)) => {
+                let (found, expected) = (found.to_string(), identity.to_string());
+                return Err(JournalError::Foreign { directory: data_dir.to_owned(), found, expected });
+            }
+            None if identity.validator_key.is_some() && !options.initialise => {
+                let node = identity.node.clone();
+                return Err(JournalError::Uninitialised { directory: data_dir.to_owned(), node });
+            }
+            None => fresh_salt(&directory)?,
+        };
         let journal = Self(Arc::new(Shared {
             index: RwLock::new(load(&directory)?),
             directory,
             node: identity.node.clone(),
             segment_bytes: options.segment_bytes,
+            salt,
             failed: Mutex::new(None),
             fatal,
             owner: LeaseHolder::new(),
             handles: RwLock::default(),
             _lock: lock,
         }));
-        journal.claim(data_dir, identity, options.initialise)?;
+        let mut writer = LogWriter::open(Arc::clone(&journal.0))?;
+        if owner.is_none() {
+            writer.append(&[Record::new(RecordKind::Init, Hash::ZERO, identity.encode(&salt))])?;
+            writer.sync()?;
+        }
         Ok(journal)
     }
 
@@ -152,32 +178,44 @@ impl Journal {
     pub fn reader(&self) -> JournalReader {
         JournalReader::new(Arc::clone(&self.0))
     }
+}
 
-    fn claim(&self, data_dir: &Path, identity: &JournalIdentity, initialise: bool) -> Result<(), JournalError> {
-        let mut writer = LogWriter::open(Arc::clone(&self.0))?;
-        let first = self.reader().get(RecordKind::Init, &Hash::ZERO).map_err(JournalError::io("read", data_dir))?;
-        let Some(body) = first else {
-            if self.0.index.read().len() > 0 {
-                return Err(JournalError::NoOwner { directory: data_dir.to_owned() });
+/// Whose log it is, and its salt, from the first record. None for a log that has not begun: empty, or torn in its very
+/// first write. Changes nothing, so that a foreign directory stays as it is.
+fn owner(data_dir: &Path, directory: &Path) -> Result<Option<(JournalIdentity, Hash)>, JournalError> {
+    let Some(first) = segment::list(directory)?.first().copied() else { return Ok(None) };
+    let path = segment::path(directory, first);
+    let corrupt = |what: String| JournalError::Corrupt { path: path.clone(), offset: 0, what };
+    let mut frames = FrameReader::open(&path, Cursor::START.offset)?;
+    match frames.next(|_| true).map_err(JournalError::io("read", &path))? {
+        Next::Record(record, ..) if record.kind == RecordKind::Init => JournalIdentity::decode(&record.body)
+            .map(Some)
+            .map_err(|error| corrupt(format!("the init record: {error}"))),
+        Next::Record(..) => Err(JournalError::NoOwner { directory: data_dir.to_owned() }),
+        Next::End(end) => {
+            let mut rest = Vec::new();
+            let mut file = File::open(&path).map_err(JournalError::io("open", &path))?;
+            file.seek(SeekFrom::Start(INIT_FRAME)).map_err(JournalError::io("seek", &path))?;
+            file.read_to_end(&mut rest).map_err(JournalError::io("read", &path))?;
+            match end {
+                // More than a first record was written: the log had begun.
+                End::Bad { what, .. } if rest.iter().any(|byte| *byte != 0) => {
+                    Err(corrupt(format!("the init record: {what}")))
+                }
+                End::Clean { .. } if rest.iter().any(|byte| *byte != 0) => {
+                    Err(corrupt("the init record is gone".to_owned()))
+                }
+                _ => Ok(None),
             }
-            if identity.validator_key.is_some() && !initialise {
-                let node = identity.node.clone();
-                return Err(JournalError::Uninitialised { directory: data_dir.to_owned(), node });
-            }
-            writer.append(&[Record::new(RecordKind::Init, Hash::ZERO, identity.encode())])?;
-            return writer.sync();
-        };
-        let found = JournalIdentity::decode(&body).map_err(|error| JournalError::Corrupt {
-            path: segment::path(&self.0.directory, 1),
-            offset: 0,
-            what: format!("the init record: {error}"),
-        })?;
-        if found == *identity {
-            return Ok(());
         }
-        let (found, expected) = (found.to_string(), identity.to_string());
-        Err(JournalError::Foreign { directory: data_dir.to_owned(), found, expected })
     }
+}
+
+fn fresh_salt(directory: &Path) -> Result<Hash, JournalError> {
+    let mut salt = [0; DIGEST_LEN];
+    getrandom::fill(&mut salt)
+        .map_err(|error| JournalError::io("draw a salt for", directory)(std::io::Error::other(error)))?;
+    Ok(Hash(salt))
 }
 
 /// Takes the directory's lock and leaves the holder's process id in it.

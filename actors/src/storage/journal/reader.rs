@@ -126,6 +126,10 @@ impl JournalReader {
                             return Ok(at);
                         }
                     }
+                    // Behind the last record stands at most a sync mark.
+                    Next::End(End::Clean { offset, .. }) if at.segment == end.segment && offset == end.offset => {
+                        at = end;
+                    }
                     Next::End(_) if at.segment == end.segment => {
                         let what = format!("the log ends here, {} bytes are missing", end.offset - at.offset);
                         return Err(JournalError::Corrupt { path, offset: at.offset, what }.into_io());

@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use aurigraph_ledger::Hash;
 
 use super::error::JournalError;
 use super::frame::{self, End};
@@ -27,6 +29,8 @@ pub(super) struct Writer {
     pending: Vec<Entry>,
     /// The segment's index so far, for its sidecar.
     entries: Vec<Entry>,
+    /// The end of the last sync in this segment, until the next group says so.
+    synced: Option<Cursor>,
     #[cfg(test)]
     pub(super) syncs: u64,
 }
@@ -41,13 +45,7 @@ impl Writer {
         let path = segment::path(&shared.directory, number);
         let file = segment::open(&path, 0)?;
         let (entries, end) = scan(&path)?;
-        let end = match end {
-            End::Clean { offset, .. } => offset,
-            End::Bad { offset, what } => {
-                tracing::warn!(segment = %path.display(), offset, what, "a torn tail is cut from the journal");
-                offset
-            }
-        };
+        let end = tail(&path, number, &shared.salt, end)?;
         segment::cut(&file, &path, end, shared.segment_bytes)?;
         segment::sync_directory(&shared.directory)?;
         {
@@ -66,6 +64,7 @@ impl Writer {
             buffer: Vec::new(),
             pending: Vec::new(),
             entries,
+            synced: None,
             #[cfg(test)]
             syncs: 0,
         })
@@ -79,7 +78,8 @@ impl Writer {
         for record in records {
             let size = frame::OVERHEAD + record.body.len();
             let at = self.written + self.buffer.len() as u64;
-            let at = if at > 0 && at + size as u64 > self.shared.segment_bytes { self.roll()? } else { at };
+            let room = (size + frame::MARK_SIZE) as u64;
+            let at = if at > 0 && at + room > self.shared.segment_bytes { self.roll()? } else { self.mark(at) };
             // Segments end at segment_bytes or after one frame, both far below 4 GiB.
             #[allow(clippy::cast_possible_truncation)]
             let entry = Entry { kind: record.kind, key: record.key, offset: at as u32, length: size as u32 };
@@ -90,6 +90,17 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    /// Says in front of a group that everything before it is synced. Returns where its first frame goes.
+    fn mark(&mut self, at: u64) -> u64 {
+        match self.synced.take() {
+            Some(synced) => {
+                frame::encode_mark(&self.shared.salt, synced, &mut self.buffer);
+                at + frame::MARK_SIZE as u64
+            }
+            None => at,
+        }
     }
 
     /// Writes what was taken in, without a sync: from here readers see it, and a killed process loses none of it.
@@ -123,6 +134,7 @@ impl Writer {
         self.guard(self.file.sync_data().map_err(JournalError::io("sync", &self.path)))?;
         metrics::histogram!("journal_sync_seconds", "node" => self.shared.node.clone())
             .record(began.elapsed().as_secs_f64());
+        self.synced = Some(Cursor { segment: self.number, offset: self.written });
         Ok(())
     }
 
@@ -146,6 +158,7 @@ impl Writer {
         segment::sync_directory(directory)?;
         (self.file, self.path, self.number, self.written) = (file, path, number, 0);
         self.entries.clear();
+        self.synced = None;
         self.shared.index.write().end = Some(Cursor { segment: number, offset: 0 });
         Ok(())
     }
@@ -161,4 +174,22 @@ impl Writer {
         }
         result
     }
+}
+
+/// Where the log goes on in its last segment. Behind a torn tail nothing can have been synced.
+fn tail(path: &Path, number: u32, salt: &Hash, end: End) -> Result<u64, JournalError> {
+    let (offset, what) = match end {
+        End::Clean { more: false, offset } => return Ok(offset),
+        End::Clean { more: true, offset } => (offset, None),
+        End::Bad { offset, what } => (offset, Some(what)),
+    };
+    if let Some(synced) = frame::synced_beyond(path, salt, Cursor { segment: number, offset })? {
+        let what = what.unwrap_or_else(|| "an empty frame".to_owned());
+        let what = format!("{what}, though the log was synced up to {}: this is no torn tail", synced.offset);
+        return Err(JournalError::Corrupt { path: path.to_owned(), offset, what });
+    }
+    if let Some(what) = what {
+        tracing::warn!(segment = %path.display(), offset, what, "a torn tail is cut from the journal");
+    }
+    Ok(offset)
 }

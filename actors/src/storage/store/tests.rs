@@ -113,7 +113,7 @@ impl World {
 
 /// Several parts of consensus state, of a size that changes.
 fn consensus(view: &StateView) -> Bytes {
-    let size = if view.height() % 2 == 0 { 10 } else { 150_000 };
+    let size = if view.height().is_multiple_of(2) { 10 } else { 150_000 };
     vec![u8::try_from(view.height()).unwrap(); size].into()
 }
 
