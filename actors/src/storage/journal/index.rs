@@ -64,11 +64,6 @@ impl Index {
     pub(super) fn highest(&self, kind: RecordKind) -> Option<(u64, Position)> {
         self.by_index.range((kind, 0)..=(kind, u64::MAX)).next_back().map(|((_, index), position)| (*index, *position))
     }
-
-    /// How many records are known.
-    pub(super) fn len(&self) -> usize {
-        self.by_key.len() + self.by_index.len()
-    }
 }
 
 const MAGIC: &[u8; 8] = b"AGJIDX01";
@@ -158,6 +153,5 @@ mod tests {
         assert_eq!(index.highest(RecordKind::ConsensusSnapshot), None);
         let batch = index.get(RecordKind::Batch, &Record::index_key(1)).unwrap();
         assert_eq!(batch.segment, 3);
-        assert_eq!(index.len(), 4);
     }
 }
