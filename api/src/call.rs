@@ -137,11 +137,15 @@ impl Call {
     }
 }
 
-/// Reads JSON; whatever does not parse is 400 with the place.
+/// Reads a JSON object; whatever does not parse is 400 with the place.
 ///
 /// # Errors
 /// 400 with what serde says.
 pub fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // serde would take an array for a struct, field by field; no body of this API is one.
+    if bytes.trim_ascii_start().first() == Some(&b'[') {
+        return Err(Problem::bad("malformed_json", "the body is an array, not an object"));
+    }
     serde_json::from_slice(bytes).map_err(|error| Problem::bad("malformed_json", format!("the body: {error}")))
 }
 

@@ -78,9 +78,10 @@ impl Problem {
         Self { retry_after: Some(retry_after), ..problem }
     }
 
-    /// Adds a fact.
+    /// Adds a fact, under a name that no problem has of itself.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        debug_assert!(!["type", "title", "status", "detail", "instance", "code"].contains(&name), "{name} is taken");
         self.more.insert(name.to_owned(), value.into());
         self
     }

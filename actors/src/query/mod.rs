@@ -4,6 +4,7 @@
 //! accounts that the node holds pass through the signer.
 
 mod actor;
+mod archive;
 mod chain_reads;
 pub mod codes;
 mod messages;

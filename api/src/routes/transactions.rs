@@ -182,12 +182,12 @@ async fn answer_one(submitted: Submitted) -> Result<warp::reply::Response, Probl
                 format!("the transaction is in block {height}, and none of its operations took effect: {code}");
             Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, code, detail)
                 .with("hash", hash.to_string())
-                .with("status", "failed")
+                .with("transactionStatus", "failed")
                 .with("blockHeight", height)
                 .with("index", outcome.index))
         }
         Some(TransactionEnd::Dropped { reason }) => {
-            Err(dropped(reason).with("hash", hash.to_string()).with("status", "failed"))
+            Err(dropped(reason).with("hash", hash.to_string()).with("transactionStatus", "failed"))
         }
     }
 }

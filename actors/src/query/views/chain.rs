@@ -2,7 +2,7 @@
 
 use aurigraph_ledger::Hash;
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::query::values::{HexHash, Timestamp, Units};
 
@@ -125,6 +125,7 @@ pub struct BlockFilters {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct BlockSearch {
     /// Which blocks.
+    #[serde(deserialize_with = "object")]
     pub filters: BlockFilters,
     /// Which page, from 1.
     #[schemars(range(min = 1))]
@@ -132,6 +133,12 @@ pub struct BlockSearch {
     /// How many a page holds, 1 to 200.
     #[schemars(range(min = 1, max = 200))]
     pub page_size: Option<u64>,
+}
+
+/// Reads an object; serde alone would take an array too, field by field.
+fn object<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BlockFilters, D::Error> {
+    let fields = serde_json::Map::deserialize(deserializer)?;
+    serde_json::from_value(fields.into()).map_err(serde::de::Error::custom)
 }
 
 /// Whether one operation took effect.

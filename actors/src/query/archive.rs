@@ -1,0 +1,100 @@
+//! The node's own sources: the store's index, the journal's bodies, the links' figures.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use aurigraph_ledger::Hash;
+use aurigraph_runtime::cluster::PeerStatus;
+use parking_lot::Mutex;
+
+use super::sources::{Archive, ArchivedBlock, ArchivedTransaction, LinkFacts, Sources};
+use super::validator_watch::ValidatorWatch;
+use super::values::Timestamp;
+use crate::context::NodeContext;
+use crate::mempool::{Batch, PreparedBatch};
+use crate::storage::{BlockRow, JournalReader, RecordKind, StoreReader, TransactionLocation, TransactionRow};
+
+impl Sources {
+    /// What a running node's readers read from. The process is taken to have started at the given moments.
+    #[must_use]
+    pub fn of(context: &NodeContext, started: Instant, started_at: Timestamp) -> Self {
+        let links = context.net.clone();
+        let gpu = context.settings.features.gpu_acceleration;
+        let validators = context.settings.genesis.validators.len();
+        Self {
+            settings: context.settings.clone(),
+            chain_id: context.chain_id,
+            registry: context.registry.clone(),
+            published: context.published.subscribe(),
+            consensus: context.consensus_status.subscribe(),
+            archive: Arc::new(NodeArchive { store: context.store.clone(), journal: context.journal.clone() }),
+            links: Arc::new(move || links.status().into_iter().map(LinkFacts::from).collect()),
+            // An open store is at this build's version: opening brings it there or fails.
+            schema_version: Some(aurigraph_schema_upgrades::node::plan().newest().into()),
+            no_gpu: if gpu { aurigraph_gpu::detect().err().map(|reason| reason.to_string()) } else { None },
+            started_at,
+            started,
+            validators: Mutex::new(ValidatorWatch::new(validators)),
+        }
+    }
+}
+
+impl From<PeerStatus> for LinkFacts {
+    fn from(peer: PeerStatus) -> Self {
+        Self {
+            name: peer.name,
+            up: peer.up,
+            since: peer.since,
+            round_trip_ms: peer.rtt_ms,
+            bytes_in: peer.bytes_in,
+            bytes_out: peer.bytes_out,
+            messages_in: peer.messages_in,
+            messages_out: peer.messages_out,
+        }
+    }
+}
+
+/// The store's index and the journal's bodies, as one archive.
+struct NodeArchive {
+    store: StoreReader,
+    journal: JournalReader,
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+fn block_of(row: BlockRow) -> ArchivedBlock {
+    ArchivedBlock { hash: row.hash, header: row.header }
+}
+
+fn transaction_of(row: TransactionRow) -> ArchivedTransaction {
+    let TransactionLocation { height, index } = row.location;
+    ArchivedTransaction { id: row.id, height, index, batch: row.batch, position: row.position, receipt: row.receipt }
+}
+
+impl Archive for NodeArchive {
+    fn block(&self, height: u64) -> Result<Option<ArchivedBlock>, String> {
+        Ok(self.store.header_by_height(height).map_err(text)?.map(block_of))
+    }
+
+    fn block_by_hash(&self, hash: &Hash) -> Result<Option<ArchivedBlock>, String> {
+        Ok(self.store.header_by_hash(hash).map_err(text)?.map(block_of))
+    }
+
+    fn transaction(&self, id: &Hash) -> Result<Option<ArchivedTransaction>, String> {
+        let Some(location) = self.store.transaction(id).map_err(text)? else { return Ok(None) };
+        Ok(self.store.transaction_row(location).map_err(text)?.map(transaction_of))
+    }
+
+    fn transactions_of(&self, height: u64, from: u32, count: u32) -> Result<Vec<ArchivedTransaction>, String> {
+        let rows = self.store.block_transactions(height, from, count as usize).map_err(text)?;
+        Ok(rows.into_iter().map(transaction_of).collect())
+    }
+
+    fn batch(&self, digest: &Hash) -> Result<Option<Arc<PreparedBatch>>, String> {
+        let Some(body) = self.journal.get(RecordKind::Batch, digest).map_err(text)? else { return Ok(None) };
+        let max = body.len();
+        Ok(Some(Arc::new(PreparedBatch::new(&Batch::parse(body, max).map_err(text)?))))
+    }
+}
