@@ -1,2 +1,64 @@
-//! The node binary.
-fn main() {}
+//! The node binary: reads a cluster config, builds one node's tree, and the command line around it.
+//!
+//! Knows how the parts are put together and nothing of what they do.
+
+mod bench;
+mod chain;
+mod cli;
+mod compose;
+mod error;
+mod http;
+mod keyfile;
+mod keys;
+mod node;
+mod output;
+mod proof;
+mod signals;
+mod tx;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+use error::{CliError, CliResult};
+use output::{Output, json_line, say};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let output = Output::new(cli.json);
+    match run(&cli.command, output) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if output == Output::Json {
+                say(&json_line(&serde_json::json!({ "error": error.message, "exit": error.exit as u8 })));
+            }
+            eprintln!("error: {}", error.message);
+            ExitCode::from(error.exit as u8)
+        }
+    }
+}
+
+fn run(command: &Command, output: Output) -> CliResult {
+    match command {
+        Command::Keys(command) => keys::run(command, output),
+        Command::Genesis(cli::Genesis::Create(args)) => keys::create_genesis(args, output),
+        Command::Chain(cli::Chain::Verify(args)) => chain::verify(args, output),
+        Command::Node(args) => block_on(node::run(args, output)),
+        Command::Up(args) => block_on(up::run(args, output)),
+        Command::Tx(command) => block_on(tx::run(command, output)),
+        Command::Status(args) => block_on(tx::status(args, output)),
+        Command::Proof(command) => block_on(proof::run(command, output)),
+        Command::Bench(args) => block_on(bench::run(args, output)),
+    }
+}
+
+fn block_on(work: impl Future<Output = CliResult>) -> CliResult {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| CliError::failed(format!("the async runtime cannot start: {error}")))?;
+    let result = runtime.block_on(work);
+    // Nothing that still runs may hold up the exit: what had to end in order has ended.
+    runtime.shutdown_background();
+    result
+}

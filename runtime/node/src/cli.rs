@@ -1,0 +1,418 @@
+//! The command line: what can be said, its help and its examples. Does nothing itself.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed; the last line on stderr says why
+  2  the command line is wrong
+  3  a config, genesis, key or input file is missing or wrong (file, line and field are named)
+  4  a port is in use
+  5  the data directory belongs to another chain or node, is not initialised, or does not verify
+  6  a node cannot be reached or does not answer
+  7  the ledger refused the transaction, or a proof does not hold";
+
+/// A post-quantum distributed ledger: signed transfers, Byzantine agreement, supervised actors.
+#[derive(Debug, Parser)]
+#[command(name = "aurigraph", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Print results as JSON: one object, or one line an event.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every node of a config on this machine
+    Up(Up),
+    /// Run one node of a config in the foreground
+    Node(Node),
+    /// Make the genesis of a network
+    #[command(subcommand)]
+    Genesis(Genesis),
+    /// Make and look at keys
+    #[command(subcommand)]
+    Keys(Keys),
+    /// Send transactions and follow them
+    #[command(subcommand)]
+    Tx(Tx),
+    /// Show what a node knows of itself and the chain
+    Status(Status),
+    /// Fetch proofs and verify them offline
+    #[command(subcommand)]
+    Proof(Proof),
+    /// Look at a chain on disk
+    #[command(subcommand)]
+    Chain(Chain),
+    /// Load a cluster with pre-signed transfers and report what it committed
+    Bench(Bench),
+}
+
+/// `aurigraph up`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Run every node of a config on this machine, each as a process of its own.\n\nPrints progress until \
+                  all are ready, then a table of nodes (live on a terminal). Ctrl-C stops all in order. A node that \
+                  dies is reported with its last log line; `aurigraph node --config … --name …` brings it back. In \
+                  development mode, account keys and bearer tokens are written to <data dir>/dev (mode 0600).",
+    after_help = "Examples:\n  aurigraph up\n  aurigraph up cluster-configs/single-validator.toml --fresh\n  \
+                  aurigraph up --data-dir /var/lib/aurigraph --json"
+)]
+pub struct Up {
+    /// The cluster config
+    #[arg(default_value = "cluster-configs/four-validators.toml")]
+    pub config: PathBuf,
+    /// Folder with one folder a node [default: .aurigraph/<config name>]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Delete the data directories of the config's nodes first
+    #[arg(long)]
+    pub fresh: bool,
+}
+
+/// `aurigraph node`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Run one node of a config in the foreground, logging to stderr. This is how a node that died is \
+                  brought back, and how a cluster is spread over several hosts.",
+    after_help = "Examples:\n  aurigraph node --config cluster-configs/four-validators.toml --name v2\n  \
+                  aurigraph node --config four-hosts.toml --name v1 --init"
+)]
+pub struct Node {
+    /// The cluster config
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Which node of it
+    #[arg(long)]
+    pub name: String,
+    /// Folder with one folder a node [default: .aurigraph/<config name>]
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Initialise an empty data directory. Never for a validator that has voted on this chain before: without its
+    /// journal it cannot know what it signed
+    #[arg(long)]
+    pub init: bool,
+    /// End in order when standard input ends: set by `up`, so that no node outlives it
+    #[arg(long, hide = true)]
+    pub stop_with_stdin: bool,
+}
+
+/// `aurigraph genesis`.
+#[derive(Debug, Subcommand)]
+pub enum Genesis {
+    /// Merge public keys and first balances into a genesis file
+    #[command(after_help = "Examples:\n  aurigraph genesis create --network my-network --validator v1.pub.json \
+                            --validator v2.pub.json:3 \\\n    --account 0x<address>=1000000 --out genesis.toml")]
+    Create(GenesisCreate),
+}
+
+/// `aurigraph genesis create`.
+#[derive(Debug, Args)]
+pub struct GenesisCreate {
+    /// The network's name
+    #[arg(long)]
+    pub network: String,
+    /// Public file of a validator, with its stake after a colon (default 1). The order given is the validator order
+    #[arg(long = "validator", required = true, value_name = "FILE[:STAKE]")]
+    pub validators: Vec<String>,
+    /// First balance of an address, in AUR
+    #[arg(long = "account", value_name = "ADDRESS=AUR")]
+    pub accounts: Vec<String>,
+    /// Where to write it
+    #[arg(long, default_value = "genesis.toml")]
+    pub out: PathBuf,
+}
+
+/// `aurigraph keys`.
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make a new key
+    #[command(after_help = "Examples:\n  aurigraph keys new account --out alice.key.json\n  \
+                            aurigraph keys new node --name v1 --out v1.key.json      (also writes v1.pub.json)")]
+    New(KeysNew),
+    /// Show the public parts of a key file
+    Show(KeyFile),
+    /// Print the address of an account's key file
+    Address(KeyFile),
+}
+
+/// What a key is for.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum KeyKind {
+    /// Signs an account's transactions.
+    Account,
+    /// A node's consensus and network keys.
+    Node,
+}
+
+/// `aurigraph keys new`.
+#[derive(Debug, Args)]
+pub struct KeysNew {
+    /// What the key is for
+    #[arg(default_value = "account")]
+    pub kind: KeyKind,
+    /// The node's name (for node keys)
+    #[arg(long, required_if_eq("kind", "node"))]
+    pub name: Option<String>,
+    /// Where to write it (mode 0600, unencrypted); an existing file is never overwritten
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// A key file.
+#[derive(Debug, Args)]
+pub struct KeyFile {
+    /// The key file
+    pub file: PathBuf,
+}
+
+/// Where a node answers.
+#[derive(Debug, Clone, Args)]
+pub struct Url {
+    /// The node's REST address
+    #[arg(long, default_value = "http://127.0.0.1:9003")]
+    pub url: String,
+}
+
+/// `aurigraph tx`.
+#[derive(Debug, Subcommand)]
+pub enum Tx {
+    /// Sign and send one transfer
+    #[command(
+        after_help = "Examples:\n  aurigraph tx transfer --key alice.key.json --to 0x<address> --amount 1.5 --wait"
+    )]
+    Transfer(TxTransfer),
+    /// Sign and send many transfers under one signature
+    #[command(
+        after_help = "The file has one transfer a line: address or index, comma, amount in AUR. Lines that start \
+                            with # and empty lines are skipped.\n\nExamples:\n  aurigraph tx bundle --key alice.key.json \
+                            --file transfers.csv --wait"
+    )]
+    Bundle(TxBundle),
+    /// Ask what became of a transaction
+    #[command(after_help = "Examples:\n  aurigraph tx status 0x<hash>")]
+    Status(TxStatus),
+}
+
+/// What every signed transaction needs.
+#[derive(Debug, Args)]
+pub struct Signing {
+    /// The sender's key file
+    #[arg(long)]
+    pub key: PathBuf,
+    /// A note of at most 256 bytes, stored with the transaction
+    #[arg(long, default_value = "")]
+    pub memo: String,
+    /// The most the sender agrees to pay, in AUR
+    #[arg(long, default_value = "1")]
+    pub max_fee: String,
+    /// Use this nonce instead of the account's next one
+    #[arg(long)]
+    pub nonce: Option<u64>,
+    /// Wait until it is committed or refused (30 s at most)
+    #[arg(long)]
+    pub wait: bool,
+    /// Where to send it.
+    #[command(flatten)]
+    pub url: Url,
+}
+
+/// `aurigraph tx transfer`.
+#[derive(Debug, Args)]
+pub struct TxTransfer {
+    /// Who receives: an address (0x and 64 digits) or an account index
+    #[arg(long)]
+    pub to: String,
+    /// How much, in AUR
+    #[arg(long)]
+    pub amount: String,
+    /// Sender and sending.
+    #[command(flatten)]
+    pub signing: Signing,
+}
+
+/// `aurigraph tx bundle`.
+#[derive(Debug, Args)]
+pub struct TxBundle {
+    /// One transfer a line: address or index, comma, amount in AUR
+    #[arg(long)]
+    pub file: PathBuf,
+    /// One failing transfer undoes all
+    #[arg(long)]
+    pub atomic: bool,
+    /// Sender and sending.
+    #[command(flatten)]
+    pub signing: Signing,
+}
+
+/// `aurigraph tx status`.
+#[derive(Debug, Args)]
+pub struct TxStatus {
+    /// The transaction's hash
+    pub hash: String,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub url: Url,
+}
+
+/// `aurigraph status`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  aurigraph status\n  aurigraph status --url http://127.0.0.1:9013 --json")]
+pub struct Status {
+    /// Whom to ask.
+    #[command(flatten)]
+    pub url: Url,
+}
+
+/// `aurigraph proof`.
+#[derive(Debug, Subcommand)]
+pub enum Proof {
+    /// Fetch the proof that a transaction is in its block
+    #[command(after_help = "Examples:\n  aurigraph proof tx 0x<hash> --out proof.json")]
+    Tx(ProofFetch),
+    /// Fetch the proof of an account's balance under a checkpoint's state root
+    #[command(after_help = "Examples:\n  aurigraph proof account 0x<address> --out proof.json")]
+    Account(ProofFetch),
+    /// Verify a proof file without any node
+    #[command(
+        after_help = "The root must come from somewhere you trust: a block header you hold, or several nodes that \
+                            agree.\n\nExamples:\n  aurigraph proof verify proof.json --root 0x<root>"
+    )]
+    Verify(ProofVerify),
+}
+
+/// `aurigraph proof tx` and `proof account`.
+#[derive(Debug, Args)]
+pub struct ProofFetch {
+    /// The transaction's hash, or the account's address
+    pub of: String,
+    /// Where to write it; printed if absent
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Whom to ask.
+    #[command(flatten)]
+    pub url: Url,
+}
+
+/// `aurigraph proof verify`.
+#[derive(Debug, Args)]
+pub struct ProofVerify {
+    /// The proof file
+    pub file: PathBuf,
+    /// The root to verify against; without it, the proof is only checked against the root it names itself
+    #[arg(long)]
+    pub root: Option<String>,
+}
+
+/// `aurigraph chain`.
+#[derive(Debug, Subcommand)]
+pub enum Chain {
+    /// Verify a node's data directory, the node being stopped
+    #[command(
+        after_help = "Checks every journal frame, the chain of block hashes and every root, and executes the whole \
+                            chain again.\n\nExamples:\n  aurigraph chain verify --config \
+                            cluster-configs/four-validators.toml --data-dir .aurigraph/four-validators/v1"
+    )]
+    Verify(ChainVerify),
+}
+
+/// `aurigraph chain verify`.
+#[derive(Debug, Args)]
+pub struct ChainVerify {
+    /// The node's own folder
+    #[arg(long)]
+    pub data_dir: PathBuf,
+    /// The config that the chain's genesis is read from
+    #[arg(long, default_value = "cluster-configs/four-validators.toml")]
+    pub config: PathBuf,
+}
+
+/// `aurigraph bench`.
+#[derive(Debug, Args)]
+#[command(
+    long_about = "Load a development cluster with pre-signed transfers between random accounts and report what it \
+                  committed.\n\nSigning happens before the clock starts. Operations are counted from the nodes' executed \
+                  receipts, never from what was sent. Latency is submit to committed at the node asked, of a sample of \
+                  transactions, with arrivals that do not wait for answers when --rate is given.",
+    after_help = "Examples:\n  aurigraph bench --url http://127.0.0.1:9003 --url http://127.0.0.1:9013 \
+                  --operations-per-signature 1000 --duration 20s\n  aurigraph bench --operations-per-signature 1 \
+                  --rate 500 --duration 30s --json"
+)]
+pub struct Bench {
+    /// A node's REST address; repeat for several [default: every node of the config]
+    #[arg(long = "url")]
+    pub urls: Vec<String>,
+    /// The development config whose accounts are used
+    #[arg(long, default_value = "cluster-configs/four-validators.toml")]
+    pub config: PathBuf,
+    /// Transfers under one signature, 1 to 4096
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u16).range(1..=4_096))]
+    pub operations_per_signature: u16,
+    /// How long to measure, after the warm-up: 20s, 2m
+    #[arg(long, default_value = "20s", value_parser = parse_duration)]
+    pub duration: std::time::Duration,
+    /// How long to load before measuring
+    #[arg(long, default_value = "3s", value_parser = parse_duration)]
+    pub warm_up: std::time::Duration,
+    /// Accounts that take part as recipients [default: all of the genesis]
+    #[arg(long)]
+    pub accounts: Option<u32>,
+    /// Signatures a second, open loop [default: as many as the nodes accept]
+    #[arg(long)]
+    pub rate: Option<u32>,
+    /// Connections to each node
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub connections: u16,
+}
+
+/// Reads `20s`, `500ms`, `2m` or plain seconds.
+fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| format!("{text:?} is no duration; say 20s, 500ms or 2m"))?;
+    let milliseconds = match &text[digits.len()..] {
+        "ms" => Some(number),
+        "" | "s" => number.checked_mul(1_000),
+        "m" => number.checked_mul(60_000),
+        unit => return Err(format!("{unit:?} is no unit of time; there are ms, s and m")),
+    };
+    milliseconds.map(std::time::Duration::from_millis).ok_or_else(|| format!("{text:?} is too long"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_help_and_every_flag_says_what_it_does() {
+        fn check(command: &clap::Command) {
+            assert!(command.get_about().is_some(), "{} has no help", command.get_name());
+            for argument in command.get_arguments() {
+                assert!(argument.get_help().is_some(), "{} {} has no help", command.get_name(), argument.get_id());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("20s"), Ok(std::time::Duration::from_secs(20)));
+        assert_eq!(parse_duration("500ms"), Ok(std::time::Duration::from_millis(500)));
+        assert_eq!(parse_duration("2m"), Ok(std::time::Duration::from_secs(120)));
+        assert_eq!(parse_duration("3"), Ok(std::time::Duration::from_secs(3)));
+        assert!(parse_duration("3h").is_err() && parse_duration("s").is_err());
+    }
+}

@@ -1,0 +1,67 @@
+//! `aurigraph node`: one node in the foreground, from its config to its last log line.
+
+use std::io::Read as _;
+use std::time::Duration;
+
+use aurigraph_actors::config::ClusterConfig;
+use aurigraph_actors::settings::NodeSettings;
+use serde_json::json;
+use tokio::sync::oneshot;
+
+use crate::cli;
+use crate::compose;
+use crate::error::{CliError, CliResult};
+use crate::output::{Output, fields};
+use crate::signals::Signals;
+use crate::up::check_port;
+
+/// How long the tree gets to stop in order: `up` promises five seconds for all.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+
+/// Runs the node until a signal, the end of its tree, or (under `up`) the end of standard input.
+///
+/// # Errors
+/// A config, port or data directory that cannot be used, or the reason why the tree ended.
+pub async fn run(args: &cli::Node, output: Output) -> CliResult {
+    let config = ClusterConfig::load(&args.config)?;
+    let base = args.data_dir.clone().unwrap_or_else(|| config.default_data_dir());
+    let settings = config.node_settings(&args.name, &base, args.init)?;
+    check_port(&settings.name, "REST", settings.rest)?;
+    check_port(&settings.name, "node", settings.listen)?;
+    let mut signals = Signals::new()?;
+    let orphaned = watch_stdin(args.stop_with_stdin);
+    let shown = started(&settings);
+    let node = compose::start(settings).await?;
+    output.print(&shown, fields);
+    tokio::select! {
+        reason = node.ended() => return Err(CliError::failed(format!("node {} ends: {reason}", args.name))),
+        () = signals.any() => {}
+        () = orphaned => {}
+    }
+    node.shutdown(STOP_WITHIN).await.map_err(|error| CliError::failed(format!("node {}: {error}", args.name)))
+}
+
+fn started(settings: &NodeSettings) -> serde_json::Value {
+    json!({
+        "node": settings.name,
+        "pid": std::process::id(),
+        "url": format!("http://{}", settings.rest),
+        "dataDir": settings.data_dir,
+        "chainId": settings.genesis.chain_id(),
+    })
+}
+
+/// Completes when standard input ends; never, unless asked to watch it.
+async fn watch_stdin(watch: bool) {
+    if !watch {
+        return std::future::pending().await;
+    }
+    let (ended, wait) = oneshot::channel::<()>();
+    // A thread of its own: a blocking read in the runtime's pool would hold up the runtime's own end.
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while matches!(std::io::stdin().read(&mut buffer), Ok(read) if read > 0) {}
+        drop(ended);
+    });
+    wait.await.unwrap_or(());
+}

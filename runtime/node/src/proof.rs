@@ -1,0 +1,223 @@
+//! `aurigraph proof`: fetches proofs as files, and verifies such files without any node.
+
+use std::path::Path;
+
+use aurigraph_ledger::merkle::{MerkleProof, transaction_leaf};
+use aurigraph_ledger::state::AccountProof;
+use aurigraph_ledger::{Address, Hash, LedgerHeader};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::cli;
+use crate::error::{CliError, CliResult, Exit};
+use crate::http::NodeClient;
+use crate::output::{Output, fields, say};
+
+/// A proof file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "camelCase")]
+enum ProofFile {
+    /// That a transaction is in a block.
+    #[serde(rename_all = "camelCase")]
+    Transaction {
+        /// The transaction.
+        hash: Hash,
+        /// Its block.
+        block_height: u64,
+        /// The path, as the node gave it.
+        proof: TransactionPath,
+    },
+    /// What an account held at a checkpoint.
+    #[serde(rename_all = "camelCase")]
+    Account {
+        /// The account.
+        address: Address,
+        /// The state root that the node says the proof holds under.
+        state_root: Hash,
+        /// Pages and paths.
+        proof: AccountProof,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct TransactionPath {
+    signature_digest: Hash,
+    leaf: Hash,
+    position: u32,
+    count: u32,
+    siblings: Vec<Hash>,
+    transactions_root: Hash,
+    header: String,
+    block_hash: Hash,
+}
+
+/// Runs `aurigraph proof …`.
+///
+/// # Errors
+/// An unreachable node, an unknown thing, or a proof that does not hold.
+pub async fn run(command: &cli::Proof, output: Output) -> CliResult {
+    match command {
+        cli::Proof::Tx(args) => {
+            let file = fetch_transaction(&NodeClient::new(&args.url.url), &args.of).await?;
+            deliver(&file, args.out.as_deref(), output)
+        }
+        cli::Proof::Account(args) => {
+            let file = fetch_account(&NodeClient::new(&args.url.url), &args.of).await?;
+            deliver(&file, args.out.as_deref(), output)
+        }
+        cli::Proof::Verify(args) => {
+            let shown = verify_file(&args.file, args.root.as_deref())?;
+            output.print(&shown, fields);
+            Ok(())
+        }
+    }
+}
+
+fn parse_hash(text: &str) -> CliResult<Hash> {
+    text.parse().map_err(|error: aurigraph_ledger::HashParseError| CliError::failed(error.to_string()))
+}
+
+async fn fetch_transaction(client: &NodeClient, of: &str) -> CliResult<ProofFile> {
+    let hash = parse_hash(of)?;
+    let answer = client.get(&format!("/gateway/transactions/{hash}")).await?;
+    if answer["proof"].is_null() {
+        let message = format!("transaction {hash} is {}: only a committed one has a proof", answer["status"]);
+        return Err(CliError::new(Exit::Refused, message));
+    }
+    from_answer(
+        json!({ "kind": "transaction", "hash": hash, "blockHeight": answer["blockHeight"], "proof": answer["proof"] }),
+    )
+}
+
+async fn fetch_account(client: &NodeClient, of: &str) -> CliResult<ProofFile> {
+    let address = parse_hash(of)?;
+    let answer = client.get(&format!("/gateway/balance/{address}/proof")).await?;
+    let (state_root, proof) = (&answer["stateRoot"], &answer["proof"]);
+    from_answer(json!({ "kind": "account", "address": address, "stateRoot": state_root, "proof": proof }))
+}
+
+fn from_answer(value: Value) -> CliResult<ProofFile> {
+    serde_json::from_value(value).map_err(|error| CliError::failed(format!("the node's answer is no proof: {error}")))
+}
+
+fn deliver(file: &ProofFile, out: Option<&Path>, output: Output) -> CliResult {
+    let text = serde_json::to_string_pretty(file).map_err(|error| CliError::failed(error.to_string()))?;
+    let Some(out) = out else {
+        say(&text);
+        return Ok(());
+    };
+    std::fs::write(out, text + "\n").map_err(|error| CliError::file(out, error))?;
+    output.print(&json!({ "file": out }), fields);
+    Ok(())
+}
+
+fn verify_file(path: &Path, root: Option<&str>) -> CliResult<Value> {
+    let text = std::fs::read_to_string(path).map_err(|error| CliError::file(path, error))?;
+    let file: ProofFile = serde_json::from_str(&text).map_err(|error| CliError::file(path, error))?;
+    let root = root.map(parse_hash).transpose()?;
+    let shown = match &file {
+        ProofFile::Transaction { hash, block_height, proof } => verify_transaction(hash, *block_height, proof, root),
+        ProofFile::Account { address, state_root, proof } => verify_account(address, state_root, proof, root),
+    };
+    shown.map_err(|problem| CliError::new(Exit::Refused, format!("{}: does not hold: {problem}", path.display())))
+}
+
+fn verify_transaction(id: &Hash, height: u64, path: &TransactionPath, root: Option<Hash>) -> Result<Value, String> {
+    let leaf = transaction_leaf(id, &path.signature_digest);
+    if leaf != path.leaf {
+        return Err(format!("the leaf is {leaf}, not {}", path.leaf));
+    }
+    let merkle = MerkleProof { position: path.position, count: path.count, siblings: path.siblings.clone() };
+    if !merkle.verify(leaf, &path.transactions_root) {
+        return Err(format!("the path does not lead to transactions root {}", path.transactions_root));
+    }
+    let bytes = path.header.strip_prefix("0x").and_then(|digits| hex::decode(digits).ok());
+    let header = LedgerHeader::decode(&bytes.ok_or("the header is no hex")?).map_err(|error| error.to_string())?;
+    if header.hash() != path.block_hash {
+        return Err(format!("the header's hash is {}, not {}", header.hash(), path.block_hash));
+    }
+    if header.tx_root != path.transactions_root || header.height != height {
+        return Err("the header is another block's".to_owned());
+    }
+    if let Some(root) = root.filter(|root| *root != path.block_hash && *root != path.transactions_root) {
+        return Err(format!("{root} is neither the block's hash nor its transactions root"));
+    }
+    Ok(json!({
+        "valid": true,
+        "transaction": id,
+        "blockHeight": height,
+        "blockHash": path.block_hash,
+        "transactionsRoot": path.transactions_root,
+        "rootTrusted": root.is_some(),
+    }))
+}
+
+fn verify_account(address: &Address, named: &Hash, proof: &AccountProof, root: Option<Hash>) -> Result<Value, String> {
+    let expected = root.unwrap_or(*named);
+    let account = proof.verify(&expected).map_err(|error| error.to_string())?;
+    if account.address != *address {
+        return Err(format!("it proves account {}, not {address}", account.address));
+    }
+    Ok(json!({
+        "valid": true,
+        "address": address,
+        "index": account.index,
+        "balance": account.balance.to_string(),
+        "nonceBase": account.nonce,
+        "stateRoot": expected,
+        "rootTrusted": root.is_some(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aurigraph_ledger::merkle::transaction_tree;
+    use aurigraph_ledger::{PlainHasher, blake3_digest};
+
+    fn header(tx_root: Hash) -> LedgerHeader {
+        LedgerHeader {
+            height: 7,
+            epoch: 1,
+            commit_index: 9,
+            commit_digest: Hash::ZERO,
+            timestamp_ms: 1,
+            leader: 0,
+            round: 3,
+            parent: Hash::ZERO,
+            tx_root,
+            receipts_root: Hash::ZERO,
+            checkpoint_seq: 0,
+            state_root: Hash::ZERO,
+            transactions: 3,
+            operations: 3,
+        }
+    }
+
+    #[test]
+    fn a_transaction_proof_holds_and_every_change_of_it_is_seen() {
+        let leaves: Vec<_> = (0..3_u8).map(|n| (blake3_digest(&[n]), blake3_digest(&[n, n]))).collect();
+        let tree = transaction_tree(leaves.clone(), &PlainHasher);
+        let proof = tree.proof(1).unwrap();
+        let header = header(tree.root());
+        let path = || TransactionPath {
+            signature_digest: leaves[1].1,
+            leaf: transaction_leaf(&leaves[1].0, &leaves[1].1),
+            position: proof.position,
+            count: proof.count,
+            siblings: proof.siblings.clone(),
+            transactions_root: tree.root(),
+            header: format!("0x{}", hex::encode(header.encode())),
+            block_hash: header.hash(),
+        };
+        let id = leaves[1].0;
+        assert_eq!(verify_transaction(&id, 7, &path(), Some(header.hash())).unwrap()["rootTrusted"], true);
+        assert!(verify_transaction(&id, 7, &path(), Some(Hash::ZERO)).is_err());
+        assert!(verify_transaction(&leaves[0].0, 7, &path(), None).is_err());
+        assert!(verify_transaction(&id, 8, &path(), None).is_err());
+        assert!(verify_transaction(&id, 7, &TransactionPath { position: 0, ..path() }, None).is_err());
+        assert!(verify_transaction(&id, 7, &TransactionPath { block_hash: Hash::ZERO, ..path() }, None).is_err());
+        assert!(verify_transaction(&id, 7, &TransactionPath { header: "0x00".into(), ..path() }, None).is_err());
+    }
+}

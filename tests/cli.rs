@@ -1,0 +1,270 @@
+//! The command line: help, refusals with their exit codes, and the way from new keys to a running chain.
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use aurigraph_testkit::{Client, Cluster, Options, eventually, ports};
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// Runs a command that must succeed and gives its JSON.
+fn json(arguments: &[&str]) -> Value {
+    let output = run(&[&["--json"], arguments].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", text(&output)))
+}
+
+fn refused(arguments: &[&str], code: i32, words: &str) {
+    let output = run(arguments);
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+    assert!(said.contains(words), "{arguments:?} should say {words:?}, says {said}");
+}
+
+#[test]
+fn every_command_explains_itself() {
+    let commands: [&[&str]; 20] = [
+        &[],
+        &["up"],
+        &["node"],
+        &["genesis"],
+        &["genesis", "create"],
+        &["keys"],
+        &["keys", "new"],
+        &["keys", "show"],
+        &["keys", "address"],
+        &["tx"],
+        &["tx", "transfer"],
+        &["tx", "bundle"],
+        &["tx", "status"],
+        &["status"],
+        &["proof"],
+        &["proof", "tx"],
+        &["proof", "account"],
+        &["proof", "verify"],
+        &["chain", "verify"],
+        &["bench"],
+    ];
+    for command in commands {
+        let output = run(&[command, &["--help"]].concat());
+        assert!(output.status.success(), "{command:?}");
+        assert!(text(&output).contains("Usage: aurigraph"), "{command:?}");
+    }
+    assert!(text(&run(&["--help"])).contains("Exit codes:"));
+    for command in ["up", "node", "status", "bench"] {
+        assert!(text(&run(&[command, "--help"])).contains("Examples:"), "{command}");
+    }
+}
+
+#[test]
+fn wrong_command_lines_files_and_nodes_have_exit_codes_and_words() {
+    refused(&["fly"], 2, "fly");
+    refused(&["tx", "transfer"], 2, "--key");
+    refused(&["up", "nowhere.toml"], 3, "nowhere.toml: there is no such file");
+    refused(&["status", "--url", "http://127.0.0.1:1"], 6, "127.0.0.1:1");
+    refused(&["tx", "status", "0x12", "--url", "http://127.0.0.1:1"], 1, "64 hex digits");
+
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("bad.toml");
+    std::fs::write(&config, "[genesis]\nmode = \"development\"\n[[node]]\nname = \"v1\"\nrest = 5\n").unwrap();
+    refused(&["up", config.to_str().unwrap()], 3, "bad.toml:5: node[1].rest");
+    let output = run(&["--json", "up", config.to_str().unwrap()]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(line["exit"], 3);
+}
+
+#[test]
+fn keys_are_private_files_that_are_never_overwritten() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("alice.json");
+    let path = file.to_str().unwrap();
+    let made = json(&["keys", "new", "--out", path]);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(json(&["keys", "address", path])["address"], made["address"]);
+    let shown = json(&["keys", "show", path]);
+    assert_eq!(shown["publicKey"].as_str().unwrap().len(), 2 + 2 * 2_592);
+    assert!(!shown.to_string().contains("seed"));
+    refused(&["keys", "new", "--out", path], 3, "exists already");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    refused(&["keys", "address", path], 3, "chmod 600");
+}
+
+fn write_config(folder: &Path, data: &str, rest: &str, listen: &str) -> String {
+    let config = folder.join(format!("{data}.toml"));
+    let text = format!(
+        "[genesis]\nfile = \"genesis.toml\"\n[[node]]\nname = \"v1\"\nrest = \"{rest}\"\nlisten = \"{listen}\"\n\
+         secrets = \"v1.key.json\"\n"
+    );
+    std::fs::write(&config, text).unwrap();
+    config.to_str().unwrap().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_new_keys_to_a_chain_that_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    json(&["keys", "new", "node", "--name", "v1", "--out", &at("v1.key.json")]);
+    let alice = json(&["keys", "new", "--out", &at("alice.json")])["address"].as_str().unwrap().to_owned();
+    let bob = json(&["keys", "new", "--out", &at("bob.json")])["address"].as_str().unwrap().to_owned();
+    let created = json(&[
+        "genesis",
+        "create",
+        "--network",
+        "test",
+        "--validator",
+        &at("v1.pub.json"),
+        "--account",
+        &format!("{alice}=1000"),
+        "--out",
+        &at("genesis.toml"),
+    ]);
+    assert!(created["chainId"].as_str().unwrap().starts_with("0x"));
+
+    let (rest, listen) = (ports::free().to_string(), ports::free().to_string());
+    let (config, data) = (write_config(folder.path(), "net", &rest, &listen), at("data"));
+    let node = ["node", "--config", &config, "--name", "v1", "--data-dir", &data];
+    refused(&node, 5, "never initialised");
+    let mut child = Command::new(BINARY)
+        .args(node)
+        .args(["--init", "--stop-with-stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let url = format!("http://{rest}");
+    let client = Client::new(&url);
+    eventually("the node is ready", Duration::from_secs(30), || async {
+        (client.get("/ready").await.status == 200).then_some(())
+    })
+    .await;
+    refused(&node, 4, "is in use");
+
+    // The first transaction carries the key, the second names the account by its index.
+    for amount in ["1.5", "2.25"] {
+        let sent = json(&[
+            "tx",
+            "transfer",
+            "--key",
+            &at("alice.json"),
+            "--to",
+            &bob,
+            "--amount",
+            amount,
+            "--memo",
+            "hi",
+            "--wait",
+            "--url",
+            &url,
+        ]);
+        assert_eq!(sent["status"], "committed");
+    }
+    std::fs::write(at("transfers.csv"), format!("# to, amount\n{bob},1\n0,0.25\n")).unwrap();
+    let bundle = ["tx", "bundle", "--key", &at("bob.json"), "--file", &at("transfers.csv"), "--wait", "--url", &url];
+    let sent = json(&bundle);
+    // Bob's transfer to himself fails, the other one does not.
+    assert_eq!((sent["status"].as_str(), sent["operationCount"].as_u64()), (Some("committed"), Some(2)));
+    let hash = sent["hash"].as_str().unwrap();
+    assert_eq!(json(&["tx", "status", hash, "--url", &url])["status"], "committed");
+    let balance = client.read(&format!("/gateway/balance/{bob}")).await;
+    let left: u128 = balance["balance"].as_str().unwrap().parse().unwrap();
+    assert!(left < 3_500_000_000_000_000_000 && left > 3_490_000_000_000_000_000, "{left}");
+    refused(
+        &["tx", "transfer", "--key", &at("bob.json"), "--to", &alice, "--amount", "1000000", "--wait", "--url", &url],
+        7,
+        "",
+    );
+    drop(child.stdin.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let verified = json(&["chain", "verify", "--config", &config, "--data-dir", &format!("{data}/v1")]);
+    assert_eq!(verified["valid"], true);
+    assert!(verified["transactions"].as_u64().unwrap() >= 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_data_directory_of_another_chain_or_node_is_refused() {
+    let mut cluster = Cluster::start(BINARY, "single-validator.toml", Options::default()).await;
+    cluster.stop(0);
+    let data = cluster.data_dir();
+    let config = cluster.config_file(0).to_owned();
+    let text = std::fs::read_to_string(&config).unwrap();
+    let start = |config: &Path, name: &str| {
+        refused(
+            &["node", "--config", config.to_str().unwrap(), "--name", name, "--data-dir", data.to_str().unwrap()],
+            5,
+            "belongs to",
+        );
+    };
+    let other_chain = data.join("other-chain.toml");
+    std::fs::write(&other_chain, text.replace("seed = \"", "seed = \"other ")).unwrap();
+    start(&other_chain, "v1");
+
+    std::fs::rename(data.join("v1"), data.join("v2")).unwrap();
+    let other_node = data.join("other-node.toml");
+    std::fs::write(&other_node, text.replace("name = \"v1\"", "name = \"v2\"")).unwrap();
+    start(&other_node, "v2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_runs_reports_and_stops_a_cluster_within_five_seconds() {
+    let cluster = Cluster::prepare(BINARY, "four-validators.toml", Options::default()).await;
+    let data = cluster.data_dir();
+    let mut command = tokio::process::Command::new(BINARY);
+    command.args(["--json", "up"]).arg(cluster.config_file(0)).arg("--data-dir").arg(&data);
+    let mut up = command.stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(up.stdout.take().unwrap()));
+    let mut pids = Vec::new();
+    for node in 0..4 {
+        let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await.unwrap().unwrap().unwrap();
+        let line: Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(line["node"], cluster.name(node));
+        assert!(line["height"].is_u64() && line["url"].is_string());
+        pids.push(line["pid"].as_u64().unwrap());
+    }
+    let tokens: Value = serde_json::from_slice(&std::fs::read(data.join("dev/tokens.json")).unwrap()).unwrap();
+    assert_eq!(tokens["admin"]["token"], cluster.admin_token());
+
+    // A node that dies is reported, with the command that brings it back.
+    assert!(Command::new("kill").args(["-9", &pids[2].to_string()]).status().unwrap().success());
+    let line = tokio::time::timeout(Duration::from_secs(10), lines.next_line()).await.unwrap().unwrap().unwrap();
+    let line: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!((line["event"].as_str(), line["node"].as_str()), (Some("died"), Some("v3")));
+    assert!(line["restart"].as_str().unwrap().contains("--name v3"));
+
+    let began = std::time::Instant::now();
+    assert!(Command::new("kill").args(["-INT", &up.id().unwrap().to_string()]).status().unwrap().success());
+    assert!(up.wait().await.unwrap().success());
+    assert!(began.elapsed() < Duration::from_secs(5), "stopping took {:?}", began.elapsed());
+    for pid in pids {
+        assert!(!Path::new(&format!("/proc/{pid}")).exists(), "node process {pid} is still there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_node_outlives_an_up_that_was_killed() {
+    let cluster = Cluster::prepare(BINARY, "single-validator.toml", Options::default()).await;
+    let mut command = tokio::process::Command::new(BINARY);
+    command.args(["--json", "up"]).arg(cluster.config_file(0)).arg("--data-dir").arg(cluster.data_dir());
+    let mut up = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = tokio::io::AsyncBufReadExt::lines(tokio::io::BufReader::new(up.stdout.take().unwrap()));
+    let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await.unwrap().unwrap().unwrap();
+    let pid = serde_json::from_str::<Value>(&line).unwrap()["pid"].as_u64().unwrap();
+    up.kill().await.unwrap();
+    eventually("the node has ended", Duration::from_secs(10), || async {
+        (!Path::new(&format!("/proc/{pid}")).exists()).then_some(())
+    })
+    .await;
+}

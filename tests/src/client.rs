@@ -1,0 +1,97 @@
+//! Asking one node over HTTP.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{Method, Request};
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+/// How long one answer may take.
+const WITHIN: Duration = Duration::from_secs(10);
+
+/// A client of one node; keeps its connections.
+#[derive(Clone)]
+pub struct Client {
+    base: String,
+    http: hyper_util::client::legacy::Client<HttpConnector, Full<Bytes>>,
+}
+
+/// A node's answer; status 0 = it did not answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The HTTP status, or 0.
+    pub status: u16,
+    /// The body as JSON, or null.
+    pub body: Value,
+}
+
+impl Client {
+    /// A client of the node at `http://host:port`.
+    #[must_use]
+    pub fn new(base: &str) -> Self {
+        let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new()).build_http();
+        Self { base: base.to_owned(), http }
+    }
+
+    /// The node's address.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// One request to a path under `/api/v11`.
+    pub async fn request(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+        let mut request = Request::builder().method(method).uri(format!("{}/api/v11{path}", self.base));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).expect("a well-formed request");
+        let exchange = async {
+            let answer = self.http.request(request).await.ok()?;
+            let status = answer.status().as_u16();
+            let body = answer.into_body().collect().await.ok()?.to_bytes();
+            Some(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+        };
+        let none = Answer { status: 0, body: Value::Null };
+        tokio::time::timeout(WITHIN, exchange).await.ok().flatten().unwrap_or(none)
+    }
+
+    /// A read, whatever its answer.
+    pub async fn get(&self, path: &str) -> Answer {
+        self.request(Method::GET, path, &[], Bytes::new()).await
+    }
+
+    /// A read that must succeed.
+    pub async fn read(&self, path: &str) -> Value {
+        let answer = self.get(path).await;
+        assert_eq!(answer.status, 200, "GET {}{path}: {}", self.base, answer.body);
+        answer.body
+    }
+
+    /// Posts JSON, with a bearer token if one is given.
+    pub async fn post(&self, path: &str, token: Option<&str>, body: &Value) -> Answer {
+        let bearer = token.map(|token| format!("Bearer {token}"));
+        let mut headers = vec![("content-type", "application/json")];
+        headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+        self.request(Method::POST, path, &headers, body.to_string().into()).await
+    }
+
+    /// Posts bytes.
+    pub async fn post_bytes(&self, path: &str, body: Bytes) -> Answer {
+        self.request(Method::POST, path, &[("content-type", "application/octet-stream")], body).await
+    }
+
+    /// The height of the newest published block; none if the node does not answer.
+    pub async fn height(&self) -> Option<u64> {
+        self.get("/consensus/status").await.body["height"].as_u64()
+    }
+
+    /// Hash and state root of the block at a height; none if the node has none there.
+    pub async fn block(&self, height: u64) -> Option<(String, String)> {
+        let body = self.get(&format!("/blockchain/blocks/{height}")).await.body;
+        Some((body["hash"].as_str()?.to_owned(), body["stateRoot"].as_str()?.to_owned()))
+    }
+}
