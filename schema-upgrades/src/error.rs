@@ -166,7 +166,38 @@ pub enum UpgradeError {
 impl UpgradeError {
     /// True if the files themselves are damaged: setting the database aside can help, asking an operator cannot.
     #[must_use]
-    pub const fn is_damage(&self) -> bool {
-        matches!(self, Self::Sled { .. } | Self::Panicked { .. } | Self::Damaged { .. })
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Sled { source, .. } => is_damage(source),
+            Self::Panicked { .. } | Self::Damaged { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// True if sled's error says that the files are damaged. A full disk, a missing permission or a failing device is the
+/// operating system's word, and no reason to give a database up.
+#[must_use]
+pub fn is_damage(error: &sled::Error) -> bool {
+    match error {
+        sled::Error::Io(error) => error.raw_os_error().is_none() || error.kind() == std::io::ErrorKind::NotFound,
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_operating_system_refuses_is_no_damage() {
+        let os = |code| sled::Error::Io(std::io::Error::from_raw_os_error(code));
+        let (no_permission, io, disk_full, read_only, no_file) = (13, 5, 28, 30, 2);
+        for code in [no_permission, io, disk_full, read_only] {
+            assert!(!is_damage(&os(code)), "{code}");
+        }
+        assert!(is_damage(&os(no_file)));
+        assert!(is_damage(&sled::Error::Io(std::io::Error::other("crc mismatch"))));
+        assert!(is_damage(&sled::Error::Corruption { at: None, bt: () }));
     }
 }

@@ -46,7 +46,7 @@ mod step;
 mod tests;
 
 pub use database::Database;
-pub use error::{PlanError, UpgradeError};
+pub use error::{PlanError, UpgradeError, is_damage};
 pub use history::{HistoryRow, Origin};
 pub use lock::Holder;
 pub use medium::{Change, Medium, Pairs};

@@ -118,8 +118,11 @@ fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mout
         let failed = match catch_unwind(AssertUnwindSafe(|| writer.apply(message))) {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error,
-            Err(_) => StoreError::Thread("sled panicked".to_owned()),
+            Err(_) => StoreError::Panicked,
         };
+        if failed.is_damage() {
+            store.shared.suspect(&failed.to_string());
+        }
         mouth.send(StoreMsg::Failed(failed));
         return;
     }

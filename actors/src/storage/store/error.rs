@@ -11,6 +11,9 @@ pub enum StoreError {
     /// sled failed.
     #[error("the store failed: {0}")]
     Sled(#[from] sled::Error),
+    /// sled panicked, as it does on some damaged files.
+    #[error("sled panicked on the store")]
+    Panicked,
     /// The damaged database could not be set aside.
     #[error("the damaged store {} cannot be set aside: {source}", .path.display())]
     SetAside {
@@ -48,5 +51,15 @@ impl StoreError {
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
         matches!(self, Self::NotACheckpoint(_) | Self::NotIndexed { .. })
+    }
+
+    /// True if the database itself is damaged: a new one helps, a restart does not.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::Panicked | Self::Damaged { .. } => true,
+            Self::Sled(error) => aurigraph_schema_upgrades::is_damage(error),
+            _ => false,
+        }
     }
 }

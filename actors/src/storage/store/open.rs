@@ -1,14 +1,16 @@
 //! Opening the store: at the right schema version, or anew beside what cannot be opened.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aurigraph_runtime::LeaseHolder;
-use aurigraph_schema_upgrades::{Database, UpgradeError, node};
+use aurigraph_schema_upgrades::{Database, Medium as _, UpgradeError, node};
 use parking_lot::Mutex;
 
+use super::checkpoint;
 use super::error::StoreError;
 use super::reader::StoreReader;
 use crate::bounds::storage::STORE_CACHE;
@@ -30,6 +32,8 @@ impl Default for StoreOptions {
 pub(super) struct Shared {
     pub database: Database,
     pub node: String,
+    /// Where word is left for the next start.
+    suspect: PathBuf,
     /// Sequences of checkpoints that failed a check: never loaded again, the first to be overwritten.
     pub distrusted: Mutex<BTreeSet<u64>>,
     pub owner: LeaseHolder,
@@ -38,6 +42,15 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn distrusts(&self, sequence: u64) -> bool {
         self.distrusted.lock().contains(&sequence)
+    }
+
+    /// After a panic of sled, or a report of corruption: the next start sets this database aside. Restarts of the actor
+    /// alone cannot help then, and once they are used up the process ends.
+    pub(super) fn suspect(&self, reason: &str) {
+        tracing::error!(alert = "store_damaged", node = self.node, reason, "the next start sets the store aside");
+        if let Err(error) = std::fs::write(&self.suspect, reason) {
+            tracing::error!(%error, path = %self.suspect.display(), "no word can be left for the next start");
+        }
     }
 }
 
@@ -56,20 +69,27 @@ impl Store {
     /// [`StoreError::Schema`] if another process has it, or if its schema needs an operator; [`StoreError::SetAside`].
     pub fn open(data_dir: &Path, node_name: &str, options: StoreOptions) -> Result<Self, StoreError> {
         let path = data_dir.join("store");
-        let (database, set_aside) = match open_at(&path, options) {
+        let suspect = data_dir.join(SUSPECT);
+        let (database, set_aside) = match open_whole(&path, &suspect, options) {
             Ok(database) => (database, None),
-            Err(error) if error.is_damage() => {
+            Err(Refusal::Damaged(reason)) => {
                 let aside = set_aside(&path)?;
                 tracing::error!(
-                    alert = "store_set_aside", node = node_name, reason = %error, kept = %aside.display(),
+                    alert = "store_set_aside", node = node_name, reason, kept = %aside.display(),
                     "the store is damaged; it is set aside and its content rebuilt from the journal"
                 );
+                match std::fs::remove_file(&suspect) {
+                    Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                        tracing::warn!(%error, path = %suspect.display(), "the new store will be set aside as well");
+                    }
+                    _ => {}
+                }
                 (open_at(&path, options).map_err(Arc::new)?, Some(aside))
             }
-            Err(error) => return Err(Arc::new(error).into()),
+            Err(Refusal::Other(error)) => return Err(error),
         };
         let (node, distrusted, owner) = (node_name.to_owned(), Mutex::default(), LeaseHolder::new());
-        Ok(Self { shared: Arc::new(Shared { database, node, distrusted, owner }), set_aside })
+        Ok(Self { shared: Arc::new(Shared { database, node, suspect, distrusted, owner }), set_aside })
     }
 
     /// A reader; it outlives every incarnation of the store actor.
@@ -85,11 +105,57 @@ impl Store {
     }
 }
 
+/// Leaves word for the next start that this database made sled panic or report corruption.
+const SUSPECT: &str = "store.suspect";
+
+/// Why a database is not used.
+enum Refusal {
+    /// It is damaged: a new one helps.
+    Damaged(String),
+    /// Somebody else has it, or an operator is needed.
+    Other(StoreError),
+}
+
+/// Opens the database and reads from every part of it that the node cannot start without.
+fn open_whole(path: &Path, suspect: &Path, options: StoreOptions) -> Result<Database, Refusal> {
+    if let Ok(reason) = std::fs::read_to_string(suspect) {
+        return Err(Refusal::Damaged(format!("an earlier run found it damaged: {reason}")));
+    }
+    let database = open_at(path, options).map_err(|error| {
+        if error.is_damage() { Refusal::Damaged(error.to_string()) } else { Refusal::Other(Arc::new(error).into()) }
+    })?;
+    match catch_unwind(AssertUnwindSafe(|| probe(&database))) {
+        Ok(Ok(())) => Ok(database),
+        Ok(Err(error)) if error.is_damage() => Err(Refusal::Damaged(error.to_string())),
+        Ok(Err(error)) => Err(Refusal::Other(error)),
+        Err(_) => Err(Refusal::Damaged("sled panicked while the store was read".to_owned())),
+    }
+}
+
 fn open_at(path: &Path, options: StoreOptions) -> Result<Database, UpgradeError> {
     let config = sled::Config::new().path(path).cache_capacity(options.cache).flush_every_ms(None);
     let database = Database::open(config)?;
-    node::plan().upgrade(&database, None)?;
-    Ok(database)
+    match catch_unwind(AssertUnwindSafe(|| node::plan().upgrade(&database, None))) {
+        Ok(result) => result.map(|_| database),
+        Err(_) => {
+            let text = "while its schema was read".to_owned();
+            Err(UpgradeError::Panicked { path: path.to_owned(), text })
+        }
+    }
+}
+
+/// Reads both ends of every tree and the newest checkpoint. What only fails its checksums is no reason here: then the
+/// older checkpoint counts.
+fn probe(database: &Database) -> Result<(), StoreError> {
+    for name in database.trees() {
+        let tree = database.sled().open_tree(name)?;
+        tree.first()?;
+        tree.last()?;
+    }
+    if let Some((slot, header)) = checkpoint::candidates(database, |_| false)?.first() {
+        checkpoint::load(database, *slot, header)?;
+    }
+    Ok(())
 }
 
 fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {

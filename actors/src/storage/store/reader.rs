@@ -1,6 +1,7 @@
 //! Reading the store, beside the actor that writes it.
 
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use aurigraph_ledger::Hash;
@@ -167,11 +168,20 @@ impl StoreReader {
         Ok(())
     }
 
-    /// The newest checkpoint whose checksums hold. One that fails them is distrusted, and the other slot's is tried.
+    /// The newest checkpoint whose checksums hold. One that fails them is distrusted, and the other slot's is tried. After
+    /// an error the state is rebuilt from the journal.
     ///
     /// # Errors
-    /// If sled fails.
+    /// If sled fails or panics; the next start of the process then begins a new database.
     pub fn latest_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
+        let found = catch_unwind(AssertUnwindSafe(|| self.newest_whole())).unwrap_or(Err(StoreError::Panicked));
+        if let Some(error) = found.as_ref().err().filter(|error| error.is_damage()) {
+            self.shared.suspect(&error.to_string());
+        }
+        found
+    }
+
+    fn newest_whole(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
         let database = &self.shared.database;
         for (slot, header) in checkpoint::candidates(database, |sequence| self.shared.distrusts(sequence))? {
             if let Some(found) = checkpoint::load(database, slot, &header)? {
