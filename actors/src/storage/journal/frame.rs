@@ -41,6 +41,9 @@ fn encode_parts(kind: u8, key: &Hash, body: &[u8], into: &mut Vec<u8>) {
     into.extend_from_slice(body);
 }
 
+/// How the search for sync marks passes over zeros.
+const BLOCK: usize = 4_096;
+const ZEROS: [u8; BLOCK] = [0; BLOCK];
 /// The kind of a sync mark: no record, readers pass over it.
 const MARK: u8 = u8::MAX;
 /// Bytes of a sync mark's frame.
@@ -75,7 +78,10 @@ pub(super) fn synced_beyond(path: &Path, salt: &Hash, end: Cursor) -> Result<Opt
     loop {
         let read =
             file.by_ref().take(READ_AHEAD as u64).read_to_end(&mut window).map_err(JournalError::io("read", path))?;
-        let marks = (0..window.len()).filter(|at| window[*at] != 0).filter_map(|at| decode_mark(&window[at..]));
+        // Nearly all of it is preallocated and zero: compared by blocks, it costs next to nothing.
+        let blocks = window.chunks(BLOCK).enumerate().filter(|(_, block)| **block != ZEROS[..block.len()]);
+        let places = blocks.flat_map(|(number, block)| number * BLOCK..number * BLOCK + block.len());
+        let marks = places.filter_map(|at| decode_mark(&window[at..]));
         let marks = marks.filter(|(key, _)| *key == salt.as_ref()).map(|(_, synced)| synced);
         if let Some(synced) = marks.filter(|synced| *synced > end).max() {
             return Ok(Some(synced));

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use aurigraph_ledger::Hash;
-use aurigraph_schema_upgrades::Medium as _;
+use aurigraph_schema_upgrades::{Medium as _, node};
 use bytes::Bytes;
 
 use super::checkpoint;
@@ -215,6 +215,14 @@ impl StoreReader {
             Ok((id, Bytes::copy_from_slice(&bytes)))
         })
         .collect()
+    }
+
+    /// The schema version that the store is at.
+    ///
+    /// # Errors
+    /// If sled fails or the history is damaged.
+    pub fn schema_version(&self) -> Result<u32, StoreError> {
+        Ok(node::plan().status(&self.shared.database).map_err(Arc::new)?.version)
     }
 
     /// Bytes that the store takes on disk.

@@ -182,6 +182,7 @@ fn a_block_is_found_by_height_by_hash_and_by_each_of_its_transactions() {
     let store = open(directory.path());
     blocks.iter().for_each(|block| assert_indexed(&store, block));
     let reader = store.reader();
+    assert_eq!(reader.schema_version().unwrap(), 1);
     assert_eq!(reader.highest_indexed_height().unwrap(), Some(4));
     let heights = |below, limit| -> Vec<u64> {
         reader.headers_below(below, limit).unwrap().iter().map(|row| row.height).collect()
