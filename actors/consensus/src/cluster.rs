@@ -66,6 +66,8 @@ pub(crate) struct Cluster {
     pub(crate) time: TimeMs,
     pub(crate) drop_percent: u64,
     pub(crate) latency: (u64, u64),
+    /// Longest time of a sync.
+    pub(crate) sync_ms: TimeMs,
     /// Pairs that cannot talk.
     pub(crate) cut: BTreeSet<(usize, usize)>,
     queue: BTreeMap<(TimeMs, u64), (usize, u32, Event)>,
@@ -112,6 +114,7 @@ impl Cluster {
             time: 1_000,
             drop_percent: 0,
             latency: (1, 10),
+            sync_ms: 3,
             cut: BTreeSet::new(),
             queue: BTreeMap::new(),
             sequence: 0,
@@ -326,7 +329,7 @@ impl Cluster {
                 state.log.push(record.encode());
                 if need_fsync {
                     state.syncing.insert(lsn, state.log.len());
-                    let delay = 1 + self.rng.next() % 3;
+                    let delay = 1 + self.rng.next() % self.sync_ms;
                     self.push(node, delay, Event::Durable { lsn });
                 }
             }

@@ -11,7 +11,7 @@ use crate::machine::Machine;
 use crate::message::Message;
 use crate::types::{AuthorIdx, BlockRef, RequestId, Round, TimeMs};
 
-/// First time-out of a request; grows by half each time.
+/// First time-out of a request; grows by half when all peers were asked in vain.
 const FIRST_TIMEOUT_MS: TimeMs = 500;
 /// Last time-out of a request.
 const LAST_TIMEOUT_MS: TimeMs = 4_000;
@@ -109,27 +109,24 @@ impl Fetcher {
         let lost: Vec<RequestId> =
             self.requests.iter().filter(|(_, request)| request.peer == peer).map(|(id, _)| *id).collect();
         for id in lost {
-            self.close(id, now_ms, false);
+            self.close(id, now_ms);
         }
     }
 
     /// Ends the request that a peer has answered; `None` if it was not asked.
     pub(crate) fn answered(&mut self, peer: AuthorIdx, id: RequestId, now_ms: TimeMs) -> Option<Vec<BlockRef>> {
         self.requests.get(&id).filter(|request| request.peer == peer)?;
-        self.close(id, now_ms, false)
+        self.close(id, now_ms)
     }
 
     /// Ends a request: what it did not bring is asked of the next peer.
-    fn close(&mut self, id: RequestId, now_ms: TimeMs, timed_out: bool) -> Option<Vec<BlockRef>> {
+    fn close(&mut self, id: RequestId, now_ms: TimeMs) -> Option<Vec<BlockRef>> {
         let request = self.requests.remove(&id)?;
         for block in &request.refs {
             if let Some(want) = self.wanted.get_mut(block) {
                 want.in_flight = false;
                 want.tried.insert(request.peer);
                 want.due_ms = now_ms;
-                if timed_out {
-                    want.timeout_ms = (want.timeout_ms * 3 / 2).min(LAST_TIMEOUT_MS);
-                }
             }
         }
         self.due_ms = Some(now_ms);
@@ -144,7 +141,7 @@ impl Fetcher {
         let late: Vec<RequestId> =
             self.requests.iter().filter(|(_, r)| r.deadline_ms <= now_ms).map(|(id, _)| *id).collect();
         for id in late {
-            self.close(id, now_ms, true);
+            self.close(id, now_ms);
         }
         let mut load: BTreeMap<AuthorIdx, usize> = BTreeMap::new();
         for request in self.requests.values() {
@@ -207,6 +204,8 @@ fn choose(block: &BlockRef, want: &mut Want, connected: &[AuthorIdx], free: impl
         untried = true;
     }
     if !untried {
+        // Patience grows with every round of all peers, not with every lost message.
+        want.timeout_ms = (want.timeout_ms * 3 / 2).min(LAST_TIMEOUT_MS);
         want.tried.clear();
     }
     Choice::Later

@@ -66,6 +66,8 @@ mod codec_tests;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+mod pacing_tests;
+#[cfg(test)]
 mod robustness;
 #[cfg(test)]
 mod scenarios;

@@ -250,9 +250,14 @@ impl Machine {
         (waited >= timeout).then_some((round, Reason::Timeout))
     }
 
-    /// Busy while there is payload to order, own or other; otherwise idle.
+    /// Busy while there is payload to order, own or other; otherwise idle. Seeing is entering (J3): when another has
+    /// built the round already, idling is over. So idle validators move together at the pace of the first, and one
+    /// that gets a batch need not wait for the others to wake up.
     fn min_delay(&self) -> TimeMs {
-        let busy = !self.proposer.pending.is_empty() || !self.open_payload.is_empty();
+        let others = |reference: BlockRef| Some(reference.author) != self.config.own;
+        let busy = !self.proposer.pending.is_empty()
+            || !self.open_payload.is_empty()
+            || self.store.round(self.clock.round()).any(|(reference, _)| others(reference));
         if busy { self.config.pacing.min_delay_busy_ms } else { self.config.pacing.min_delay_idle_ms }
     }
 
