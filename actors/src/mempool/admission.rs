@@ -44,6 +44,9 @@ impl Admission {
     }
 }
 
+/// What a client of a node without batchers is told.
+const OBSERVER: &str = "this node is an observer, send to a validator";
+
 type Outcome = Result<Accepted, Refusal>;
 
 /// Where the answers of one message go.
@@ -162,6 +165,8 @@ impl AdmissionState {
         let mut checks = Vec::new();
         for (at, bytes) in transactions.iter().enumerate() {
             let checked = match &self.view {
+                // Nothing that is taken here would ever be in a batch.
+                _ if self.batchers.is_empty() => Err(Refusal::Overloaded { what: OBSERVER, retry_after: RETRY_AFTER }),
                 Some(view) => self.pool.admit(&**view, bytes),
                 None => Err(Refusal::NotReady { retry_after: RETRY_AFTER }),
             };

@@ -35,6 +35,10 @@ fn crypto(gate: &Arc<Gated>) -> Vec<ChildSpec> {
 }
 
 async fn node(view: Option<View>, gate: Arc<Gated>, batcher_mailbox: usize) -> Node {
+    node_with(view, gate, batcher_mailbox, 1).await
+}
+
+async fn node_with(view: Option<View>, gate: Arc<Gated>, batcher_mailbox: usize, batchers: usize) -> Node {
     let registry = testing::node();
     let (batcher, heard) = probe("batcher/0", batcher_mailbox);
     let (latest, _) = latest(view);
@@ -42,7 +46,7 @@ async fn node(view: Option<View>, gate: Arc<Gated>, batcher_mailbox: usize) -> N
     children.push(batcher);
     children.push(ChildSpec::behaviour("admission", bounds::ADMISSION_MAILBOX, move || {
         let latest = Arc::clone(&latest);
-        Admission::new(AdmissionParts { chain_id: CHAIN, fees: FEES, batchers: 1, latest })
+        Admission::new(AdmissionParts { chain_id: CHAIN, fees: FEES, batchers, latest })
     }));
     let tree = tree(&registry, children).await;
     let admission = registry.role("admission");
@@ -246,4 +250,14 @@ async fn a_full_batcher_refuses_the_client() {
     assert!(refusal.retry_after().is_some(), "{refusal:?}");
     assert_eq!(node.status(transaction.id()).await, None);
     restart::<BatcherMsg>(&node.registry, "batcher/0", KillMode::Kill).await;
+}
+
+#[tokio::test]
+async fn a_node_that_makes_no_batches_takes_no_transactions() {
+    let alice = Account::new(1);
+    let node = node_with(Some(View::of(&[&alice], 10_000)), Gated::opened(), 8, 0).await;
+    let transaction = alice.pay(0);
+    let refusal = node.outcome(transaction.encode()).await.unwrap_err();
+    assert!(refusal.to_string().contains("observer"), "{refusal}");
+    assert_eq!(node.status(transaction.id()).await, None);
 }
