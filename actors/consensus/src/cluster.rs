@@ -81,6 +81,8 @@ pub(crate) struct Cluster {
     pub(crate) equivocator: Option<usize>,
     /// Sends own blocks to the next node alone.
     pub(crate) whisperer: Option<usize>,
+    /// Nobody reports progress of execution.
+    pub(crate) execution_stalls: bool,
     /// Keep what is sent.
     pub(crate) record_traffic: bool,
     pub(crate) traffic: Vec<Vec<u8>>,
@@ -123,6 +125,7 @@ impl Cluster {
             use_snapshots: false,
             equivocator: None,
             whisperer: None,
+            execution_stalls: false,
             record_traffic: false,
             traffic: Vec::new(),
         }
@@ -406,7 +409,9 @@ impl Cluster {
             assert!(state.batches.contains_key(&batch.digest), "payload is here before its commit");
         }
         state.executed = index;
-        self.push(node, 1, Event::Executed { commit_index: index, checkpoint: None });
+        if !self.execution_stalls {
+            self.push(node, 1, Event::Executed { commit_index: index, checkpoint: None });
+        }
     }
 
     fn logged_block(&self, node: usize, wanted: &BlockRef) -> Option<Vec<u8>> {

@@ -5,10 +5,11 @@ use aurigraph_ledger::hash::{Hash, h};
 use crate::block::Block;
 use crate::cluster::{Cluster, stub_signature};
 use crate::config::Config;
-use crate::event::{Effect, Event};
+use crate::event::{Alarm, Effect, Event, HaltReason};
 use crate::machine::{Machine, Recovery};
 use crate::message::{Message, encode_block};
 use crate::record::Record;
+use crate::status::Mode;
 use crate::testing::{Rng, genesis_of, no_signature, reseal, sealed_block};
 use crate::types::{BatchRef, BlockRef, CkptRef, Now, Round};
 
@@ -267,4 +268,28 @@ fn requests_are_answered_within_the_frame_of_the_control_lane() {
     assert!(sent.len() <= 256 * 1024);
     let Ok(Message::FetchReply { request: 5, blocks, .. }) = Message::decode(&sent) else { panic!("no reply") };
     assert!(blocks.len() > 20, "ancestors come along: {}", blocks.len());
+}
+
+#[test]
+fn validators_that_vote_for_another_chain_raise_an_alarm_and_then_stop_this_one() {
+    let config = config();
+    let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+    let (mut machine, _) = Machine::new(config.clone(), now).expect("valid");
+    let genesis = genesis_of(&config);
+    let block = |author: u16| {
+        let mut parents = genesis.clone();
+        let own = parents.remove(usize::from(author));
+        parents.insert(0, own);
+        let mut block = sealed_block(&config, 1, author, parents, vec![]);
+        block.core.commit_vote.digest = Hash([9; 32]);
+        reseal(block)
+    };
+    let effects = push(&mut machine, now, &block(1));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Alarm(Alarm::CommitVoteDiffers { author: 1, .. }))));
+    assert!(!effects.iter().any(|e| matches!(e, Effect::Halt(_))), "one may be faulty");
+    let effects = push(&mut machine, now, &block(2));
+    let halt = effects.iter().find_map(|e| if let Effect::Halt(reason) = e { Some(reason.clone()) } else { None });
+    assert!(matches!(halt.as_deref(), Some(HaltReason::CommitDiffers { voters, .. }) if *voters == [1, 2]), "{halt:?}");
+    assert_eq!(machine.mode(), Mode::Halted);
+    assert!(push(&mut machine, now, &block(3)).is_empty(), "a halted machine does nothing");
 }

@@ -359,6 +359,24 @@ fn without_pipelining_own_payload_waits_for_execution() {
 }
 
 #[test]
+fn payload_pauses_while_execution_is_far_behind_and_headers_go_on() {
+    let mut c = Cluster::new(&[1; 4], 19);
+    c.config.limits.max_unexecuted = 5;
+    c.execution_stalls = true;
+    c.start_all();
+    c.run_until(10_000, "some commits", |c| c.least() >= 8);
+    let (batch, commits) = (c.submit(0, "waits"), c.least());
+    c.run_for(3_000);
+    assert!(!c.has(0, &batch) && c.least() > commits + 10);
+    c.execution_stalls = false;
+    for node in 0..4 {
+        let commit_index = c.commits(node);
+        c.push(node, 0, Event::Executed { commit_index, checkpoint: None });
+    }
+    c.run_until(2_000, "the batch", |c| (0..4).all(|node| c.has(node, &batch)));
+}
+
+#[test]
 fn a_slow_link_to_one_validator_does_not_hold_up_the_rest() {
     let mut c = Cluster::new(&[1; 4], 15);
     c.start_all();

@@ -1,9 +1,11 @@
 //! The published vectors TV1 to TV12 of the commit rule (consensus.md 5.7), on the incremental committer and on the
 //! oracle.
 
-use crate::committer::Decision;
+use crate::committer::{Committer, Decision};
+use crate::event::HaltReason;
 use crate::oracle::{Mutation, Oracle};
-use crate::testing::{Dag, Runner};
+use crate::schedule::Schedule;
+use crate::testing::{Dag, Runner, bare_block, no_signature};
 use crate::types::{LeaderSlot, Round, Stake};
 
 const EQUAL: [Stake; 4] = [1, 1, 1, 1];
@@ -281,6 +283,35 @@ fn tv12_stake_counts_not_heads() {
     );
     let runner = run(&dag, 1, 60);
     assert_eq!(runner.slots(&dag), "1A COMMIT A1, 2B COMMIT B2, 3C UNDECIDED, 4D UNDECIDED, 5A UNDECIDED");
+}
+
+#[test]
+fn two_certified_versions_halt_with_both_names() {
+    let dag = Dag::parse(
+        &EQUAL,
+        &format!(
+            "{TWINS}
+            full 2 ABC from A1 B1 C1 D1
+            A2': A1' B1 C1 D1
+            B2': A1' B1 C1 D1
+            C2': A1' B1 C1 D1
+            full 3 ABC from A2 B2 C2
+            A3': A2' B2' C2'
+            B3': A2' B2' C2'
+            C3': A2' B2' C2'"
+        ),
+    );
+    let schedule = Schedule::rotating(1);
+    let mut committer = Committer::new(LeaderSlot::default());
+    let mut verdicts = dag.blocks.iter().map(|(reference, parents)| {
+        let block = bare_block(&no_signature(), *reference, parents.clone(), 0);
+        committer.on_accept(&dag.committee, &schedule, *reference, &block)
+    });
+    let halt = verdicts.find_map(Result::err).expect("more than F are faulty");
+    let HaltReason::TwoCertified { a, b } = halt else { panic!("{halt}") };
+    let mut names = [dag.label(&a), dag.label(&b)];
+    names.sort_unstable();
+    assert_eq!(names, ["A1", "A1'"]);
 }
 
 #[test]
