@@ -87,8 +87,6 @@ pub mod storage {
     pub const STORE_VALUE: usize = 60 << 10;
     /// sled's cache: its size barely matters (measured), its memory does.
     pub const STORE_CACHE: u64 = 64 << 20;
-    /// Transactions in one block, as far as the index can count them.
-    pub const STORE_BLOCK_TRANSACTIONS: usize = 1 << 24;
 }
 
 /// Consensus.
