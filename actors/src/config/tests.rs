@@ -66,10 +66,10 @@ fn every_field_of_the_shipped_configs_is_explained_where_it_first_stands() {
         let text = std::fs::read_to_string(&path).unwrap();
         let (mut explained, mut before) = (std::collections::HashSet::new(), "");
         for line in text.lines() {
-            if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with('#')) {
-                if explained.insert(key.trim().to_owned()) {
-                    assert!(before.starts_with('#'), "{}: {key} has no comment above it", path.display());
-                }
+            if let Some((key, _)) = line.split_once('=').filter(|_| !line.starts_with('#'))
+                && explained.insert(key.trim().to_owned())
+            {
+                assert!(before.starts_with('#'), "{}: {key} has no comment above it", path.display());
             }
             before = line;
         }

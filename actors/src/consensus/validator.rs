@@ -208,8 +208,13 @@ impl Validator {
                 Effect::SetTimer { at_mono_ms } => {
                     state.timer += 1;
                     let wait = at_mono_ms.saturating_sub(self.node.now().mono_ms);
-                    let _ = ctx
-                        .send_after(Duration::from_millis(wait), ValidatorMsg::Internal(Internal::Timer(state.timer)));
+                    // The handle is not needed: a timer that was replaced is known by its number.
+                    drop(
+                        ctx.send_after(
+                            Duration::from_millis(wait),
+                            ValidatorMsg::Internal(Internal::Timer(state.timer)),
+                        ),
+                    );
                 }
                 Effect::Evidence(evidence) => Self::evidence(&evidence),
                 Effect::Charge { peer, offence } => {

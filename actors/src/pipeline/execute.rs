@@ -91,19 +91,24 @@ impl Behaviour for Execute {
 /// The ledger of the newest checkpoint that proves right, else of genesis.
 fn load(node: &NodeContext) -> Result<Ledger, ActorError> {
     let genesis = &node.settings.genesis;
-    match node.store.latest_checkpoint() {
-        Ok(Some(checkpoint)) => match Ledger::import(genesis, Arc::new(CpuHasher), checkpoint.pages) {
+    loop {
+        let checkpoint = match node.store.latest_checkpoint() {
+            Ok(Some(checkpoint)) => checkpoint,
+            Ok(None) => break,
+            Err(error) => {
+                tracing::error!(%error, "the store gives no checkpoint: rebuilding from genesis");
+                metrics::counter!("store_rebuilds_total").increment(1);
+                break;
+            }
+        };
+        match Ledger::import(genesis, Arc::new(CpuHasher), checkpoint.pages) {
             Ok(ledger) => return Ok(ledger),
             Err(error) => {
-                tracing::error!(%error, height = checkpoint.height, "the stored state is wrong: rebuilding from genesis");
+                tracing::error!(%error, height = checkpoint.height, "a stored state is wrong: an older one is tried");
                 metrics::counter!("store_rebuilds_total").increment(1);
+                // The next look gives the other slot's, or none.
                 node.store.distrust(checkpoint.sequence);
             }
-        },
-        Ok(None) => {}
-        Err(error) => {
-            tracing::error!(%error, "the store gives no checkpoint: rebuilding from genesis");
-            metrics::counter!("store_rebuilds_total").increment(1);
         }
     }
     Ok(Ledger::from_genesis(genesis, Arc::new(CpuHasher))?)

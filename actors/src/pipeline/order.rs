@@ -124,7 +124,7 @@ impl Order {
             let Some(commit) = self.commit(state, next)? else { break };
             let Some(batches) = Self::bodies(state, &commit).await? else {
                 state.retrying = true;
-                let _ = ctx.send_after(RETRY, OrderMsg::Retry);
+                drop(ctx.send_after(RETRY, OrderMsg::Retry));
                 break;
             };
             let bytes = batches.iter().map(|(_, _, batch)| batch.bytes()).sum();
