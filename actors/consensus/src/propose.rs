@@ -228,8 +228,10 @@ impl Machine {
             return None;
         }
         let clock = self.clock.round();
-        // Strict form of J2: rounds are skipped after catch-up and up to the floor only, and never above the clock.
-        let skipped = self.proposer.skip_to.min(clock);
+        // Strict form of J2: rounds are skipped after catch-up and up to the floor only, and never above the clock. Rounds
+        // whose parents are collected cannot be built, and nothing could order or count them any more.
+        let collected = if self.store.gc_round() == 0 { 0 } else { self.store.gc_round().saturating_add(2) };
+        let skipped = self.proposer.skip_to.min(clock).max(collected);
         let floor = self.proposer.floor.checked_add(1)?;
         let round = self.proposer.own_round().checked_add(1)?.max(skipped).max(floor);
         if round > clock {
@@ -301,6 +303,10 @@ impl Machine {
     fn build(&mut self, round: Round, reason: Reason) {
         let Some(author) = self.config.own else { return };
         let parents = self.choose_parents(author, round);
+        let strong = parents.iter().filter(|parent| parent.round + 1 == round).map(|parent| parent.author);
+        if StakeSet::of(&self.ctx.committee, strong).stake() < self.ctx.committee.quorum() {
+            return;
+        }
         let carries = self.may_carry_payload(round);
         let batches = if carries { self.proposer.take_payload() } else { Vec::new() };
         let before = self.proposer.own.as_ref().map_or(0, |own| own.block.core.timestamp_ms);
@@ -422,6 +428,10 @@ impl Machine {
         self.accept(Incoming { reference: own.reference, block: own.block.clone(), bytes: own.bytes.clone(), from });
         self.proposer.in_flight = None;
         self.counters.blocks_proposed += 1;
+        if !self.store.contains(&own.reference) {
+            // Garbage collection has passed the block on its way: nobody will order it.
+            self.proposer.requeue(&own.block.batches);
+        }
         self.store.mark_own_cone(own.reference);
         self.proposer.last = Some(own.reference);
         self.proposer.own = Some(own);

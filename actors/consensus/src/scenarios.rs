@@ -166,7 +166,7 @@ fn a_validator_that_missed_a_few_seconds_needs_no_catch_up() {
     c.start_all();
     c.run_for(2_000);
     c.crash(3);
-    for i in 0..50 {
+    for i in 0..25 {
         c.submit(i % 3, &format!("short {i}"));
         c.run_for(100);
     }
