@@ -444,6 +444,54 @@ fn blocks_that_wait_for_a_collected_parent_are_released_and_ordered() {
     assert!(delivered.iter().all(|commit| commit.blocks.iter().all(|b| b.block != withheld)));
 }
 
+#[test]
+fn crashes_in_the_middle_of_catching_up_only_cost_time() {
+    let (start, seeds) = seed_range(6);
+    for seed in start..start + seeds {
+        let mut c = Cluster::new(&[1; 4], 500 + seed);
+        c.config.params.gc_depth = 16;
+        c.config.limits.ahead = 32;
+        c.config.limits.catch_up_enter = 32;
+        c.use_snapshots = seed.is_multiple_of(2);
+        c.drop_percent = seed % 3 * 7;
+        c.start_all();
+        c.run_for(1_500);
+        let mut caught = 0;
+        for outage in 0..3 {
+            c.take_snapshot(3);
+            c.crash(3);
+            for i in 0..100 {
+                c.submit(i % 3, &format!("{outage}/{i}"));
+                c.run_for(100);
+            }
+            c.restart(3);
+            for _ in 0..c.rng.below(4) {
+                let pause = c.rng.next() % 400;
+                c.run_for(pause);
+                caught += c.status(3).counters.catch_ups;
+                if c.rng.chance(50) {
+                    c.take_snapshot(3);
+                }
+                c.crash(3);
+                c.restart(3);
+            }
+            let batch = c.submit(3, &format!("back {outage}"));
+            c.run_until(30_000, &format!("seed {seed}: its batch"), |c| (0..4).all(|node| c.has(node, &batch)));
+            caught += c.status(3).counters.catch_ups;
+        }
+        assert!(caught >= 3 || c.drop_percent > 0, "seed {seed}: {caught} times in catch-up");
+        assert!(c.nodes.iter().all(|node| node.alarms.is_empty()), "seed {seed}");
+        c.run_until(10_000, "signs", |c| c.mode(3) == Some(Mode::Active));
+        (0..4).for_each(|node| c.check_oracle(node));
+    }
+}
+
+/// Which seeds to run: `CHAOS_START` and `CHAOS_SEEDS` widen a search by hand.
+fn seed_range(usual: u64) -> (u64, u64) {
+    let read = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    (read("CHAOS_START").unwrap_or(0), read("CHAOS_SEEDS").unwrap_or(usual))
+}
+
 /// Crashes, restarts, cut links and loss at random, then quiet: everybody must agree and go on.
 fn chaos(seed: u64) {
     let n = [4, 5, 7][usize::try_from(seed % 3).expect("small")];
@@ -492,7 +540,6 @@ fn chaos(seed: u64) {
 
 #[test]
 fn crashes_cuts_and_loss_break_neither_agreement_nor_progress() {
-    let seeds = std::env::var("CHAOS_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(18);
-    let start = std::env::var("CHAOS_START").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let (start, seeds) = seed_range(18);
     (start..start + seeds).for_each(chaos);
 }
