@@ -16,6 +16,7 @@ pub mod route;
 pub mod routes;
 pub mod server;
 mod tree;
+mod write_deadline;
 
 pub use edge::{ApiParts, Edge, RenderMetrics};
 pub use server::{BindError, Port};

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 
 use crate::edge::Edge;
 use crate::mount::{PeerAddress, filter};
+use crate::write_deadline::WriteDeadline;
 
 /// A client has this long to send a request's head; it bounds idle connections too.
 pub const HEAD_WITHIN: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ pub const STOP_WITHIN: Duration = Duration::from_secs(3);
 const HEAD_BYTES: usize = 16 * 1024;
 /// The most headers.
 const HEADERS: usize = 64;
+/// A client that takes not one byte of an answer for so long has gone.
+pub const WRITE_WITHIN: Duration = Duration::from_secs(20);
 /// A pause after an error of accepting (no file descriptors left), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -113,7 +116,10 @@ pub(crate) async fn serve(listener: OwnedMutexGuard<TcpListener>, edge: Arc<Edge
         tokio::select! {
             biased;
             () = stopped(&mut stopping) => break,
-            Some(ended) = connections.join_next(), if !connections.is_empty() => note(ended),
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                note(ended);
+                gauge(&connections);
+            }
             accepted = listener.accept() => match accepted {
                 Ok((stream, peer)) => {
                     let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
@@ -122,8 +128,7 @@ pub(crate) async fn serve(listener: OwnedMutexGuard<TcpListener>, edge: Arc<Edge
                     };
                     let service = Service { inner: service.clone(), peer: PeerAddress(peer) };
                     connections.spawn(connection(stream, service, edge.stopping.subscribe(), place));
-                    #[allow(clippy::cast_precision_loss)]
-                    metrics::gauge!("http_connections").set(connections.len() as f64);
+                    gauge(&connections);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
@@ -141,6 +146,11 @@ pub(crate) async fn serve(listener: OwnedMutexGuard<TcpListener>, edge: Arc<Edge
     if ended.await.is_err() {
         tracing::warn!(connections = connections.len(), "connections were cut off at the stop deadline");
     }
+}
+
+fn gauge(connections: &JoinSet<()>) {
+    #[allow(clippy::cast_precision_loss)]
+    metrics::gauge!("http_connections").set(connections.len() as f64);
 }
 
 fn note(ended: Result<(), tokio::task::JoinError>) {
@@ -177,7 +187,8 @@ async fn connection<S>(
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_WITHIN).max_buf_size(HEAD_BYTES * 4).max_headers(HEADERS);
-    let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection =
+        std::pin::pin!(builder.serve_connection(TokioIo::new(WriteDeadline::new(stream, WRITE_WITHIN)), service));
     let result = tokio::select! {
         result = connection.as_mut() => result,
         () = stopped(&mut stopping) => {

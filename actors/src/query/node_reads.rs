@@ -70,8 +70,10 @@ fn rates(published: &Published, now: u64, uptime_ms: u64) -> Rates {
         window_ms
     };
     let per_second = |sum: u64| Some(float(sum) * 1_000.0 / float(window_ms));
-    let times: Vec<u64> = published.recent.iter().map(|block| block.header.timestamp_ms).collect();
-    let gaps = times.windows(2).filter(|pair| pair[0] > 0).map(|pair| float(pair[1].saturating_sub(pair[0])));
+    // Genesis is no block that was produced: its time says nothing about the pace.
+    let produced = published.recent.iter().filter(|block| block.header.height > 0);
+    let times: Vec<u64> = produced.map(|block| block.header.timestamp_ms).collect();
+    let gaps = times.windows(2).map(|pair| float(pair[1].saturating_sub(pair[0])));
     Rates {
         operations: per_second(blocks.iter().map(|block| block.header.operations).sum()),
         transactions: per_second(blocks.iter().map(|block| u64::from(block.header.transactions)).sum()),

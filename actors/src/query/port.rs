@@ -18,6 +18,7 @@ use super::views::{
     TopologyView, TransactionPage, TransactionStatus, TransactionView, ValidatorDetail, ValidatorMetrics,
     ValidatorPage,
 };
+use crate::audit::{AuditMsg, AuditRecord};
 use crate::bounds::query as bounds;
 use crate::events::{EventHubMsg, EventKind, Subscription, TransactionEnd};
 use crate::mempool::{Accepted, AdmissionMsg, PendingStatus, Refusal, Source};
@@ -53,6 +54,7 @@ pub struct NodePort {
     hub: Address<EventHubMsg>,
     admission: Address<AdmissionMsg>,
     signer: Address<SignerMsg>,
+    audit: Address<AuditMsg>,
 }
 
 impl NodePort {
@@ -65,6 +67,7 @@ impl NodePort {
             hub: registry.role("event-hub"),
             admission: registry.role("admission"),
             signer: registry.role("signer"),
+            audit: registry.role("audit"),
         }
     }
 
@@ -137,6 +140,11 @@ impl NodePort {
     pub async fn transfer(&self, transfer: Transfer, wait: bool) -> Result<Result<Submitted, SignerError>, PortError> {
         let ask = |reply| SignerMsg::Transfer { transfer, wait, reply };
         Ok(self.signer.call(bounds::ADMISSION_WITHIN, ask).await?)
+    }
+
+    /// Reports something to the audit log; lost if that is full or restarting, which it counts itself.
+    pub fn report(&self, record: AuditRecord) {
+        let _ = self.audit.send(AuditMsg::Append(Box::new(record)));
     }
 
     /// Listens to events; none if too many listen.

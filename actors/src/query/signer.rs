@@ -114,23 +114,49 @@ pub struct SignerState {
     hub: Address<EventHubMsg>,
 }
 
-/// The first nonce that is neither used nor pending.
-fn free_nonce(pending: &BTreeMap<u64, u64>, base: u64, used: impl Fn(u64) -> bool) -> Option<u64> {
-    (base..base.saturating_add(NONCE_WINDOW)).find(|nonce| !pending.contains_key(nonce) && !used(*nonce))
+/// Of the nonces of the window this far up, a node takes those of its own class first.
+const CLASS_WINDOW: u64 = NONCE_WINDOW / 4;
+
+/// Which nonces a node prefers: those that leave its own remainder, so that nodes that sign for one account at the same
+/// time rarely take the same. It falls back to any, because the window slides only when every nonce at its base is used.
+#[derive(Debug, Clone, Copy)]
+struct Class {
+    nodes: u64,
+    own: u64,
+}
+
+/// The first nonce that is neither used nor pending: of the own class close to the base, else of any.
+fn free_nonce(pending: &BTreeMap<u64, u64>, base: u64, class: Class, used: impl Fn(u64) -> bool) -> Option<u64> {
+    let free = |nonce: &u64| !pending.contains_key(nonce) && !used(*nonce);
+    let preferred = base..base.saturating_add(CLASS_WINDOW);
+    let own = preferred.filter(|nonce| nonce % class.nodes == class.own).find(free);
+    own.or_else(|| (base..base.saturating_add(NONCE_WINDOW)).find(free))
 }
 
 impl Held {
     /// Forgets what was included or can no longer be, then takes a nonce.
-    fn take_nonce(&mut self, published: &Published, account: AccountIndex, base: u64, expiry: u64) -> Option<u64> {
+    fn take_nonce(
+        &mut self,
+        published: &Published,
+        account: AccountIndex,
+        base: u64,
+        class: Class,
+        expiry: u64,
+    ) -> Option<u64> {
         let (height, used) = (published.height(), |nonce| published.nonce_used(account, nonce));
         self.pending.retain(|nonce, expiry| *nonce >= base && *expiry > height && !used(*nonce));
         if self.pending.len() >= bounds::SIGNER_PENDING {
             return None;
         }
-        let nonce = free_nonce(&self.pending, base, used)?;
+        let nonce = free_nonce(&self.pending, base, class, used)?;
         self.pending.insert(nonce, expiry);
         Some(nonce)
     }
+}
+
+fn class_of(sources: &Sources) -> Class {
+    let nodes = (sources.settings.genesis.validators.len() as u64).max(1);
+    Class { nodes, own: sources.settings.validator.map_or(0, u64::from) % nodes }
 }
 
 impl SignerState {
@@ -142,7 +168,7 @@ impl SignerState {
         let account = index.and_then(|index| published.view.account(index));
         let account = account.ok_or(SignerError::NoAccountYet(transfer.from))?;
         let expiry = published.height() + EXPIRY;
-        let nonce = held.take_nonce(&published, account.index, account.nonce, expiry);
+        let nonce = held.take_nonce(&published, account.index, account.nonce, class_of(sources), expiry);
         let full = || SignerError::NoNonceLeft { account: transfer.from, pending: held.pending.len() };
         let nonce = nonce.ok_or_else(full)?;
         match held.signed(
@@ -274,9 +300,29 @@ mod tests {
     #[test]
     fn the_first_free_nonce_skips_what_is_used_or_pending() {
         let pending = BTreeMap::from([(5, 100), (7, 100)]);
-        assert_eq!(free_nonce(&pending, 5, |nonce| nonce == 6), Some(8));
-        assert_eq!(free_nonce(&BTreeMap::new(), 5, |_| false), Some(5));
-        assert_eq!(free_nonce(&BTreeMap::new(), 5, |_| true), None);
-        assert_eq!(free_nonce(&BTreeMap::new(), u64::MAX, |_| false), None);
+        let alone = Class { nodes: 1, own: 0 };
+        assert_eq!(free_nonce(&pending, 5, alone, |nonce| nonce == 6), Some(8));
+        assert_eq!(free_nonce(&BTreeMap::new(), 5, alone, |_| false), Some(5));
+        assert_eq!(free_nonce(&BTreeMap::new(), 5, alone, |_| true), None);
+        assert_eq!(free_nonce(&BTreeMap::new(), u64::MAX, alone, |_| false), None);
+    }
+
+    #[test]
+    fn nodes_take_nonces_of_their_own_class_first_and_one_alone_can_use_all() {
+        let mut taken = std::collections::BTreeSet::new();
+        let mut pending = [BTreeMap::new(), BTreeMap::new()];
+        for _ in 0..100 {
+            for own in 0..2_u64 {
+                let pending = &mut pending[usize::from(own == 1)];
+                let nonce = free_nonce(pending, 0, Class { nodes: 2, own }, |_| false).expect("room");
+                pending.insert(nonce, 9);
+                assert!(taken.insert(nonce), "{nonce} is taken twice");
+            }
+        }
+        let mut pending = BTreeMap::new();
+        while let Some(nonce) = free_nonce(&pending, 0, Class { nodes: 4, own: 3 }, |_| false) {
+            pending.insert(nonce, 9);
+        }
+        assert_eq!(pending.len() as u64, NONCE_WINDOW);
     }
 }

@@ -19,11 +19,11 @@ impl Timestamp {
         SystemTime::now().into()
     }
 
-    /// Reads an RFC 3339 text with any offset. None if it is not one or lies before 1970.
+    /// Reads an RFC 3339 text with any offset; times before 1970 count as its first moment. None if it is not one.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let time = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().map(Self)
+        u64::try_from((time.unix_timestamp_nanos() / 1_000_000).max(0)).ok().map(Self)
     }
 }
 
@@ -132,9 +132,10 @@ mod tests {
         let time = Timestamp(1_700_000_000_123);
         assert_eq!(time.to_string(), "2023-11-14T22:13:20.123Z");
         assert_eq!(Timestamp::parse("2023-11-14T23:13:20.123+01:00"), Some(time));
-        for text in ["", "2023-11-14", "1700000000", "2023-13-14T22:13:20Z", "1969-12-31T23:59:59Z"] {
+        for text in ["", "2023-11-14", "1700000000", "2023-13-14T22:13:20Z"] {
             assert_eq!(Timestamp::parse(text), None, "{text:?}");
         }
+        assert_eq!(Timestamp::parse("1969-12-31T23:59:59Z"), Some(Timestamp(0)));
         assert_eq!(Timestamp(u64::MAX).to_string(), "9999-12-31T23:59:59Z");
     }
 

@@ -64,7 +64,10 @@ form!(
 );
 form!(
     /// Bytes: `0x` and hex digits, or base64.
-    EncodedBytes = { "type": "string", "minLength": 1 }
+    EncodedBytes = {
+        "type": "string",
+        "pattern": "^(0x([0-9a-fA-F]{2})+|([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{4}|[A-Za-z0-9+/]{3}=|[A-Za-z0-9+/]{2}==))$"
+    }
 );
 
 /// The body of a submission in JSON.
@@ -86,21 +89,42 @@ pub struct SubmitManyBody {
 }
 
 /// The body of a transfer: a signed transaction, or plain fields that the node signs.
-#[derive(Debug, Deserialize, JsonSchema)]
+#[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct TransferBody {
     /// A signed transaction's canonical bytes: `0x` and hex digits, or base64. Then nothing else may be given.
-    #[schemars(with = "Option<EncodedBytes>")]
     pub transaction: Option<String>,
     /// Who receives: an address.
-    #[schemars(with = "Option<HexInput>")]
     pub recipient: Option<String>,
     /// How much, in base units.
-    #[schemars(with = "Option<Units>")]
     pub amount: Option<String>,
     /// At most 256 bytes.
-    #[schemars(length(max = 256))]
     pub memo: Option<String>,
+}
+
+impl JsonSchema for TransferBody {
+    fn schema_name() -> Cow<'static, str> {
+        "TransferBody".into()
+    }
+
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let (signed, plain) = (generator.subschema_for::<SubmitBody>(), generator.subschema_for::<PlainTransferForm>());
+        json_schema!({ "oneOf": [signed, plain] })
+    }
+}
+
+/// A transfer that the node signs.
+#[derive(JsonSchema)]
+#[schemars(rename = "PlainTransfer", deny_unknown_fields)]
+#[allow(dead_code, reason = "stands in the document only")]
+struct PlainTransferForm {
+    /// Who receives: an address.
+    recipient: HexInput,
+    /// How much, in base units.
+    amount: Units,
+    /// At most 256 bytes.
+    #[schemars(length(max = 256))]
+    memo: Option<String>,
 }
 
 /// What became of a submitted transaction.

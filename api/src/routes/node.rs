@@ -1,5 +1,6 @@
 //! The node itself: health, what runs here, live figures, the actor tree, metrics, the document.
 
+use aurigraph_actors::audit::{AuditLevel, AuditRecord};
 use aurigraph_actors::query::KillOutcome;
 use aurigraph_actors::query::views::{ActorTreeView, ConsensusView, HealthView, InfoView, PerformanceView, ReadyView};
 use aurigraph_runtime::KillMode;
@@ -121,6 +122,12 @@ async fn kill(mut call: crate::call::Call) -> Result<warp::reply::Response, Prob
     let name = call.param(0, "name")?;
     let body: KillBody = call.json().await?;
     let (mode, mode_name) = mode_of(body.mode);
+    // Before it is done: the one who is killed may be the one who would tell of it afterwards.
+    call.edge.port.report(AuditRecord {
+        user: "admin".to_owned(),
+        ip: call.client.to_string(),
+        ..AuditRecord::system(AuditLevel::Warning, "admin_kill", "kill", &name, mode_name)
+    });
     let outcome = call.edge.port.kill(name.clone(), mode).await?;
     let view = |outcome: &str| KillView { name: name.clone(), mode: mode_name.into(), outcome: outcome.into() };
     match outcome {

@@ -11,6 +11,7 @@ use aurigraph_ledger::{Amount, ExclusionReason, Hash};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use tokio::time::Instant;
 use warp::http::StatusCode;
 
 use super::forms::{
@@ -157,15 +158,20 @@ async fn submit(mut call: Call) -> Result<warp::reply::Response, Problem> {
 
 async fn submit_one(call: Call, transaction: Bytes, wait: bool) -> Result<warp::reply::Response, Problem> {
     let submitted = call.edge.port.submit(transaction, Source::Client(call.client), wait).await??;
-    answer_one(submitted).await
+    let (hash, end) = ended(submitted, Instant::now() + COMMIT_WITHIN).await;
+    answer_of(hash, end)
 }
 
-async fn answer_one(submitted: Submitted) -> Result<warp::reply::Response, Problem> {
-    let hash = submitted.id;
+/// Waits for a transaction's end, as far as it is to be waited for. None if it is not known by the deadline.
+async fn ended(submitted: Submitted, deadline: Instant) -> (Hash, Option<TransactionEnd>) {
     let end = match submitted.fate {
-        Some(fate) => tokio::time::timeout(COMMIT_WITHIN, fate).await.ok().and_then(Result::ok),
+        Some(fate) => tokio::time::timeout_at(deadline, fate).await.ok().and_then(Result::ok),
         None => None,
     };
+    (submitted.id, end)
+}
+
+fn answer_of(hash: Hash, end: Option<TransactionEnd>) -> Result<warp::reply::Response, Problem> {
     match end {
         None => json(StatusCode::ACCEPTED, &pending(hash)),
         Some(TransactionEnd::Committed { height, outcome }) if outcome.took_effect() => ok(&SubmittedView {
@@ -231,8 +237,7 @@ async fn submit_batch(mut call: Call) -> Result<warp::reply::Response, Problem> 
         return Err(problem);
     }
     let (mut results, mut pending) = (Vec::with_capacity(answers.len()), false);
-    let (accepted, deadline) =
-        (answers.iter().filter(|answer| answer.is_ok()).count(), tokio::time::Instant::now() + COMMIT_WITHIN);
+    let (accepted, deadline) = (answers.iter().filter(|answer| answer.is_ok()).count(), Instant::now() + COMMIT_WITHIN);
     for answer in answers {
         let item = match answer {
             Ok(submitted) => item_of(submitted, deadline).await,
@@ -275,12 +280,9 @@ fn refused_item(refusal: &Refusal) -> SubmittedItem {
     SubmittedItem { code: Some(code.to_owned()), detail: Some(refusal.to_string()), ..EMPTY_ITEM }
 }
 
-async fn item_of(submitted: Submitted, deadline: tokio::time::Instant) -> SubmittedItem {
-    let hash = Some(submitted.id);
-    let end = match submitted.fate {
-        Some(fate) => tokio::time::timeout_at(deadline, fate).await.ok().and_then(Result::ok),
-        None => None,
-    };
+async fn item_of(submitted: Submitted, deadline: Instant) -> SubmittedItem {
+    let (hash, end) = ended(submitted, deadline).await;
+    let hash = Some(hash);
     match end {
         None => SubmittedItem { hash, status: TransactionStatus::Pending, ..EMPTY_ITEM },
         Some(TransactionEnd::Committed { height, outcome }) => {
@@ -313,7 +315,17 @@ async fn transfer(mut call: Call) -> Result<warp::reply::Response, Problem> {
     }
     let from = paying_account(&call)?;
     let transfer = plain_transfer(from, &body)?;
-    answer_one(call.edge.port.transfer(transfer, wait).await??).await
+    let deadline = Instant::now() + COMMIT_WITHIN;
+    loop {
+        let submitted = call.edge.port.transfer(transfer.clone(), wait).await??;
+        let (hash, end) = ended(submitted, deadline).await;
+        // Another node signed for the account at the same time and took the nonce: this one left no trace, so it is
+        // signed anew. It ends, because the client's wait does.
+        let nonce_taken = matches!(end, Some(TransactionEnd::Dropped { reason: ExclusionReason::NonceUsed }));
+        if !nonce_taken || Instant::now() >= deadline {
+            return answer_of(hash, end);
+        }
+    }
 }
 
 fn paying_account(call: &Call) -> Result<Hash, Problem> {

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use aurigraph_actors::audit::{AuditFilter, AuditReader};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -169,6 +170,7 @@ async fn actors_are_killed_by_admins_only_and_come_back() {
     let answer = node.post(path, Some(&admin), &body).await;
     assert_eq!((answer.status, &answer.json()["outcome"]), (200, &json!("killed")), "{:?}", answer.body);
     restarted(&node, "chaos1/signer").await;
+    is_audited(&node).await;
     // The server itself: the answer gets out, and the port is served again.
     let answer = node.post("/system/actors/chaos1%2Fhttp-server/kill", Some(&admin), json!({ "mode": "kill" })).await;
     assert_eq!((answer.status, &answer.json()["outcome"]), (202, &json!("scheduled")), "{:?}", answer.body);
@@ -209,4 +211,21 @@ async fn restarted(node: &TestNode, name: &str) {
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
     assert!(registry.row(name).is_some_and(|row| row.last_failure.is_some()));
+}
+
+/// The order to kill is in the audit log, with who gave it from where.
+async fn is_audited(node: &TestNode) {
+    let reader = AuditReader::new(node.node.context().store.clone());
+    let filter = AuditFilter { event_type: Some("admin_kill".into()), ..AuditFilter::default() };
+    let began = Instant::now();
+    loop {
+        let found = reader.search(&filter, 0, 10).expect("the log reads");
+        if let Some(entry) = found.logs.first() {
+            assert_eq!((entry.user.as_str(), entry.resource_id.as_str()), ("admin", "chaos1/signer"));
+            assert_eq!(entry.ip, "127.0.0.1");
+            return;
+        }
+        assert!(began.elapsed() < WITHIN, "no audit entry");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
 }
