@@ -63,7 +63,7 @@ fn sources(context: &Arc<NodeContext>, started: Instant, started_at: Timestamp) 
         consensus: context.consensus_status.subscribe(),
         archive: Arc::new(NodeArchive { store: context.store.clone(), journal: context.journal.clone() }),
         links: Arc::new(move || links.status().into_iter().map(link_facts).collect()),
-        schema_version: None,
+        schema_version: context.store.schema_version().ok().map(u64::from),
         no_gpu: if gpu { aurigraph_gpu::detect().err().map(|reason| reason.to_string()) } else { None },
         started_at,
         started,
