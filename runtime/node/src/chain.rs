@@ -178,11 +178,10 @@ impl Audit {
         if block.header.parent != self.last_block {
             return Err(format!("block {} does not follow the block before it", block.header.height));
         }
-        if let Some(row) = self.store.header_by_height(block.header.height).map_err(text)? {
-            if row.hash != block.hash || row.header != block.header.encode() {
-                let (height, hash) = (block.header.height, block.hash);
-                return Err(format!("block {height} is stored as {}, executing it again gives {hash}", row.hash));
-            }
+        let stored = self.store.header_by_height(block.header.height).map_err(text)?;
+        if let Some(row) = stored.filter(|row| row.hash != block.hash || row.header != block.header.encode()) {
+            let (height, hash) = (block.header.height, block.hash);
+            return Err(format!("block {height} is stored as {}, executing it again gives {hash}", row.hash));
         }
         self.last_block = block.hash;
         self.totals.height = block.header.height;
