@@ -79,7 +79,8 @@ async fn measure(args: &cli::Bench, clients: &[NodeClient], targets: &[Arc<Targe
         }
     }
     let after = sample_all(clients).await?;
-    Ok(Report::new(args, clients, &before, &after, &peaks, report::own_cpu_seconds() - own_cpu))
+    let cpu = report::own_cpu_seconds() - own_cpu;
+    Ok(Report::new(args, clients, &before, &after, &peaks, cpu).ended_early(load.is_exhausted()))
 }
 
 async fn sample_all(clients: &[NodeClient]) -> CliResult<Vec<NodeSample>> {

@@ -18,7 +18,7 @@ use crate::tx::sign;
 
 /// Without a rate, signatures are prepared for this many a second: more than four nodes verify on the machines this is
 /// run on. When they are used up, the measurement ends early and says how long it was.
-const PREPARED_BUNDLES_PER_SECOND: u64 = 1_500;
+const PREPARED_BUNDLES_PER_SECOND: u64 = 3_000;
 /// The same for transactions of few operations, where signatures are all that counts.
 const PREPARED_SINGLES_PER_SECOND: u64 = 6_000;
 /// From this many operations on, a transaction counts as a bundle.

@@ -64,6 +64,7 @@ pub struct Report {
     rate: Option<u32>,
     nodes: Vec<NodeFigures>,
     generator_cpu_seconds: f64,
+    ended_early: bool,
     latencies: Vec<Duration>,
     failed_operations: u64,
     requests: Value,
@@ -94,10 +95,17 @@ impl Report {
             rate: args.rate,
             nodes: nodes.collect(),
             generator_cpu_seconds,
+            ended_early: false,
             latencies: Vec::new(),
             failed_operations: 0,
             requests: Value::Null,
         }
+    }
+
+    /// Notes that all prepared transactions were sent before the time was over.
+    pub const fn ended_early(mut self, early: bool) -> Self {
+        self.ended_early = early;
+        self
     }
 
     /// Adds what was heard and how the requests went.
@@ -150,6 +158,7 @@ impl Report {
             "operationsPerSignature": self.operations_per_signature,
             "offeredSignaturesPerSecond": self.rate,
             "seconds": seconds,
+            "endedEarly": self.ended_early,
             "committedOperations": self.committed_operations(),
             "failedOperations": self.failed_operations,
             "latencyMs": {
