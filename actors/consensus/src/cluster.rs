@@ -9,7 +9,7 @@ use aurigraph_ledger::hash::{Hash, h, h_parts};
 use crate::block::Block;
 use crate::commit::Commit;
 use crate::config::Config;
-use crate::event::{Alarm, Effect, Event, Offence};
+use crate::event::{Alarm, Effect, Event};
 use crate::machine::{Machine, Recovery};
 use crate::message::{CommitRange, Lane, Message, encode_block};
 use crate::oracle::{Mutation, Oracle};
@@ -82,8 +82,6 @@ pub(crate) struct Cluster {
     pub(crate) whisperer: Option<usize>,
     /// Nobody reports progress of execution.
     pub(crate) execution_stalls: bool,
-    /// Some of the messages are made up by the test.
-    pub(crate) allow_charges: bool,
     /// Keep what is sent.
     pub(crate) record_traffic: bool,
     pub(crate) traffic: Vec<Vec<u8>>,
@@ -126,7 +124,6 @@ impl Cluster {
             equivocator: None,
             whisperer: None,
             execution_stalls: false,
-            allow_charges: false,
             record_traffic: false,
             traffic: Vec::new(),
         }
@@ -377,8 +374,7 @@ impl Cluster {
                 self.nodes[node].evidence += 1;
             }
             Effect::Charge { peer, offence } => {
-                let guilty = self.equivocator.is_some() || self.allow_charges;
-                assert!(guilty || offence == Offence::Unrequested, "node {node} charges {peer} with {offence:?}");
+                assert!(self.equivocator.is_some(), "node {node} charges {peer} with {offence:?}");
             }
             Effect::Alarm(alarm) => self.nodes[node].alarms.push(alarm),
             Effect::Halt(reason) => panic!("node {node} halts: {reason}"),

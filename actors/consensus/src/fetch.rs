@@ -206,8 +206,10 @@ fn choose(block: &BlockRef, want: &mut Want, connected: &[AuthorIdx], free: impl
     if !untried {
         // Patience grows with every round of all peers, not with every lost message.
         want.timeout_ms = (want.timeout_ms * 3 / 2).min(LAST_TIMEOUT_MS);
-        want.tried.clear();
     }
+    // Also when a peer that was not asked is busy: one that answers slowly must not keep the others, who may hold the
+    // block by now, from being asked again.
+    want.tried.clear();
     Choice::Later
 }
 
