@@ -98,6 +98,9 @@ pub mod consensus {
     pub const BLOCKS_MAILBOX: usize = 256;
     /// Requests of peers for ranges of commits: each may read 4 MiB. More are dropped; the peer asks another one.
     pub const COMMITS_MAILBOX: usize = 16;
+    /// Delivered batches that the validator keeps for a batch store that does not take messages. Older ones are
+    /// forgotten: the store reads them from the log when it starts.
+    pub const UNTOLD_DELIVERIES: usize = 16_384;
 }
 
 /// The pipeline.
@@ -155,6 +158,8 @@ pub mod crypto {
 pub mod mempool {
     use std::time::Duration;
 
+    /// How long a starting batch store waits for the journal to catch up: longer than any sync seen.
+    pub const LOG_BARRIER: Duration = Duration::from_secs(20);
     /// Messages to admission: one per client request. At the bound clients get 503; their bodies count against the
     /// edge's own limits.
     pub const ADMISSION_MAILBOX: usize = 2_048;

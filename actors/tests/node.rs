@@ -11,7 +11,7 @@ use aurigraph_actors::tree::{RunningNode, start_node};
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::transaction::{SenderKey, Target, TransactionBuilder};
 use aurigraph_ledger::{AccountIndex, Hash, Transaction};
-use aurigraph_runtime::Metrics;
+use aurigraph_runtime::{ActorState, KillMode, Metrics};
 
 /// Longest wait for anything; generous, because tests share the machine.
 const WITHIN: Duration = Duration::from_secs(60);
@@ -148,4 +148,31 @@ async fn four_validators_commit_transfers_sent_to_each_and_agree() {
     for node in nodes {
         node.shutdown(Duration::from_secs(10)).await.expect("an ordered stop");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_commits_after_every_death_of_every_stage_and_of_what_it_stands_on() {
+    let cluster = Cluster::new("heal", 1);
+    let node = cluster.start("heal1", true).await;
+    until("the first state", || published(&node).is_some()).await;
+    let (signer, registry) = (cluster.signer(0), node.context().registry.clone());
+    let roles = ["order", "verify", "execute", "persist", "publish", "pipeline", "store", "journal", "validator"];
+    let modes = [KillMode::Kill, KillMode::Panic, KillMode::Error, KillMode::Stop, KillMode::Abort];
+    // Stays inside the window of open nonces and the restart budgets: one mode a role, another role each time.
+    for (nonce, role) in (0_u64..).zip(roles.iter().cycle().take(2 * roles.len())) {
+        let (name, mode) = (registry.name_of(role), modes[usize::try_from(nonce).expect("small") % modes.len()]);
+        let before = registry.row(&name).expect("in the tree").restarts;
+        until(&format!("{name} can be killed"), || registry.kill(&name, mode)).await;
+        until(&format!("{name} is back after {mode:?}"), || {
+            registry.row(&name).is_some_and(|row| row.restarts > before && row.state == ActorState::Running)
+        })
+        .await;
+        let admission = registry.role::<AdmissionMsg>("admission");
+        until("admission runs", || admission.is_running()).await;
+        let id = submit(&node, &transfer(&node, &signer, 0, nonce, 9, 1)).await;
+        until(&format!("the commit after {mode:?} of {name}"), || height_of(&node, &id).is_some()).await;
+    }
+    let gained = published(&node).and_then(|state| state.view.balance(AccountIndex(9)));
+    assert_eq!(gained, Some(1_000_000_000_000_000_000 + 2 * roles.len() as u128), "each transfer took effect once");
+    node.shutdown(Duration::from_secs(10)).await.expect("an ordered stop");
 }

@@ -19,11 +19,12 @@ use tokio::task::JoinSet;
 
 use super::messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
 use super::recovery;
+use crate::bounds::consensus as bounds;
 use crate::context::NodeContext;
 use crate::crypto::{Check, DispatchMsg, Priority};
 use crate::mempool::{BatchStoreMsg, ValidatorPort};
 use crate::pipeline::OrderMsg;
-use crate::storage::{JournalMsg, Record, RecordKind};
+use crate::storage::{JournalMsg, Record, RecordKind, barrier};
 use crate::wire::{BULK_CONSENSUS, CONTROL_CONSENSUS, framed};
 
 /// How long a signature check may take before it is asked for again.
@@ -61,6 +62,8 @@ pub struct State {
     blocks_server: Address<ServeBlocks>,
     commits_server: Address<ServeCommits>,
     snapshots: recovery::Snapshots,
+    /// Delivered batches of which the batch store has not heard: own ones hold places in its flow control until then.
+    undelivered: Vec<Hash>,
     /// Peers that the machine was told are up.
     connected: BTreeSet<AuthorIdx>,
     timer: u64,
@@ -77,6 +80,9 @@ impl Behaviour for Validator {
         recovery::wait_until_running(&journal, recovery::START_TIMEOUT).await?;
         recovery::wait_until_running(&batches, recovery::START_TIMEOUT).await?;
         let journal_generation = journal.generation();
+        // An own block of the one before may still wait in the journal's mailbox: recover only behind it, else its round
+        // could be signed twice.
+        barrier(&journal, recovery::START_TIMEOUT).await?;
         let signer = match self.node.settings.seeds.consensus {
             Some(seed) => Some(Arc::new(Signer::from_seed(&Seed::new(seed))?)),
             None => None,
@@ -94,6 +100,7 @@ impl Behaviour for Validator {
             blocks_server: ctx.registry.role("block-fetcher"),
             commits_server: ctx.registry.role("commit-sync"),
             snapshots: recovered.snapshots,
+            undelivered: Vec::new(),
             connected: BTreeSet::new(),
             timer: 0,
             tasks: JoinSet::new(),
@@ -135,7 +142,10 @@ impl Behaviour for Validator {
             ValidatorMsg::Internal(Internal::SigChecked(ticket, ok)) => Event::SigChecked { ticket, ok },
             ValidatorMsg::Internal(Internal::Signed(ticket, signature)) => Event::Signed { ticket, signature },
             ValidatorMsg::Internal(Internal::SignFailed(ticket)) => Event::SignFailed { ticket },
-            ValidatorMsg::Internal(Internal::Durable(lsn)) => Event::Durable { lsn },
+            ValidatorMsg::Internal(Internal::Durable(lsn)) => {
+                Self::same_journal(state)?;
+                Event::Durable { lsn }
+            }
             ValidatorMsg::Internal(Internal::JournalLost(reason)) => {
                 return Err(format!("an append was lost: {reason}").into());
             }
@@ -144,6 +154,7 @@ impl Behaviour for Validator {
                     return Ok(());
                 }
                 self.report(state);
+                Self::tell_delivered(state);
                 self.follow_links(ctx, state)?;
                 Event::Tick
             }
@@ -199,9 +210,8 @@ impl Validator {
                 Effect::Deliver { commit } => {
                     metrics::counter!("consensus_commits_total").increment(1);
                     let delivered = commit.batches().map(|(_, batch)| batch.digest).collect::<Vec<_>>();
-                    if !delivered.is_empty() {
-                        let _ = state.batches.send(BatchStoreMsg::Delivered { digests: delivered });
-                    }
+                    state.undelivered.extend(delivered);
+                    Self::tell_delivered(state);
                     // A refused commit is in the journal: order reads it there.
                     let _ = state.order.send(OrderMsg::Committed(commit));
                 }
@@ -288,6 +298,7 @@ impl Validator {
         need_fsync: bool,
         record: &LogRecord,
     ) -> Result<(), ActorError> {
+        Self::same_journal(state)?;
         let records = vec![journal_record(record)];
         if need_fsync {
             let answer = state
@@ -310,10 +321,30 @@ impl Validator {
                 .send(JournalMsg::Append { records, sync: false, reply: None })
                 .map_err(|error| format!("cannot append to the journal: {error}"))?;
         }
+        Self::same_journal(state)
+    }
+
+    /// Fails when the journal is another incarnation than the one that holds our appends.
+    fn same_journal(state: &State) -> Result<(), ActorError> {
         if state.journal.generation() == state.journal_generation {
             Ok(())
         } else {
             Err("the journal was restarted; what it held of ours is unknown".into())
+        }
+    }
+
+    /// Tells the batch store what was delivered; what it does not take now it is told with the next commit or timer.
+    fn tell_delivered(state: &mut State) {
+        if state.undelivered.is_empty() {
+            return;
+        }
+        let digests = std::mem::take(&mut state.undelivered);
+        if let Err(refused) = state.batches.send(BatchStoreMsg::Delivered { digests })
+            && let BatchStoreMsg::Delivered { mut digests } = refused.into_message()
+        {
+            // A store that is down for longer reads the commits when it starts.
+            let excess = digests.len().saturating_sub(bounds::UNTOLD_DELIVERIES);
+            state.undelivered = digests.split_off(excess);
         }
     }
 
@@ -344,10 +375,11 @@ impl Validator {
     }
 
     fn snapshot_if_due(&self, state: &mut State) -> Result<(), ActorError> {
-        let commit = state.machine.status().last_commit.index;
+        let commit = state.machine.last_commit().index;
         if commit < state.snapshots.last_index() + SNAPSHOT_EVERY {
             return Ok(());
         }
+        Self::same_journal(state)?;
         let record = state.snapshots.take(&state.machine, commit);
         state
             .journal

@@ -27,7 +27,7 @@ use super::prepared::{PreparedBatch, PreparedCache};
 use super::wire::BatchWire;
 use crate::bounds::mempool as bounds;
 use crate::crypto::DispatchMsg;
-use crate::storage::{JournalError, JournalMsg, JournalReader, Record, RecordKind};
+use crate::storage::{JournalError, JournalMsg, JournalReader, Record, RecordKind, barrier};
 use fetch::Fetches;
 use own::{OwnBatches, Sequences};
 use quota::Quotas;
@@ -139,6 +139,8 @@ impl Behaviour for BatchStore {
     type State = StoreState;
 
     async fn start(&self, ctx: &Context<BatchStoreMsg>) -> Result<StoreState, ActorError> {
+        // The one before may have appends on their way: read the log only behind them.
+        barrier(&ctx.registry.role("journal"), bounds::LOG_BARRIER).await?;
         let (journal, own) = (self.parts.journal.clone(), self.parts.own);
         let (own, sequences) = tokio::task::spawn_blocking(move || {
             let own = own.map_or_else(|| Ok(OwnBatches::default()), |own| OwnBatches::rebuild(&journal, own))?;
@@ -146,6 +148,9 @@ impl Behaviour for BatchStore {
         })
         .await?
         .map_err(StoreFailure::Log)?;
+        // The validator may not have heard of these from the one before; hearing twice does no harm.
+        let unheard = own.list();
+        ctx.send_self(BatchStoreMsg::Internal(Internal::Tick));
         Ok(StoreState {
             journal: ctx.registry.role("journal"),
             dispatcher: ctx.registry.role("verify-dispatcher"),
@@ -156,8 +161,8 @@ impl Behaviour for BatchStore {
             sequences,
             quotas: Quotas::default(),
             fetches: Fetches::default(),
-            unheard: Vec::new(),
-            ticking: false,
+            unheard,
+            ticking: true,
             serving: HashMap::new(),
             reads: Arc::new(Semaphore::new(bounds::LOG_READS)),
             view: (self.parts.latest)(),
@@ -187,7 +192,11 @@ impl Behaviour for BatchStore {
                 digests.iter().for_each(|digest| state.quotas.referenced(digest));
             }
             BatchStoreMsg::Delivered { digests } => delivered(state, &digests),
-            BatchStoreMsg::Undelivered { reply } => reply.send(state.own.list()),
+            BatchStoreMsg::Undelivered { reply } => {
+                // One that is still being written is announced when it is in the log.
+                let written = |batch: &BatchRef| !state.appending.contains_key(&batch.digest);
+                reply.send(state.own.list().into_iter().filter(written).collect());
+            }
             BatchStoreMsg::Published(view) => state.view = Some(view),
             BatchStoreMsg::Internal(Internal::Appended { digest, result }) => {
                 self.appended(ctx, state, digest, result)?;

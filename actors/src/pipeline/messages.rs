@@ -77,6 +77,8 @@ pub enum OrderMsg {
     },
     /// Look again: a body was not there the last time.
     Retry,
+    /// Its own timer: look whether the journal has a commit of which nobody told.
+    Look,
 }
 
 /// What Verify is told.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aurigraph_consensus::Commit;
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
+use super::deliver;
 use super::mark::Mark;
 use super::messages::{OrderMsg, OrderedCommit, VerifyMsg};
 use crate::bounds::pipeline as bounds;
@@ -21,6 +22,9 @@ use crate::mempool::{BatchStoreMsg, PreparedBatch};
 const BODIES_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a body that was not there is looked for again.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// How often the journal is looked at for a commit whose message was refused.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The actor that streams commits.
 pub struct Order {
@@ -56,6 +60,7 @@ impl Behaviour for Order {
     type State = State;
 
     async fn start(&self, ctx: &Context<OrderMsg>) -> Result<State, ActorError> {
+        ctx.send_self(OrderMsg::Look);
         Ok(State {
             batches: ctx.registry.role("batch-store"),
             verify: ctx.registry.role("verify"),
@@ -73,6 +78,7 @@ impl Behaviour for Order {
             OrderMsg::StreamFrom { stream, index } => state.begin(stream, index),
             OrderMsg::Done { stream, index } => state.done(stream, index),
             OrderMsg::Retry => state.retrying = false,
+            OrderMsg::Look => drop(ctx.send_after(LOOK_EVERY, OrderMsg::Look)),
         }
         self.pump(ctx, state).await
     }
@@ -129,11 +135,7 @@ impl Order {
             };
             let bytes = batches.iter().map(|(_, _, batch)| batch.bytes()).sum();
             let ordered = OrderedCommit { stream, commit, batches, mark: self.mark(next)? };
-            state
-                .verify
-                .send_wait(VerifyMsg::Commit(ordered))
-                .await
-                .map_err(|error| format!("commit {next} cannot go on: {error}"))?;
+            deliver(&state.verify, VerifyMsg::Commit(ordered)).await?;
             state.new.remove(&next);
             state.stream = Some((stream, next + 1));
             state.under_way.push_back((next, bytes));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aurigraph_ledger::{ExclusionReason, ExecutedBlock, Hash};
-use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use bytes::Bytes;
 
 use super::deliver;
@@ -75,7 +75,7 @@ impl Behaviour for Persist {
                 deliver(&state.publish, PublishMsg::Loaded(loaded)).await
             }
             PersistMsg::Executed(executed) => {
-                if executed.stream != state.execute.generation() {
+                if executed.stream < state.execute.generation() {
                     return Ok(());
                 }
                 self.persist(ctx, state, executed).await
@@ -113,12 +113,12 @@ impl Persist {
             }
         }
         if let Some(block) = &executed.outcome.block {
-            deliver(
-                &state.store,
-                StoreMsg::WriteBlock { block: Box::new(stored(block, executed.commit_index)), reply: None },
-            )
-            .await?;
+            let (reply, indexed) = Reply::channel();
+            let block = Box::new(stored(block, executed.commit_index));
+            deliver(&state.store, StoreMsg::WriteBlock { block, reply: Some(reply) }).await?;
             Self::same_store(state)?;
+            // Published only once readers find it: a client that was told of its commit asks for it next.
+            indexed.await.map_err(|_| "the store ended before it had indexed a block")??;
             self.checkpoint_if_due(ctx, state, &executed);
         }
         deliver(&state.publish, PublishMsg::Persisted(executed)).await

@@ -69,12 +69,12 @@ impl Behaviour for Publish {
     ) -> Result<(), ActorError> {
         match message {
             PublishMsg::Loaded(loaded) => {
-                if loaded.stream == state.execute.generation() {
+                if loaded.stream >= state.execute.generation() {
                     self.loaded(state, loaded.view, loaded.commit_index);
                 }
             }
             PublishMsg::Persisted(executed) => {
-                if executed.stream == state.execute.generation() {
+                if executed.stream >= state.execute.generation() {
                     self.persisted(state, *executed);
                 }
             }
@@ -112,9 +112,16 @@ impl Publish {
                 state.recent.pop_front();
             }
             state.newest = Some((summary, view));
-            self.count(state, block);
+        }
+        // A block that was published before the executor restarted is neither counted nor told again.
+        let new = block.filter(|block| self.is_new(block));
+        if let Some(block) = new {
+            add(&mut self.node.totals.lock(), block);
         }
         self.offer(state, commit_index, block.is_some());
+        if let Some(block) = new {
+            self.tell(state, block);
+        }
         let checkpoint = state.newest.as_ref().map(|(_, view)| view.checkpoint());
         let checkpoint = checkpoint.map(|checkpoint| CkptRef { seq: checkpoint.seq, digest: checkpoint.digest() });
         // A validator that is restarting asks the journal how far execution is.
@@ -162,13 +169,13 @@ impl Publish {
         }
     }
 
-    /// Counts and tells a block, unless it was counted before the executor restarted.
-    fn count(&self, state: &State, block: &ExecutedBlock) {
+    fn is_new(&self, block: &ExecutedBlock) -> bool {
         let seen = self.node.published.borrow().as_ref().map_or(0, |published| published.height());
-        if block.header.height <= seen {
-            return;
-        }
-        add(&mut self.node.totals.lock(), block);
+        block.header.height > seen
+    }
+
+    /// Tells those who listen, after the state is there for those who read.
+    fn tell(&self, state: &State, block: &ExecutedBlock) {
         let leader = self.node.validator_name(block.header.leader);
         // A hub that is restarting or full misses this block; clients see the gap.
         let _ = state.hub.send(EventHubMsg::Block(Arc::new(BlockEvent::of(block, leader))));

@@ -9,6 +9,7 @@ use std::time::Duration;
 use aurigraph_ledger::{CommitInput, CommittedBatch, PreparedTransaction, Transaction, Verdict};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
+use super::deliver;
 use super::messages::{ExecuteMsg, OrderedCommit, VerifiedCommit, VerifyMsg};
 use crate::context::NodeContext;
 use crate::crypto::{DispatchMsg, Priority, TransactionCheck};
@@ -46,8 +47,9 @@ impl Behaviour for Verify {
 
     async fn handle(&self, _ctx: &Context<VerifyMsg>, message: VerifyMsg, state: &mut State) -> Result<(), ActorError> {
         let VerifyMsg::Commit(ordered) = message;
-        // A stream of an incarnation that has ended: its successor has asked for its own.
-        if ordered.stream != state.execute.generation() {
+        // A stream of an incarnation that has ended: its successor has asked for its own. One of an incarnation that is
+        // still starting has a higher number than the one that is known here.
+        if ordered.stream < state.execute.generation() {
             return Ok(());
         }
         let mut transactions: Vec<Vec<PreparedTransaction>> = delivered(&ordered);
@@ -57,9 +59,7 @@ impl Behaviour for Verify {
         }
         let verified =
             VerifiedCommit { stream: ordered.stream, input: input(&ordered, transactions), mark: ordered.mark };
-        // Refused only when Execute has just ended: it will ask for this commit again.
-        let _ = state.execute.send_wait(ExecuteMsg::Commit(Box::new(verified))).await;
-        Ok(())
+        deliver(&state.execute, ExecuteMsg::Commit(Box::new(verified))).await
     }
 }
 

@@ -228,12 +228,9 @@ impl SignerState {
             attempt.left -= 1;
             return self.attempt(sources, ctx, attempt);
         }
-        // After a time-out nobody knows whether the mempool has it, so the nonce stays marked until it expires.
-        let unknown = matches!(error, SignerError::Call(CallError::Timeout { .. } | CallError::Dropped(_)));
-        if !taken
-            && !unknown
-            && let Some(held) = self.held.get_mut(&attempt.transfer.from)
-        {
+        // After a time-out nobody knows whether the mempool has it. The nonce is free again all the same: if the mempool has
+        // it, the next try is told so and moves on; a nonce that stayed marked would block the account in the end.
+        if !taken && let Some(held) = self.held.get_mut(&attempt.transfer.from) {
             held.pending.remove(&attempt.nonce);
         }
         attempt.reply.send(Err(error));

@@ -1,8 +1,9 @@
 //! The journal actor: hands appends to the thread that owns the end of the log.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use aurigraph_runtime::{ActorError, Behaviour, Context, Fatal, Mouth, Reply};
+use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Fatal, Mouth, Reply};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::error::JournalError;
@@ -25,6 +26,22 @@ pub enum JournalMsg {
     },
     /// From the owning thread: it cannot go on.
     Failed(JournalError),
+}
+
+/// Waits until everything that was sent to the journal before is written and synced. What an actor reads from the log
+/// after this holds all that its predecessor appended; without it, an append may still wait in the mailbox.
+///
+/// # Errors
+/// If the journal does not run or answer in time, or fails.
+pub async fn barrier(journal: &Address<JournalMsg>, within: Duration) -> Result<(), ActorError> {
+    let running = async {
+        while !journal.is_running() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(within, running).await.map_err(|_| format!("the journal did not start within {within:?}"))?;
+    let empty = |reply| JournalMsg::Append { records: Vec::new(), sync: true, reply: Some(reply) };
+    Ok(journal.call(within, empty).await??)
 }
 
 /// One append on its way to the thread, with its share of the byte bound.

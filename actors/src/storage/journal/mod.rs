@@ -26,7 +26,7 @@ mod actor_tests;
 #[cfg(test)]
 mod tests;
 
-pub use actor::{JournalActor, JournalMsg};
+pub use actor::{JournalActor, JournalMsg, barrier};
 pub use error::JournalError;
 pub use open::{Journal, JournalIdentity, JournalOptions};
 pub use reader::JournalReader;
