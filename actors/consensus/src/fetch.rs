@@ -256,3 +256,28 @@ impl Fetcher {
         self.requests.get(&id).filter(|request| request.peer == peer).map(|request| request.refs.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn block(number: u8) -> BlockRef {
+        BlockRef { round: 5, author: 3, digest: Hash([number; 32]) }
+    }
+
+    #[test]
+    fn a_busy_peer_does_not_keep_the_others_from_being_asked_again() {
+        let connected = [1, 3];
+        let mut fetcher = Fetcher::default();
+        for number in 0..2 {
+            fetcher.want(block(number), &[3], 0, 5, 100);
+            assert_eq!(fetcher.due(0, &connected), [(3, u64::from(number) + 1, vec![block(number)])]);
+        }
+        // Peer 3 does not answer; peer 1 has not got the block yet.
+        fetcher.want(block(9), &[3], 0, 5, 100);
+        assert_eq!(fetcher.due(0, &connected), [(1, 3, vec![block(9)])]);
+        fetcher.answered(1, 3, 10);
+        assert_eq!(fetcher.due(10, &connected), []);
+        assert_eq!(fetcher.due(10 + ALL_TRIED_MS, &connected), [(1, 4, vec![block(9)])]);
+    }
+}
