@@ -33,9 +33,10 @@ pub mod query {
     /// Requests waiting at one query actor: 500 concurrent clients spread over two actors fit several times. More are
     /// refused with 503.
     pub const MAILBOX: usize = 2_048;
-    /// Store reads under way for one query actor. At the bound the actor waits, so its mailbox fills, so clients are
-    /// refused.
+    /// Store reads under way for one query actor; others wait for their turn.
     pub const STORE_READS: usize = 4;
+    /// Store reads under way or waiting for one query actor: 500 concurrent clients fit. More are refused with 503.
+    pub const READS_WAITING: usize = 512;
     /// How long a route waits for its actor before 504.
     pub const ANSWER_WITHIN: Duration = Duration::from_secs(2);
     /// How long a route waits for the mempool, which verifies signatures, before 504.

@@ -142,6 +142,9 @@ impl From<PortError> for Problem {
     fn from(error: PortError) -> Self {
         match error {
             PortError::Call(error) => error.into(),
+            PortError::Query(error @ QueryError::Overloaded) => {
+                Self::unavailable("overloaded", error.to_string(), SOON)
+            }
             PortError::Query(error @ (QueryError::NotReady | QueryError::NoCheckpoint)) => {
                 Self::unavailable("not_ready", error.to_string(), SOON)
             }

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use aurigraph_runtime::{ActorError, Behaviour, Context};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use super::chain_reads::{ChainReads, Read};
-use super::messages::{Answer, QueryMsg};
+use super::messages::{Answer, QueryError, QueryMsg};
 use super::node_reads::NodeReads;
 use super::sources::Sources;
 use crate::bounds::query as bounds;
@@ -24,30 +24,43 @@ impl QueryActor {
     }
 }
 
-/// What one incarnation holds: a cache and the places for blocking reads.
+/// What one incarnation holds: a cache, and the places for blocking reads.
 pub struct QueryState {
     chain: ChainReads,
     node: NodeReads,
-    blocking: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    reading: Arc<Semaphore>,
+}
+
+impl Drop for QueryState {
+    /// Reads that still wait for their place end with the incarnation.
+    fn drop(&mut self) {
+        self.reading.close();
+    }
 }
 
 impl QueryState {
-    /// Runs a read on a thread that may block. Waits for one of the places first: so the mailbox fills when the archive
-    /// is slow, and clients are refused.
-    async fn blocking<T: Send + 'static>(
+    /// Runs a read on a thread that may block, a few at a time. The actor itself never waits for the archive: answers
+    /// from memory (health among them) come at once, whatever the archive does.
+    fn blocking<T: Send + 'static>(
         &self,
         reply: Answer<T>,
         read: impl FnOnce(&ChainReads) -> Read<T> + Send + 'static,
-    ) -> Result<(), ActorError> {
-        let place: OwnedSemaphorePermit = Arc::clone(&self.blocking).acquire_owned().await?;
-        let chain = self.chain.clone();
-        tokio::task::spawn_blocking(move || {
+    ) {
+        let Ok(waiting) = Arc::clone(&self.waiting).try_acquire_owned() else {
+            return reply.send(Err(QueryError::Overloaded));
+        };
+        let (reading, chain) = (Arc::clone(&self.reading), self.chain.clone());
+        tokio::spawn(async move {
+            let Ok(place) = reading.acquire_owned().await else { return };
+            // A client that has given up needs no read.
             if !reply.is_closed() {
-                reply.send(read(&chain));
+                tokio::task::spawn_blocking(move || {
+                    reply.send(read(&chain));
+                    drop((place, waiting));
+                });
             }
-            drop(place);
         });
-        Ok(())
     }
 }
 
@@ -59,7 +72,8 @@ impl Behaviour for QueryActor {
         Ok(QueryState {
             chain: ChainReads::new(Arc::clone(&self.sources)),
             node: NodeReads::new(Arc::clone(&self.sources)),
-            blocking: Arc::new(Semaphore::new(bounds::STORE_READS)),
+            waiting: Arc::new(Semaphore::new(bounds::READS_WAITING)),
+            reading: Arc::new(Semaphore::new(bounds::STORE_READS)),
         })
     }
 
@@ -68,27 +82,23 @@ impl Behaviour for QueryActor {
         match message {
             QueryMsg::Balance { address, reply } => reply.send(node.balance(address)),
             QueryMsg::AccountProof { address, reply } => reply.send(node.account_proof(address)),
-            QueryMsg::Transaction { hash, reply } => {
-                return state.blocking(reply, move |chain| chain.transaction(&hash)).await;
-            }
+            QueryMsg::Transaction { hash, reply } => state.blocking(reply, move |chain| chain.transaction(&hash)),
             QueryMsg::BlockByHeight { height, reply } => {
                 match chain.recent_block(|block| block.header.height == height) {
-                    Ok(None) => return state.blocking(reply, move |chain| chain.block(height)).await,
+                    Ok(None) => state.blocking(reply, move |chain| chain.block(height)),
                     answer => reply.send(answer),
                 }
             }
             QueryMsg::BlockByHash { hash, reply } => match chain.recent_block(|block| block.hash == hash) {
-                Ok(None) => return state.blocking(reply, move |chain| chain.block_by_hash(&hash)).await,
+                Ok(None) => state.blocking(reply, move |chain| chain.block_by_hash(&hash)),
                 answer => reply.send(answer),
             },
-            QueryMsg::LatestBlocks { limit, reply } => {
-                return state.blocking(reply, move |chain| chain.latest(limit)).await;
-            }
+            QueryMsg::LatestBlocks { limit, reply } => state.blocking(reply, move |chain| chain.latest(limit)),
             QueryMsg::SearchBlocks { filters, page, reply } => {
-                return state.blocking(reply, move |chain| chain.search(&filters, page)).await;
+                state.blocking(reply, move |chain| chain.search(&filters, page))
             }
             QueryMsg::BlockTransactions { height, page, reply } => {
-                return state.blocking(reply, move |chain| chain.block_transactions(height, page)).await;
+                state.blocking(reply, move |chain| chain.block_transactions(height, page))
             }
             QueryMsg::Topology { reply } => reply.send(Ok(node.topology())),
             QueryMsg::Node { id, reply } => reply.send(Ok(node.node(&id))),

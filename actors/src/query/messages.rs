@@ -15,6 +15,9 @@ pub enum QueryError {
     /// Nothing is published yet: the node is starting.
     #[error("the node has not published a state yet")]
     NotReady,
+    /// As many reads of the archive wait as may.
+    #[error("too many reads of the archive are waiting")]
+    Overloaded,
     /// The node has taken no checkpoint since it started: there is no state to prove under yet.
     #[error("the node has not taken a checkpoint since it started")]
     NoCheckpoint,

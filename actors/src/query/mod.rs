@@ -13,6 +13,8 @@ mod port;
 mod process;
 mod signer;
 mod sources;
+#[cfg(test)]
+mod tests;
 mod validator_watch;
 pub mod values;
 pub mod views;

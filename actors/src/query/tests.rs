@@ -1,0 +1,173 @@
+//! The query actor over an archive that can be held up.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aurigraph_runtime::{ChildSpec, Registry, Strategy, SupervisorSpec, Tree};
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::watch;
+
+use super::values::Timestamp;
+use super::{
+    Archive, ArchivedBlock, ArchivedTransaction, NodePort, PortError, QueryActor, QueryError, Sources, ValidatorWatch,
+};
+use crate::bounds::query as bounds;
+use crate::config::ClusterConfig;
+use crate::mempool::PreparedBatch;
+use crate::published::{BlockSummary, Published, Totals};
+use aurigraph_ledger::ledger::Ledger;
+use aurigraph_ledger::{Hash, PlainHasher};
+
+/// Holds reads up while it is shut.
+#[derive(Default)]
+struct Gate {
+    shut: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Gate {
+    fn shut(&self) {
+        *self.shut.lock() = true;
+    }
+
+    fn open(&self) {
+        *self.shut.lock() = false;
+        self.opened.notify_all();
+    }
+
+    fn pass(&self) {
+        self.opened.wait_while(&mut self.shut.lock(), |shut| *shut);
+    }
+}
+
+/// An empty archive whose reads wait at a gate.
+#[derive(Default)]
+struct HeldArchive(Arc<Gate>);
+
+impl Archive for HeldArchive {
+    fn block(&self, _: u64) -> Result<Option<ArchivedBlock>, String> {
+        Ok(None)
+    }
+
+    fn block_by_hash(&self, _: &Hash) -> Result<Option<ArchivedBlock>, String> {
+        self.0.pass();
+        Ok(None)
+    }
+
+    fn transaction(&self, _: &Hash) -> Result<Option<ArchivedTransaction>, String> {
+        Err("the disk is gone".into())
+    }
+
+    fn transactions_of(&self, _: u64, _: u32, _: u32) -> Result<Vec<ArchivedTransaction>, String> {
+        Ok(Vec::new())
+    }
+
+    fn batch(&self, _: &Hash) -> Result<Option<Arc<PreparedBatch>>, String> {
+        Ok(None)
+    }
+}
+
+fn genesis_state(genesis: &aurigraph_ledger::Genesis) -> Arc<Published> {
+    let mut ledger = Ledger::from_genesis(genesis, Arc::new(PlainHasher)).expect("a good genesis");
+    let view = ledger.snapshot();
+    let newest = Arc::new(BlockSummary {
+        header: *view.header(),
+        hash: view.header_hash(),
+        bytes: 0,
+        published_at_ms: 0,
+        finalized_after_ms: None,
+    });
+    Arc::new(Published {
+        recent: Arc::new([Arc::clone(&newest)].into()),
+        newest,
+        view,
+        proving: None,
+        executed_commit: 0,
+        totals: Totals::default(),
+        uptime: Duration::ZERO,
+    })
+}
+
+/// One query actor, its port, the archive's gate and the way to publish.
+async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<Arc<Published>>>, Arc<Published>) {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let path = folder.path().join("cluster.toml");
+    let text = format!(
+        "[genesis]\nmode = \"development\"\nseed = \"q\"\nnetwork = \"test\"\naccounts = 2\nsigners = 1\n\
+         signer_balance = \"1\"\nrecipient_balance = \"1\"\n[[node]]\nname = \"{name}\"\nvalidator = true\nstake = 1\n\
+         rest = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"\n"
+    );
+    std::fs::write(&path, text).expect("written");
+    let config = ClusterConfig::load(&path).expect("a good config");
+    let settings = config.node_settings(name, folder.path(), true).expect("settings");
+    let (registry, state) = (Registry::new(name), genesis_state(&settings.genesis));
+    let (publish, published) = watch::channel(None);
+    let archive = HeldArchive::default();
+    let gate = Arc::clone(&archive.0);
+    let sources = Arc::new(Sources {
+        chain_id: settings.genesis.chain_id(),
+        settings,
+        registry: registry.clone(),
+        published,
+        consensus: watch::channel(None).1,
+        archive: Arc::new(archive),
+        links: Arc::new(Vec::new),
+        schema_version: None,
+        no_gpu: None,
+        started_at: Timestamp(0),
+        started: Instant::now(),
+        validators: Mutex::new(ValidatorWatch::new(1)),
+    });
+    let query = ChildSpec::behaviour("query/0", bounds::MAILBOX, move || QueryActor::new(Arc::clone(&sources)));
+    let root = SupervisorSpec::new("root", Strategy::OneForOne).child(query);
+    let tree = Tree::start(registry.clone(), root).await.expect("it starts");
+    (tree, NodePort::new(&registry, 1), gate, publish, state)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_anything_is_published_reads_say_so_and_health_answers() {
+    let (tree, port, _gate, publish, state) = actor("early").await;
+    let not_ready = PortError::Query(QueryError::NotReady);
+    assert_eq!(port.balance(Hash::ZERO).await, Err(not_ready.clone()));
+    assert_eq!(port.latest_blocks(5).await, Err(not_ready));
+    assert!(!port.ready().await.expect("an answer").ready);
+    assert_eq!(port.health().await.expect("an answer").status, "UP");
+    publish.send_replace(Some(state));
+    assert_eq!(port.balance(Hash::ZERO).await, Ok(None));
+    assert_eq!(port.latest_blocks(5).await.expect("an answer").blocks.len(), 1);
+    // A disk that fails is an error, never an unknown transaction.
+    let failed = port.transaction(Hash::ZERO).await;
+    assert!(matches!(failed, Err(PortError::Query(QueryError::Storage { .. }))), "{failed:?}");
+    tree.shutdown(Duration::from_secs(5)).await.expect("an ordered stop");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_archive_that_hangs_delays_neither_health_nor_memory_and_its_queue_is_bounded() {
+    let (tree, port, gate, publish, state) = actor("hung").await;
+    publish.send_replace(Some(state));
+    let unknown = Hash([7; 32]);
+    gate.shut();
+    let ask = |_| {
+        let port = port.clone();
+        tokio::spawn(async move { port.block_by_hash(unknown).await })
+    };
+    let waiting: Vec<_> = (0..bounds::READS_WAITING).map(ask).collect();
+    // The queue is full once one more is refused.
+    let began = Instant::now();
+    while port.block_by_hash(unknown).await != Err(PortError::Query(QueryError::Overloaded)) {
+        assert!(began.elapsed() < Duration::from_secs(30), "the queue has no bound");
+    }
+    assert_eq!(port.health().await.expect("an answer").status, "UP");
+    assert_eq!(port.block_by_height(0).await.expect("an answer").expect("genesis").height, 0);
+    gate.open();
+    for read in waiting {
+        let answer = read.await.expect("no panic");
+        let refused = matches!(&answer, Err(PortError::Query(QueryError::Overloaded) | PortError::Call(_)));
+        assert!(refused || answer == Ok(None), "{answer:?}");
+    }
+    let began = Instant::now();
+    while port.block_by_hash(unknown).await != Ok(None) {
+        assert!(began.elapsed() < Duration::from_secs(30), "no place came back");
+    }
+    tree.shutdown(Duration::from_secs(5)).await.expect("an ordered stop");
+}
