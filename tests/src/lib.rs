@@ -1,17 +1,29 @@
-//! What the tests of whole nodes share: starting real processes from the shipped configs, asking them over HTTP,
-//! signing transactions for their accounts, cutting the links between them.
+//! What the tests share: the [`simulator`] of whole clusters in one thread, and for the tests of whole nodes: starting
+//! real processes from the shipped configs, asking them over HTTP, signing transactions for their accounts, cutting the
+//! links between them.
 //!
 //! Everything here fails by panicking with what was expected and what was found: it is only ever called by tests.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
+#[cfg(feature = "processes")]
 pub mod client;
+#[cfg(feature = "processes")]
 pub mod cluster;
+#[cfg(feature = "processes")]
 pub mod load;
+#[cfg(feature = "processes")]
 pub mod ports;
+#[cfg(feature = "processes")]
 pub mod proxy;
+pub mod simulator;
+#[cfg(feature = "processes")]
 pub mod wallet;
 
+#[cfg(feature = "processes")]
 pub use client::Client;
+#[cfg(feature = "processes")]
 pub use cluster::{Cluster, Options, eventually};
+#[cfg(feature = "processes")]
 pub use load::Load;
+#[cfg(feature = "processes")]
 pub use wallet::Wallet;

@@ -1,0 +1,88 @@
+//! Runs made by hand: what every seed builds on.
+
+use aurigraph_testkit::simulator::{Fault, Mark, Outcome, Scenario, run};
+
+fn passes(scenario: &Scenario) -> Outcome {
+    match run(scenario) {
+        Ok(outcome) => outcome,
+        Err(violation) => panic!("{violation}"),
+    }
+}
+
+fn short(n: usize, seed: u64) -> Scenario {
+    Scenario { least_ms: 5_000, least_rounds: 30, ..Scenario::calm(n, seed) }
+}
+
+#[test]
+fn from_genesis_four_validators_commit_and_execute() {
+    let outcome = passes(&Scenario::calm(4, 1));
+    assert!(outcome.rounds >= 150 && outcome.commits >= 140, "{outcome:?}");
+    assert!(outcome.height > 50, "{outcome:?}");
+    let marks = &outcome.marks;
+    assert!(marks.get(Mark::Transaction) > 100 && marks.get(Mark::Checkpoint) > 40, "{marks}");
+    assert_eq!(marks.get(Mark::Skip), 0, "nobody is skipped when nothing goes wrong");
+}
+
+#[test]
+fn a_single_validator_commits_alone_and_after_a_restart() {
+    let mut scenario = short(1, 2);
+    passes(&scenario);
+    scenario.faults.push((2_000, Fault::Crash { node: 0, effects: 3, down_ms: Some(200) }));
+    scenario.quiet_ms = 3_000;
+    let outcome = passes(&scenario);
+    assert_eq!(outcome.marks.get(Mark::Restart), 1);
+}
+
+#[test]
+fn all_restart_and_go_on() {
+    for seed in 10..20 {
+        let mut scenario = short(4, seed);
+        scenario.faults.push((2_000, Fault::CrashAll { down_ms: 300, late: None }));
+        scenario.quiet_ms = 3_000;
+        let outcome = passes(&scenario);
+        assert_eq!(outcome.marks.get(Mark::Restart), 4);
+    }
+}
+
+#[test]
+fn all_restart_in_their_first_moments() {
+    for at in 0..40 {
+        let mut scenario = short(4, 100 + at);
+        scenario.faults.push((at, Fault::CrashAll { down_ms: 100, late: None }));
+        scenario.quiet_ms = 500;
+        passes(&scenario);
+    }
+}
+
+#[test]
+fn all_restart_but_one_and_go_on() {
+    for seed in 20..30 {
+        let mut scenario = short(4, seed);
+        let down = usize::try_from(seed % 4).unwrap_or(0);
+        scenario.faults.push((2_000, Fault::CrashAll { down_ms: 300, late: Some((down, None)) }));
+        scenario.quiet_ms = 3_000;
+        let outcome = passes(&scenario);
+        assert_eq!(outcome.marks.get(Mark::Restart), 3);
+        assert!(outcome.marks.get(Mark::Skip) > 0, "the absent leader is skipped");
+    }
+}
+
+#[test]
+fn one_comes_back_after_minutes_by_catching_up() {
+    let mut scenario = Scenario::calm(4, 40);
+    scenario.faults.push((1_500, Fault::Crash { node: 2, effects: 0, down_ms: Some(60_000) }));
+    scenario.quiet_ms = 62_000;
+    scenario.least_ms = 64_000;
+    let outcome = passes(&scenario);
+    assert!(outcome.marks.get(Mark::CatchUp) > 0, "{}", outcome.marks);
+}
+
+#[test]
+fn two_halves_stop_and_go_on_when_they_meet() {
+    let mut scenario = short(4, 50);
+    scenario.least_ms = 12_000;
+    scenario.faults.push((2_000, Fault::Partition { side: vec![0, 3], for_ms: 6_000 }));
+    scenario.quiet_ms = 8_500;
+    let outcome = passes(&scenario);
+    assert_eq!(outcome.marks.get(Mark::Heal), 1);
+}

@@ -1,0 +1,320 @@
+//! The properties, held against everything that correct validators decide, execute and say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aurigraph_consensus::oracle::{Mutation, Oracle};
+use aurigraph_consensus::types::Slot;
+use aurigraph_consensus::validity::EpochContext;
+use aurigraph_consensus::{
+    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Commit, CommittedBlock, Config, Evidence, Message, Record,
+};
+use aurigraph_ledger::{CommitOutcome, Hash};
+
+use super::Property;
+use super::coverage::{Coverage, Mark};
+use super::disk::Entry;
+use super::node::{Node, core_of};
+use super::puppet::is_signed;
+
+/// A batch may be delivered again, as a faulty validator can bring about, after so many times the depth of garbage
+/// collection: state that grows for ever is the price of more. Nonces keep its transactions from counting twice.
+const BATCH_WINDOWS: u32 = 2;
+
+/// A property that does not hold, and how.
+pub(crate) type Broken = (Property, String);
+
+/// Fails with a property and a text.
+pub(crate) fn broken<T>(property: Property, detail: String) -> Result<T, Broken> {
+    Err((property, detail))
+}
+
+/// What the commit before leaves behind.
+#[derive(Debug, Clone, Copy, Default)]
+struct Before {
+    /// Blocks at or below can no longer be ordered.
+    gc_round: u32,
+    /// Batches delivered by leaders of earlier rounds are forgotten.
+    oldest: u32,
+}
+
+/// What is known of the run as a whole.
+pub(crate) struct Checks {
+    ctx: EpochContext,
+    /// Whose blocks are held to the rules of correct validators.
+    pub(crate) correct: Vec<bool>,
+    /// Commits in order, as the first validator had them.
+    agreed: Vec<(Hash, Arc<Commit>)>,
+    delivered: BTreeSet<BlockRef>,
+    /// Delivered batches with the round of the leader that delivered them last.
+    pub(crate) batches: BTreeMap<Hash, u32>,
+    /// Which block owns each delivered slot.
+    slots: BTreeMap<Slot, BlockRef>,
+    heights: BTreeMap<u64, Hash>,
+    checkpoints: BTreeMap<u64, Hash>,
+    blocks_said: BTreeMap<(AuthorIdx, u32), Hash>,
+    attested: BTreeMap<(AuthorIdx, u64), Hash>,
+    voted: BTreeMap<(AuthorIdx, u64), Hash>,
+}
+
+impl Checks {
+    pub(crate) fn new(config: &Config, correct: Vec<bool>) -> Self {
+        let committee = aurigraph_consensus::Committee::new(config.stakes.clone()).expect("valid stakes");
+        Self {
+            ctx: EpochContext::new(config, committee),
+            correct,
+            agreed: Vec::new(),
+            delivered: BTreeSet::new(),
+            batches: BTreeMap::new(),
+            slots: BTreeMap::new(),
+            heights: BTreeMap::new(),
+            checkpoints: BTreeMap::new(),
+            blocks_said: BTreeMap::new(),
+            attested: BTreeMap::new(),
+            voted: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn commits(&self) -> u64 {
+        self.agreed.len() as u64
+    }
+
+    pub(crate) fn round(&self) -> u32 {
+        self.agreed.last().map_or(0, |(_, commit)| commit.header.leader.round)
+    }
+
+    pub(crate) fn height(&self) -> u64 {
+        self.heights.last_key_value().map_or(0, |(height, _)| *height)
+    }
+
+    fn is_correct(&self, author: AuthorIdx) -> bool {
+        self.correct.get(usize::from(author)).copied().unwrap_or(false)
+    }
+
+    /// A validator delivers a commit to its execution.
+    pub(crate) fn delivered(
+        &mut self,
+        number: usize,
+        node: &Node,
+        commit: &Arc<Commit>,
+        marks: &mut Coverage,
+    ) -> Result<(), Broken> {
+        let index = commit.header.index;
+        if index != node.delivered + 1 {
+            return broken(Property::TotalOrder, format!("{number} delivers {index} after {}", node.delivered));
+        }
+        let digest = commit.header.digest();
+        let at = usize::try_from(index - 1).expect("few commits");
+        if let Some((agreed, first)) = self.agreed.get(at) {
+            if *agreed != digest {
+                return broken(Property::Agreement, format!("commit {index}: {number} has {digest}, before {agreed}"));
+            }
+            if first != commit {
+                return broken(Property::TotalOrder, format!("commit {index} of {number} has other payload"));
+            }
+            return Ok(());
+        }
+        if at != self.agreed.len() {
+            return broken(Property::TotalOrder, format!("commit {index} of {number} follows {}", self.agreed.len()));
+        }
+        self.first_commit(node, commit, marks)?;
+        self.agreed.push((digest, commit.clone()));
+        Ok(())
+    }
+
+    /// The first time that a commit is seen: everything that can be said of its content.
+    fn first_commit(&mut self, node: &Node, commit: &Commit, marks: &mut Coverage) -> Result<(), Broken> {
+        let header = &commit.header;
+        let (before, time, previous) = match self.agreed.last() {
+            None => (Before::default(), 0, None),
+            Some((digest, last)) => {
+                let oldest = last.header.leader.round.saturating_sub(BATCH_WINDOWS * self.ctx.gc_depth);
+                let gc_round = last.header.gc_round;
+                (Before { gc_round, oldest }, last.header.timestamp_ms, Some(*digest))
+            }
+        };
+        if previous.is_some_and(|digest| digest != header.prev_digest) {
+            return broken(Property::TotalOrder, format!("commit {} does not follow its predecessor", header.index));
+        }
+        if header.timestamp_ms < time {
+            let detail = format!("commit {} at {}, before {time}", header.index, header.timestamp_ms);
+            return broken(Property::MonotonicTime, detail);
+        }
+        if commit.blocks.last().is_none_or(|last| last.block != header.leader) {
+            return broken(Property::TotalOrder, format!("the leader of commit {} is not the last", header.index));
+        }
+        for committed in &commit.blocks {
+            self.first_delivery(node, before, header.leader.round, committed, marks)?;
+        }
+        Ok(())
+    }
+
+    fn first_delivery(
+        &mut self,
+        node: &Node,
+        before: Before,
+        round: u32,
+        committed: &CommittedBlock,
+        marks: &mut Coverage,
+    ) -> Result<(), Broken> {
+        let reference = committed.block;
+        let bad = |detail: &str| broken(Property::Integrity, format!("{reference}: {detail}"));
+        let decoded = node.blocks.get(&reference).map(|bytes| Block::decode(bytes));
+        let Some(Ok(block)) = decoded else { return bad("is not in the log") };
+        if let Err(invalid) = self.ctx.check(&block) {
+            return bad(&invalid.to_string());
+        }
+        if block.reference() != reference || !is_signed(reference.author, &reference.digest, &block.signature) {
+            return bad("is not signed by its author");
+        }
+        let missing = |parent: &&BlockRef| parent.round > before.gc_round && !self.delivered.contains(*parent);
+        if let Some(parent) = block.parents.iter().find(missing) {
+            return bad(&format!("its parent {parent} above {} was not delivered", before.gc_round));
+        }
+        if !self.delivered.insert(reference) {
+            return broken(Property::TotalOrder, format!("{reference} is delivered twice"));
+        }
+        let owner = *self.slots.entry(reference.slot()).or_insert(reference);
+        let mut expected: Vec<BatchRef> = Vec::new();
+        if owner == reference {
+            let lately = |batch: &&BatchRef| self.batches.get(&batch.digest).is_some_and(|at| *at >= before.oldest);
+            expected.extend(block.batches.iter().filter(|batch| !lately(batch)));
+            marks.add(Mark::BatchDeliveredOnce, (block.batches.len() - expected.len()) as u64);
+        } else {
+            marks.hit(Mark::TwinDelivered);
+        }
+        if committed.batches != expected {
+            let detail = format!("{reference} delivers {:?}, not {expected:?}", committed.batches);
+            return broken(Property::TotalOrder, detail);
+        }
+        self.batches.extend(expected.iter().map(|batch| (batch.digest, round)));
+        Ok(())
+    }
+
+    /// A validator has executed a commit.
+    pub(crate) fn executed(
+        &mut self,
+        number: usize,
+        outcome: &CommitOutcome,
+        marks: &mut Coverage,
+    ) -> Result<(), Broken> {
+        if let Some(block) = &outcome.block {
+            let (height, hash) = (block.header.height, block.header.hash());
+            if hash != block.hash {
+                return broken(Property::Agreement, format!("{number}: block {height} is named {}", block.hash));
+            }
+            match self.heights.get(&height) {
+                None => {
+                    self.heights.insert(height, hash);
+                    marks.hit(Mark::LedgerBlock);
+                    marks.add(Mark::Transaction, block.transactions.len() as u64);
+                    marks.add(Mark::Exclusion, block.exclusions.len() as u64);
+                }
+                Some(agreed) if *agreed == hash => {}
+                Some(agreed) => {
+                    let detail = format!("block {height} of {number} is {hash}, before {agreed}: {:?}", block.header);
+                    return broken(Property::Agreement, detail);
+                }
+            }
+        }
+        if let Some(checkpoint) = &outcome.checkpoint {
+            let digest = checkpoint.digest();
+            let agreed = *self.checkpoints.entry(checkpoint.seq).or_insert(digest);
+            marks.hit(Mark::Checkpoint);
+            if agreed != digest {
+                let detail = format!("checkpoint {} of {number} is {checkpoint:?}, before {agreed}", checkpoint.seq);
+                return broken(Property::Agreement, detail);
+            }
+        }
+        Ok(())
+    }
+
+    /// A message leaves a correct validator.
+    pub(crate) fn said(&mut self, author: AuthorIdx, bytes: &[u8]) -> Result<(), Broken> {
+        match bytes.first() {
+            Some(1 | 3) => match Message::decode(bytes) {
+                Ok(Message::Block(block)) => self.said_block(author, &block),
+                Ok(Message::FetchReply { blocks, .. }) => {
+                    blocks.iter().try_for_each(|block| self.said_block(author, block))
+                }
+                _ => broken(Property::Survival, format!("{author} sends what does not decode")),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn said_block(&mut self, author: AuthorIdx, block: &[u8]) -> Result<(), Broken> {
+        match core_of(block) {
+            Some(core) if core.author == author => self.signed(&core),
+            _ => Ok(()),
+        }
+    }
+
+    /// A statement with a correct key has left its process.
+    pub(crate) fn signed(&mut self, core: &BlockCore) -> Result<(), Broken> {
+        let author = core.author;
+        let digest = core.digest();
+        let said = *self.blocks_said.entry((author, core.round)).or_insert(digest);
+        if said != digest {
+            let detail = format!("{author} signs {digest} and {said} in round {}", core.round);
+            return broken(Property::NoEquivocation, detail);
+        }
+        let (vote, attestation) = (core.commit_vote, core.attestation);
+        let voted = *self.voted.entry((author, vote.index)).or_insert(vote.digest);
+        let attested = *self.attested.entry((author, attestation.seq)).or_insert(attestation.digest);
+        if voted != vote.digest || attested != attestation.digest {
+            let detail = format!("{author}: {vote:?} after {voted}, {attestation:?} after {attested}");
+            return broken(Property::NoEquivocation, detail);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn evidence(&self, number: usize, evidence: &Evidence) -> Result<(), Broken> {
+        let author = evidence.a.core.author;
+        let signed = [&evidence.a, &evidence.b].iter().all(|s| is_signed(author, &s.core.digest(), &s.signature));
+        if self.is_correct(author) || !evidence.is_well_formed() || !signed {
+            return broken(Property::NoFalseEvidence, format!("{number} accuses {author}: {:?}", evidence.kind));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn alarm(&self, number: usize, alarm: &Alarm) -> Result<(), Broken> {
+        let accused = match alarm {
+            Alarm::CommitVoteDiffers { author, .. } => Some(*author),
+            Alarm::WatermarkFell { block } => Some(block.author),
+            Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } => None,
+        };
+        if accused.is_none_or(|author| self.is_correct(author)) {
+            return broken(Property::NoFalseEvidence, format!("{number} raises {alarm:?}"));
+        }
+        Ok(())
+    }
+}
+
+/// The oracle, given the blocks that a validator has logged, must see the commits that it has logged.
+pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
+    let Some(machine) = &node.machine else { return Ok(()) };
+    let mut oracle = Oracle::new(machine.committee().clone(), machine.config().params.gc_depth, Mutation::None);
+    for entry in &node.disk.entries {
+        if let Entry::Record(Record::Block(bytes) | Record::OwnBlock(bytes)) = entry {
+            let block = Block::decode(bytes).map_err(|error| (Property::Integrity, error.to_string()))?;
+            oracle.insert(block.reference(), &block.parents);
+        }
+    }
+    let expected = oracle.commits(&|round| machine.leaders(round));
+    let known = node.commits.len();
+    let last = node.commits.last_key_value().map_or(0, |(index, _)| *index);
+    if known as u64 != last || expected.len() < known {
+        let detail = format!("{number} has {known} commits up to {last}, the oracle {}", expected.len());
+        return broken(Property::Oracle, detail);
+    }
+    for (commit, expected) in node.commits.values().zip(expected) {
+        let mut blocks: Vec<BlockRef> = commit.blocks.iter().map(|b| b.block).collect();
+        blocks.sort_unstable();
+        if commit.header.leader != expected.leader || blocks != expected.blocks {
+            let detail = format!("{number}: commit {} by {}", commit.header.index, commit.header.leader);
+            return broken(Property::Oracle, format!("{detail}, the oracle has {}", expected.leader));
+        }
+    }
+    Ok(())
+}

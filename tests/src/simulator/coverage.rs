@@ -1,0 +1,133 @@
+//! Coverage marks: counts of the situations that a run has been in. A run that never was in one has not tested it.
+
+use std::fmt;
+
+macro_rules! marks {
+    ($($name:ident: $text:literal,)*) => {
+        /// A situation that the runs must reach.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Mark {
+            $(#[doc = $text] $name,)*
+        }
+
+        impl Mark {
+            /// All marks.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+
+            /// What the mark counts.
+            #[must_use]
+            pub const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+marks! {
+    DirectCommit: "leader slots committed directly",
+    IndirectCommit: "leader slots committed indirectly",
+    Skip: "leader slots skipped",
+    LeaderTimeout: "rounds entered on a leader time-out",
+    CatchUp: "times catch-up was entered",
+    Fetch: "fetch requests",
+    BlockFetched: "blocks that came by fetching",
+    Suspended: "observations of suspended blocks",
+    BlockInvalid: "blocks refused",
+    BlockDropped: "blocks dropped by a limit",
+    Charge: "offences charged to peers",
+    Equivocation: "equivocations seen by correct validators",
+    Evidence: "pieces of evidence",
+    TwinDelivered: "second versions of a slot delivered without their payload",
+    BatchDeliveredOnce: "batches named by several blocks and delivered once",
+    Crash: "crashes",
+    CrashAmidEffects: "crashes between two effects of a step",
+    LostRecords: "crashes that lost unsynced records",
+    KeptUnsynced: "crashes that kept unsynced records",
+    TornRecord: "crashes that tore a record",
+    Restart: "restarts",
+    RestartFresh: "restarts before anything was logged",
+    RestartFromSnapshot: "restarts from a snapshot",
+    RestartOfAll: "restarts of all",
+    Redelivered: "commits delivered again after a restart",
+    StoreAheadOfLog: "restarts with a store ahead of the log",
+    StoreImported: "ledgers imported from a stored checkpoint",
+    Snapshot: "consensus snapshots taken",
+    Partition: "partitions into two sides",
+    Isolation: "one-way cuts",
+    Heal: "cuts healed",
+    LinkDown: "links reported down",
+    MessageLost: "messages lost",
+    MessageDuplicated: "messages duplicated",
+    MessageLate: "messages in the tail of the delay",
+    LossBurst: "bursts of loss",
+    SlowLinks: "spells of slow links",
+    ClockJump: "jumps of a wall clock",
+    ExecutorStall: "stalled executors",
+    BatchFetched: "batch bodies fetched",
+    BatchFetchFailed: "batch bodies nobody gave",
+    ServedFromLog: "block requests served from the log",
+    ServedCommits: "commit ranges served",
+    LedgerBlock: "ledger blocks",
+    Checkpoint: "checkpoints",
+    Transaction: "transactions included",
+    Exclusion: "transactions excluded",
+    Silent: "silent validators",
+    TwinsSent: "rounds with two versions sent to disjoint sides",
+    Withheld: "blocks shown to a few only",
+    LateBlock: "blocks released late",
+    Garbage: "invalid blocks and bytes sent",
+    LyingVote: "votes for invented commits",
+    UnevenStakes: "committees of uneven stakes",
+    OracleChecked: "comparisons with the oracle",
+    RunTwice: "seeds run twice with one trace",
+}
+
+/// Counts of the marks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Coverage([u64; Mark::ALL.len()]);
+
+impl Default for Coverage {
+    fn default() -> Self {
+        Self([0; Mark::ALL.len()])
+    }
+}
+
+impl Coverage {
+    /// How often a mark was hit.
+    #[must_use]
+    pub const fn get(&self, mark: Mark) -> u64 {
+        self.0[mark as usize]
+    }
+
+    /// Counts once.
+    pub const fn hit(&mut self, mark: Mark) {
+        self.add(mark, 1);
+    }
+
+    /// Counts several times.
+    pub const fn add(&mut self, mark: Mark, times: u64) {
+        self.0[mark as usize] += times;
+    }
+
+    /// Adds the counts of another run.
+    pub fn merge(&mut self, other: &Self) {
+        for (sum, more) in self.0.iter_mut().zip(&other.0) {
+            *sum += more;
+        }
+    }
+
+    /// Marks that were never hit.
+    #[must_use]
+    pub fn missing(&self) -> Vec<&'static str> {
+        Mark::ALL.iter().filter(|mark| self.get(**mark) == 0).map(|mark| mark.text()).collect()
+    }
+}
+
+impl fmt::Display for Coverage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for mark in Mark::ALL {
+            writeln!(f, "{:>12}  {}", self.get(*mark), mark.text())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,74 @@
+//! A disk with one log: records and batch bodies in the order they came, safe only once a sync has ended.
+
+use std::collections::BTreeMap;
+
+use aurigraph_consensus::{Lsn, Record};
+use aurigraph_ledger::Hash;
+use bytes::Bytes;
+
+use super::coverage::{Coverage, Mark};
+use super::rng::Rng;
+
+/// One entry of the log.
+#[derive(Debug, Clone)]
+pub(crate) enum Entry {
+    Record(Record),
+    Body { digest: Hash, own: bool, body: Bytes },
+}
+
+/// The log of one validator.
+#[derive(Debug, Default)]
+pub(crate) struct Disk {
+    pub(crate) entries: Vec<Entry>,
+    synced: usize,
+    /// How long the log was when a sync was asked for.
+    syncing: BTreeMap<Lsn, usize>,
+}
+
+impl Disk {
+    pub(crate) fn append(&mut self, entry: Entry) {
+        self.entries.push(entry);
+    }
+
+    pub(crate) fn start_sync(&mut self, lsn: Lsn) {
+        self.syncing.insert(lsn, self.entries.len());
+    }
+
+    pub(crate) fn end_sync(&mut self, lsn: Lsn) {
+        let up_to = self.syncing.remove(&lsn).unwrap_or(0);
+        self.synced = self.synced.max(up_to);
+    }
+
+    /// A random part of what was not synced survives; the record after it may be torn.
+    ///
+    /// # Errors
+    /// If a torn record decodes.
+    pub(crate) fn crash(&mut self, rng: &mut Rng, lies: bool, marks: &mut Coverage) -> Result<(), String> {
+        if lies {
+            self.synced -= rng.index(self.synced.min(40) + 1);
+        }
+        let loose = self.entries.len() - self.synced;
+        let kept = self.synced + rng.index(loose + 1);
+        if kept > self.synced {
+            marks.hit(Mark::KeptUnsynced);
+        }
+        let torn = rng.chance(500);
+        if let Some(lost) = self.entries.get(kept) {
+            marks.hit(Mark::LostRecords);
+            if let Entry::Record(record) = lost
+                && torn
+            {
+                marks.hit(Mark::TornRecord);
+                let bytes = record.encode();
+                let cut = rng.index(bytes.len());
+                if Record::decode(&bytes[..cut]).is_ok() {
+                    return Err(format!("{cut} of {} bytes of a record decode", bytes.len()));
+                }
+            }
+        }
+        self.entries.truncate(kept);
+        self.synced = kept;
+        self.syncing.clear();
+        Ok(())
+    }
+}

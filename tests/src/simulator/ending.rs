@@ -1,0 +1,127 @@
+//! Looks at everybody during a run, and the end of it: who has caught up, and whether the state is the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aurigraph_consensus::Counters;
+use aurigraph_ledger::Hash;
+
+use super::Property;
+use super::checks::{Broken, against_oracle, broken};
+use super::coverage::{Coverage, Mark};
+use super::node::Node;
+use super::scenario::Ms;
+use super::world::{Happening, LOOK_MS, World};
+
+/// After the last fault everybody must have caught up within this time.
+const SETTLE_MS: Ms = 40_000;
+/// From then on everybody must execute another commit within this time, whatever faulty validators do.
+const PROGRESS_MS: Ms = 15_000;
+/// Commits after the last fault that everybody must reach.
+const SETTLE_COMMITS: u64 = 5;
+
+impl World<'_> {
+    pub(super) fn is_quiet(&self) -> bool {
+        self.time >= self.scenario.quiet_ms + 1_000
+    }
+
+    /// Bounds of what waits, coverage that only a look shows.
+    pub(super) fn look(&mut self) -> Result<(), Broken> {
+        self.push(LOOK_MS, Happening::Look);
+        let n = self.scenario.stakes.len();
+        for (number, state) in &self.nodes {
+            let Some(machine) = &state.machine else { continue };
+            let status = machine.status();
+            let limits = machine.config().limits;
+            if status.suspended > n * limits.suspended_per_author || status.wanted > limits.want_blocks {
+                let detail = format!("{number}: {} suspended, {} wanted", status.suspended, status.wanted);
+                return broken(Property::BoundedMemory, detail);
+            }
+            if status.suspended > 0 {
+                self.marks.hit(Mark::Suspended);
+            }
+        }
+        let number = self.rng.index(n);
+        if self.rng.chance(60)
+            && let Some(state) = self.nodes.get(&number)
+        {
+            against_oracle(number, state)?;
+            self.marks.hit(Mark::OracleChecked);
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_over(&mut self) -> Result<bool, Broken> {
+        if !self.is_quiet() {
+            self.least.1 = self.time;
+            return Ok(false);
+        }
+        let elapsed = self.time - 1_000;
+        let executed = |state: &Node| state.executor.ledger.commit_index();
+        let up = || self.nodes.values().filter(|state| state.machine.is_some());
+        let least = up().map(executed).min().unwrap_or(0);
+        let newest = up().map(Node::last_commit).max().unwrap_or(0);
+        let target = *self.target.get_or_insert(newest.max(self.checks.commits()) + SETTLE_COMMITS);
+        let settled = least >= target && self.open_batches().is_empty();
+        if least > self.least.0 {
+            self.least = (least, self.time);
+        }
+        let late = elapsed > self.scenario.quiet_ms.max(self.scenario.least_ms) + SETTLE_MS;
+        if (late && !settled) || self.time > self.least.1 + PROGRESS_MS {
+            return broken(Property::Liveness, self.report());
+        }
+        Ok(settled && elapsed >= self.scenario.least_ms && self.checks.round() >= self.scenario.least_rounds)
+    }
+
+    /// Batches of running correct validators that were not delivered.
+    fn open_batches(&self) -> BTreeSet<Hash> {
+        let up = self.nodes.values().filter(|state| state.machine.is_some());
+        up.flat_map(Node::open_batches).map(|b| b.digest).filter(|b| !self.checks.batches.contains_key(b)).collect()
+    }
+
+    pub(super) fn last_look(&mut self) -> Result<(), Broken> {
+        let supply = self.genesis.supply().unwrap_or(0);
+        let mut roots: BTreeMap<u64, Hash> = BTreeMap::new();
+        for (number, state) in &mut self.nodes {
+            let Some(machine) = &state.machine else { continue };
+            count(&mut self.marks, &machine.status().counters);
+            against_oracle(*number, state)?;
+            self.marks.hit(Mark::OracleChecked);
+            let found = state.executor.supply();
+            if found != supply {
+                return broken(Property::Conservation, format!("{number} has {found}, genesis had {supply}"));
+            }
+            let (height, root) = (state.executor.ledger.commit_index(), state.executor.state_root());
+            if *roots.entry(height).or_insert(root) != root {
+                return broken(Property::Agreement, format!("{number} has state {root} after commit {height}"));
+            }
+        }
+        Ok(())
+    }
+
+    fn report(&self) -> String {
+        let mut text = format!("target {:?}, open batches {}", self.target, self.open_batches().len());
+        for (number, state) in &self.nodes {
+            let status = state.machine.as_ref().map(|machine| {
+                let mut status = machine.status();
+                status.peers.clear();
+                status
+            });
+            text += &format!("\n  {number}: executed {}, {status:?}", state.executor.ledger.commit_index());
+        }
+        text
+    }
+}
+
+/// Adds a process's counters to the marks.
+pub(super) fn count(marks: &mut Coverage, counters: &Counters) {
+    marks.add(Mark::DirectCommit, counters.slots_direct);
+    marks.add(Mark::IndirectCommit, counters.slots_indirect);
+    marks.add(Mark::Skip, counters.slots_skipped);
+    marks.add(Mark::LeaderTimeout, counters.leader_timeouts);
+    marks.add(Mark::CatchUp, counters.catch_ups);
+    marks.add(Mark::Fetch, counters.fetches);
+    marks.add(Mark::BlockFetched, counters.blocks_fetched);
+    marks.add(Mark::BlockInvalid, counters.blocks_invalid);
+    marks.add(Mark::BlockDropped, counters.blocks_dropped);
+    marks.add(Mark::Equivocation, counters.equivocations);
+}

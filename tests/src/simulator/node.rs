@@ -1,0 +1,213 @@
+//! A correct validator: the state machine, its disk, what it finds in its log, its execution.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use aurigraph_consensus::config::CORE_LEN;
+use aurigraph_consensus::{
+    BatchRef, BlockCore, BlockRef, Commit, CommitRange, Config, ConsensusSnapshot, Effect, Machine, Message, Now,
+    Record, Recovery,
+};
+use aurigraph_ledger::{Genesis, Hash};
+use bytes::Bytes;
+
+use super::coverage::{Coverage, Mark};
+use super::disk::{Disk, Entry};
+use super::executor::Executor;
+use super::rng::Rng;
+
+/// One validator with its process, if it runs.
+pub(crate) struct Node {
+    pub(crate) machine: Option<Machine>,
+    /// Counts processes: what was meant for an earlier one is lost.
+    pub(crate) life: u32,
+    pub(crate) disk: Disk,
+    /// Where logged things are found.
+    pub(crate) bodies: BTreeMap<Hash, (Bytes, bool)>,
+    pub(crate) blocks: BTreeMap<BlockRef, Arc<[u8]>>,
+    pub(crate) commits: BTreeMap<u64, Arc<Commit>>,
+    pub(crate) executor: Executor,
+    pub(crate) timer_at: u64,
+    /// Effects until it crashes, and for how long.
+    pub(crate) crash_in: Option<(u32, Option<u64>)>,
+    /// The newest commit delivered in this process life, or executed before it.
+    pub(crate) delivered: u64,
+    pub(crate) skew_ms: i64,
+    pub(crate) jump_ms: i64,
+}
+
+/// The core of an encoded block.
+pub(crate) fn core_of(block: &[u8]) -> Option<BlockCore> {
+    BlockCore::decode(block.get(..CORE_LEN)?).ok()
+}
+
+impl Node {
+    pub(crate) fn new(genesis: &Genesis, skew_ms: i64) -> Self {
+        Self {
+            machine: None,
+            life: 0,
+            disk: Disk::default(),
+            bodies: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            commits: BTreeMap::new(),
+            executor: Executor::new(genesis),
+            timer_at: 0,
+            crash_in: None,
+            delivered: 0,
+            skew_ms,
+            jump_ms: 0,
+        }
+    }
+
+    pub(crate) fn last_commit(&self) -> u64 {
+        self.machine.as_ref().map_or(0, |machine| machine.last_commit().index)
+    }
+
+    /// Appends to the log and notes where it is found.
+    pub(crate) fn append(&mut self, entry: Entry) {
+        self.index(&entry);
+        self.disk.append(entry);
+    }
+
+    fn index(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Body { digest, own, body } => {
+                self.bodies.insert(*digest, (body.clone(), *own));
+            }
+            Entry::Record(Record::Block(bytes) | Record::OwnBlock(bytes)) => {
+                if let Some(core) = core_of(bytes) {
+                    self.blocks.insert(core.reference(), bytes.clone());
+                }
+            }
+            Entry::Record(Record::Commit(commit)) => {
+                self.commits.insert(commit.header.index, commit.clone());
+            }
+            Entry::Record(_) => {}
+        }
+    }
+
+    /// The process ends.
+    pub(crate) fn crash(&mut self, rng: &mut Rng, lies: bool, marks: &mut Coverage) -> Result<(), String> {
+        self.machine = None;
+        self.life += 1;
+        self.crash_in = None;
+        self.timer_at = 0;
+        self.disk.crash(rng, lies, marks)
+    }
+
+    /// The process starts from what the disk and the store hold.
+    ///
+    /// # Errors
+    /// If the log or the store cannot be read back.
+    pub(crate) fn start(
+        &mut self,
+        config: Config,
+        now: Now,
+        genesis: &Genesis,
+        snapshots: bool,
+        marks: &mut Coverage,
+    ) -> Result<Vec<Effect>, String> {
+        (self.bodies, self.blocks, self.commits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        let entries = std::mem::take(&mut self.disk.entries);
+        entries.iter().for_each(|entry| self.index(entry));
+        self.disk.entries = entries;
+        if self.executor.stored.is_some() {
+            marks.hit(Mark::StoreImported);
+        }
+        self.executor.restart(genesis)?;
+        self.delivered = self.executor.stored_index();
+        let logged = self.commits.last_key_value().map_or(0, |(index, _)| *index);
+        if self.delivered > logged {
+            marks.hit(Mark::StoreAheadOfLog);
+        }
+        let (snapshot, from) = if snapshots { self.newest_snapshot() } else { (None, 0) };
+        let records = self.records(from)?;
+        let (machine, effects) = if records.is_empty() && snapshot.is_none() {
+            if self.life > 0 {
+                marks.hit(Mark::RestartFresh);
+            }
+            Machine::new(config, now).map_err(|error| error.to_string())?
+        } else {
+            if snapshot.is_some() {
+                marks.hit(Mark::RestartFromSnapshot);
+            }
+            let checkpoint = self.executor.stored.as_ref().map(|stored| stored.checkpoint);
+            let recovery = Recovery { snapshot, executed_index: self.delivered, checkpoint, restored: false };
+            Machine::recover(config, now, recovery, records).map_err(|error| error.to_string())?
+        };
+        self.machine = Some(machine);
+        Ok(effects)
+    }
+
+    /// The log's records from a place on, through their encoding and back.
+    fn records(&self, from: usize) -> Result<Vec<Record>, String> {
+        let records = self.disk.entries[from..].iter().filter_map(|entry| match entry {
+            Entry::Record(record) => Some(Record::decode(&record.encode()).map_err(|error| error.to_string())),
+            Entry::Body { .. } => None,
+        });
+        records.collect()
+    }
+
+    /// The newest snapshot, and from where the log is replayed with it.
+    fn newest_snapshot(&self) -> (Option<ConsensusSnapshot>, usize) {
+        let mut found: Vec<(usize, &ConsensusSnapshot)> = Vec::new();
+        let mut first_open = None;
+        for (at, entry) in self.disk.entries.iter().enumerate() {
+            match entry {
+                Entry::Record(Record::Snapshot(snapshot)) => found.push((at, snapshot)),
+                Entry::Record(Record::Commit(commit)) if commit.header.index == self.delivered + 1 => {
+                    first_open = first_open.or(Some(at));
+                }
+                _ => {}
+            }
+        }
+        let Some((_, newest)) = found.pop() else { return (None, 0) };
+        let earlier = found.iter().rev().find(|(_, earlier)| newest.can_replay_from(earlier));
+        let from = earlier.map_or(0, |(at, _)| *at);
+        (Some(newest.clone()), from.min(first_open.unwrap_or(from)))
+    }
+
+    /// Own batches in the log that no logged commit delivers.
+    pub(crate) fn open_batches(&self) -> Vec<BatchRef> {
+        let done: BTreeSet<Hash> = self.commits.values().flat_map(|c| c.batches().map(|(_, b)| b.digest)).collect();
+        let own = self.bodies.iter().filter(|(digest, (_, own))| *own && !done.contains(digest));
+        own.map(|(digest, (body, _))| BatchRef {
+            digest: *digest,
+            len: u32::try_from(body.len()).expect("small"),
+            tx_count: 1,
+        })
+        .collect()
+    }
+
+    /// The answer to a request for blocks that only the log holds.
+    pub(crate) fn serve_blocks(&self, request: u64, commit_index: u64, refs: &[BlockRef]) -> Message {
+        let blocks = refs.iter().filter_map(|block| self.blocks.get(block)).take(40).map(|b| b.to_vec()).collect();
+        Message::FetchReply { request, commit_index, blocks }
+    }
+
+    /// The answer to a request for a range of commits.
+    ///
+    /// # Errors
+    /// If a logged commit names a block that is not in the log.
+    pub(crate) fn serve_commits(
+        &self,
+        request: u64,
+        commit_index: u64,
+        from: u64,
+        count: u16,
+    ) -> Result<Message, String> {
+        let mut range = CommitRange::new(request, commit_index);
+        for index in from..from + u64::from(count) {
+            let Some(commit) = self.commits.get(&index) else { break };
+            let block = |reference: &BlockRef| {
+                let bytes = self.blocks.get(reference).ok_or_else(|| format!("commit {index} names {reference}"))?;
+                Ok((*reference, bytes.to_vec()))
+            };
+            let blocks = commit.blocks.iter().map(|b| block(&b.block)).collect::<Result<Vec<_>, String>>()?;
+            if !range.push(commit.header.clone(), blocks) {
+                break;
+            }
+        }
+        Ok(Message::CommitRangeReply(range))
+    }
+}

@@ -1,0 +1,337 @@
+//! What happens in a run: everything follows from the seed, or is set by hand for a fixed case.
+
+use std::collections::BTreeMap;
+
+use aurigraph_consensus::{AuthorIdx, Committee, Round};
+
+use super::rng::Rng;
+
+/// Virtual milliseconds.
+pub type Ms = u64;
+
+/// How a faulty validator behaves. It has a key and no state machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Behaviour {
+    /// Sends nothing.
+    Silent,
+    /// Two versions of every block, to disjoint sides.
+    Twins,
+    /// Another trick every round.
+    Mixed,
+}
+
+/// Something that goes wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// A process ends after so many more effects, and comes back, if at all.
+    Crash {
+        /// Which validator.
+        node: usize,
+        /// Effects it still executes.
+        effects: u32,
+        /// How long it is down; for ever without.
+        down_ms: Option<Ms>,
+    },
+    /// All processes end at once and come back within a short time; one perhaps later.
+    CrashAll {
+        /// How long they are down.
+        down_ms: Ms,
+        /// Who stays down for how much longer; for ever without a time.
+        late: Option<(usize, Option<Ms>)>,
+    },
+    /// Two sides cannot talk.
+    Partition {
+        /// The one side.
+        side: Vec<usize>,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// One direction of the links from some to others is dead.
+    OneWay {
+        /// Pairs of sender and receiver.
+        pairs: Vec<(usize, usize)>,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// More messages than usual are lost.
+    Loss {
+        /// Of a thousand.
+        permille: u64,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// A validator's links are slow.
+    Slow {
+        /// Whose.
+        node: usize,
+        /// How much.
+        extra_ms: Ms,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// A wall clock jumps, and is set right later.
+    ClockJump {
+        /// Whose.
+        node: usize,
+        /// How far.
+        by_ms: i64,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// Execution stands still.
+    ExecutorStall {
+        /// Whose.
+        node: usize,
+        /// For how long.
+        for_ms: Ms,
+    },
+}
+
+/// How links behave outside of faults.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Links {
+    /// Least delay.
+    pub delay_ms: Ms,
+    /// Most delay on top of it.
+    pub jitter_ms: Ms,
+    /// Messages in the tail, of a thousand.
+    pub tail_permille: u64,
+    /// Most delay of those.
+    pub tail_ms: Ms,
+    /// Messages lost, of a thousand.
+    pub loss_permille: u64,
+    /// Messages delivered twice, of a thousand.
+    pub duplicate_permille: u64,
+}
+
+/// A deliberate error, to show that the checks notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Disks say that they have synced, and have not.
+    SyncLies,
+    /// One executor leaves out the first transaction of each batch.
+    ExecutorForgets,
+    /// A faulty validator's blocks are held to the rules of correct ones.
+    TwinsCountAsCorrect,
+    /// A partition is never healed.
+    NeverHeals,
+}
+
+/// A run.
+#[derive(Debug, Clone)]
+pub struct Scenario {
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// Stake of each validator.
+    pub stakes: Vec<u64>,
+    /// Garbage-collection depth.
+    pub gc_depth: Round,
+    /// Leaders of a round.
+    pub leaders_per_round: u16,
+    /// Least time between two blocks of a validator with payload, and without.
+    pub min_delay_ms: (Ms, Ms),
+    /// Catch-up starts and ends so far behind.
+    pub catch_up: (u64, u64),
+    /// Who is faulty, and how.
+    pub byzantine: BTreeMap<AuthorIdx, Behaviour>,
+    /// The links.
+    pub links: Links,
+    /// Least and most time of a sync.
+    pub sync_ms: (Ms, Ms),
+    /// How far each wall clock is off.
+    pub skew_ms: Vec<i64>,
+    /// What goes wrong, and when.
+    pub faults: Vec<(Ms, Fault)>,
+    /// When everything that went wrong is over.
+    pub quiet_ms: Ms,
+    /// Time between snapshots of a validator.
+    pub snapshot_ms: Option<Ms>,
+    /// Whether stored ledger checkpoints may be newer than the synced log.
+    pub store_ahead: bool,
+    /// Signatures that the signer fails to give, of a thousand.
+    pub unsigned_permille: u64,
+    /// Time between batches of clients.
+    pub client_ms: Ms,
+    /// Least virtual time of the run.
+    pub least_ms: Ms,
+    /// Least rounds of the run.
+    pub least_rounds: Round,
+    /// A deliberate error.
+    pub sabotage: Option<Sabotage>,
+}
+
+/// Faults of a seed at least, faulty validators not counted.
+pub const LEAST_FAULTS: usize = 5;
+const FAULTS_FROM_MS: Ms = 1_000;
+const FAULTS_UNTIL_MS: Ms = 13_000;
+
+impl Scenario {
+    /// Validators of equal stake, good links and disks, no faults: what the fixed cases start from.
+    #[must_use]
+    pub fn calm(n: usize, seed: u64) -> Self {
+        Self {
+            seed,
+            stakes: vec![1; n],
+            gc_depth: 64,
+            leaders_per_round: 1,
+            min_delay_ms: (50, 100),
+            catch_up: (128, 8),
+            byzantine: BTreeMap::new(),
+            links: Links {
+                delay_ms: 5,
+                jitter_ms: 10,
+                tail_permille: 0,
+                tail_ms: 0,
+                loss_permille: 0,
+                duplicate_permille: 0,
+            },
+            sync_ms: (1, 4),
+            skew_ms: vec![0; n],
+            faults: Vec::new(),
+            quiet_ms: 0,
+            snapshot_ms: None,
+            store_ahead: false,
+            unsigned_permille: 0,
+            client_ms: 60,
+            least_ms: 20_000,
+            least_rounds: 150,
+            sabotage: None,
+        }
+    }
+
+    /// The run of a seed: at least 20 seconds, 150 rounds and 5 faults.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5157_1a70_1234_abcd);
+        let n = *rng.pick(&[4, 4, 4, 4, 4, 4, 5, 5, 6, 7]).expect("not empty");
+        let uneven = rng.chance(200);
+        let mut scenario = Self::calm(n, seed);
+        if uneven {
+            scenario.stakes = (0..n).map(|_| rng.between(1, 4)).collect();
+        }
+        scenario.gc_depth = *rng.pick(&[64, 64, 32, 16]).expect("not empty");
+        scenario.leaders_per_round = if rng.chance(200) { 2 } else { 1 };
+        scenario.min_delay_ms = (rng.between(30, 60), rng.between(60, 110));
+        scenario.catch_up = *rng.pick(&[(128, 8), (24, 8), (24, 4), (16, 4)]).expect("not empty");
+        scenario.byzantine = byzantine(&mut rng, &scenario.stakes);
+        scenario.links = links(&mut rng);
+        scenario.sync_ms = (1, rng.between(2, 15));
+        scenario.skew_ms = (0..n).map(|_| signed(&mut rng, 300)).collect();
+        scenario.snapshot_ms = rng.chance(500).then(|| rng.between(700, 3_000));
+        scenario.store_ahead = rng.chance(300);
+        scenario.unsigned_permille = *rng.pick(&[0, 5]).expect("not empty");
+        scenario.client_ms = rng.between(40, 120);
+        scenario.draw_faults(&mut rng);
+        scenario
+    }
+
+    fn draw_faults(&mut self, rng: &mut Rng) {
+        let correct: Vec<usize> = (0..self.stakes.len()).filter(|node| !self.is_byzantine(*node)).collect();
+        let count = rng.between(LEAST_FAULTS as u64, 9);
+        for _ in 0..count {
+            let at = rng.between(FAULTS_FROM_MS, FAULTS_UNTIL_MS);
+            let fault = draw_fault(rng, self.stakes.len(), &correct);
+            self.faults.push((at, fault));
+        }
+        if rng.chance(50) {
+            let node = *rng.pick(&correct).expect("a correct validator");
+            let effects = u32::try_from(rng.below(3)).expect("small");
+            self.faults.push((rng.between(0, 15), Fault::Crash { node, effects, down_ms: Some(500) }));
+        }
+        // Only where all others are correct do they go on meanwhile.
+        if self.byzantine.is_empty() && rng.chance(400) {
+            let node = *rng.pick(&correct).expect("a correct validator");
+            let effects = u32::try_from(rng.below(30)).expect("small");
+            let down_ms = Some(rng.between(6_000, 9_000));
+            self.faults.push((rng.between(1_000, 4_000), Fault::Crash { node, effects, down_ms }));
+        }
+        self.faults.sort_by_key(|(at, _)| *at);
+        self.quiet_ms = self.faults.iter().map(|(at, fault)| at + fault.duration_ms()).max().unwrap_or(0) + 500;
+    }
+
+    /// Whether the validator is faulty.
+    #[must_use]
+    pub fn is_byzantine(&self, node: usize) -> bool {
+        AuthorIdx::try_from(node).is_ok_and(|author| self.byzantine.contains_key(&author))
+    }
+}
+
+impl Fault {
+    fn duration_ms(&self) -> Ms {
+        match self {
+            Self::Crash { down_ms, .. } => down_ms.unwrap_or(0),
+            Self::CrashAll { down_ms, late } => down_ms + late.and_then(|(_, more)| more).unwrap_or(0) + 300,
+            Self::Partition { for_ms, .. }
+            | Self::OneWay { for_ms, .. }
+            | Self::Loss { for_ms, .. }
+            | Self::Slow { for_ms, .. }
+            | Self::ClockJump { for_ms, .. }
+            | Self::ExecutorStall { for_ms, .. } => *for_ms,
+        }
+    }
+}
+
+fn signed(rng: &mut Rng, most: u64) -> i64 {
+    let size = i64::try_from(rng.below(most + 1)).expect("small");
+    if rng.chance(500) { size } else { -size }
+}
+
+/// Up to F of stake, in three of five seeds.
+fn byzantine(rng: &mut Rng, stakes: &[u64]) -> BTreeMap<AuthorIdx, Behaviour> {
+    let mut faulty = BTreeMap::new();
+    if rng.chance(400) {
+        return faulty;
+    }
+    let mut left = Committee::new(stakes.to_vec()).map_or(0, |committee| committee.faulty());
+    let mut order: Vec<usize> = (0..stakes.len()).collect();
+    rng.shuffle(&mut order);
+    for node in order {
+        if stakes[node] <= left {
+            left -= stakes[node];
+            let behaviours = [Behaviour::Silent, Behaviour::Twins, Behaviour::Mixed, Behaviour::Mixed];
+            let author = AuthorIdx::try_from(node).expect("few");
+            faulty.insert(author, *rng.pick(&behaviours).expect("not empty"));
+        }
+    }
+    faulty
+}
+
+fn links(rng: &mut Rng) -> Links {
+    Links {
+        delay_ms: rng.between(1, 15),
+        jitter_ms: rng.between(1, 25),
+        tail_permille: *rng.pick(&[0, 5, 20, 50]).expect("not empty"),
+        tail_ms: rng.between(100, 1_500),
+        loss_permille: *rng.pick(&[0, 0, 2, 8]).expect("not empty"),
+        duplicate_permille: *rng.pick(&[0, 10, 50]).expect("not empty"),
+    }
+}
+
+fn draw_fault(rng: &mut Rng, n: usize, correct: &[usize]) -> Fault {
+    let node = *rng.pick(correct).expect("a correct validator");
+    let for_ms = rng.between(300, 2_500);
+    match rng.below(16) {
+        0..=5 => {
+            let effects = u32::try_from(rng.below(40)).expect("small");
+            Fault::Crash { node, effects, down_ms: Some(rng.between(50, 2_500)) }
+        }
+        6..=7 => {
+            let late = rng.chance(400).then(|| (node, Some(rng.between(500, 2_500))));
+            Fault::CrashAll { down_ms: rng.between(50, 800), late }
+        }
+        8..=10 => {
+            let mut order: Vec<usize> = (0..n).collect();
+            rng.shuffle(&mut order);
+            order.truncate(1 + rng.index(n - 1));
+            Fault::Partition { side: order, for_ms }
+        }
+        11 => {
+            let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
+            Fault::OneWay { pairs: pairs.filter(|(a, b)| a != b && rng.chance(250)).collect(), for_ms }
+        }
+        12 => Fault::Loss { permille: rng.between(100, 400), for_ms },
+        13 => Fault::Slow { node, extra_ms: rng.between(50, 500), for_ms },
+        14 => Fault::ClockJump { node, by_ms: signed(rng, 4_000), for_ms },
+        _ => Fault::ExecutorStall { node, for_ms },
+    }
+}
