@@ -89,14 +89,16 @@ impl ConfigError {
         let (line, mut field) = locate(text, error.span().map_or(0, |span| span.start));
         // A missing field has no line of its own: the reader points at its table, and only the message names it.
         if let Some(missing) = error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
-            let whole_file = error.span().is_none_or(|span| span.start == 0 && span.end + 1 >= text.len());
-            field = if whole_file || field == WHOLE { missing.to_owned() } else { format!("{field}.{missing}") };
+            // The reader points at the file's first table when a whole table is missing.
+            field = if TABLES.contains(&missing) || field == WHOLE { missing.to_owned() } else { format!("{field}.{missing}") };
         }
         Self::Invalid { path: path.to_owned(), line, field, problem: error.message().trim().replace('\n', "; ") }
     }
 }
 
 const WHOLE: &str = "config";
+/// Tables that a config must have; no field inside a table is called so.
+const TABLES: [&str; 2] = ["genesis", "node"];
 
 /// The line (from 1) of a position, and the field that stands there with the table around it.
 fn locate(text: &str, position: usize) -> (usize, String) {
