@@ -31,6 +31,17 @@ impl HttpServer {
     }
 }
 
+/// Says what the edge's metrics mean.
+fn describe() {
+    metrics::describe_counter!("http_requests_total", "Requests answered, by route, method and status.");
+    metrics::describe_histogram!("http_request_duration_seconds", "From a request's head to its answer's, by route.");
+    metrics::describe_gauge!("http_connections", "Connections held open.");
+    metrics::describe_counter!("http_connections_refused_total", "Connections refused beyond the cap.");
+    metrics::describe_gauge!("event_subscribers", "Clients that listen to the event stream.");
+    metrics::describe_counter!("event_subscribers_dropped_total", "Listeners dropped for reading too slowly.");
+    metrics::describe_gauge!("event_waiting_clients", "Clients that wait for the end of a transaction.");
+}
+
 /// What the server tells itself.
 #[derive(Debug)]
 pub enum ServerMsg {
@@ -55,6 +66,7 @@ impl Behaviour for HttpServer {
     type State = ServerState;
 
     async fn start(&self, ctx: &Context<ServerMsg>) -> Result<ServerState, ActorError> {
+        describe();
         let listener = self.port.take(PORT_WITHIN).await;
         let listener = listener.ok_or_else(|| format!("an earlier server still holds {}", self.port.address()))?;
         let (edge, mouth) = (Edge::new(self.parts.clone()), ctx.mouth());

@@ -40,6 +40,10 @@ form!(
     PageSize = { "type": "integer", "minimum": 1, "maximum": 200, "default": 20 }
 );
 form!(
+    /// A block's height.
+    Height = { "type": "integer", "minimum": 0, "maximum": u64::MAX }
+);
+form!(
     /// How many of the newest.
     Limit = { "type": "integer", "minimum": 1, "maximum": 200, "default": 20 }
 );

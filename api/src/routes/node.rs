@@ -1,6 +1,6 @@
 //! The node itself: health, what runs here, live figures, the actor tree, metrics, the document.
 
-use aurigraph_actors::audit::{AuditLevel, AuditRecord};
+use aurigraph_actors::audit::{AuditLevel, AuditRecord, AuditStatus};
 use aurigraph_actors::query::KillOutcome;
 use aurigraph_actors::query::views::{ActorTreeView, ConsensusView, HealthView, InfoView, PerformanceView, ReadyView};
 use aurigraph_runtime::KillMode;
@@ -122,13 +122,15 @@ async fn kill(mut call: crate::call::Call) -> Result<warp::reply::Response, Prob
     let name = call.param(0, "name")?;
     let body: KillBody = call.json().await?;
     let (mode, mode_name) = mode_of(body.mode);
-    // Before it is done: the one who is killed may be the one who would tell of it afterwards.
+    let outcome = call.edge.port.kill(name.clone(), mode).await;
+    let done = matches!(outcome, Ok(Some(KillOutcome::Killed | KillOutcome::Scheduled)));
     call.edge.port.report(AuditRecord {
         user: "admin".to_owned(),
         ip: call.client.to_string(),
+        status: if done { AuditStatus::Success } else { AuditStatus::Failure },
         ..AuditRecord::system(AuditLevel::Warning, "admin_kill", "kill", &name, mode_name)
     });
-    let outcome = call.edge.port.kill(name.clone(), mode).await?;
+    let outcome = outcome?;
     let view = |outcome: &str| KillView { name: name.clone(), mode: mode_name.into(), outcome: outcome.into() };
     match outcome {
         None => Err(Problem::unknown("actor", name)),

@@ -20,7 +20,7 @@ use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde_json::Value;
 
 /// Longest wait for anything; generous, because tests share the machine.
@@ -101,7 +101,11 @@ impl TestNode {
             vec![ChildSpec::supervisor(spec(&sources, &port, &render))]
         };
         let node = start_node(settings, metrics, edge).await.expect("the node starts");
-        let client = Client::builder(TokioExecutor::new()).build_http();
+        // Below the server's patience with idle connections, so that none is reused while it is being closed.
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(1))
+            .build_http();
         let development = config.development.expect("a development config");
         let this = Self { node, development, address, client, _data: data };
         this.until_ready().await;

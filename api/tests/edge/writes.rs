@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use aurigraph_actors::audit::{AuditFilter, AuditReader};
+use aurigraph_actors::audit::{AuditFilter, AuditReader, AuditStatus};
 use bytes::Bytes;
 use serde_json::json;
 
@@ -220,9 +220,9 @@ async fn is_audited(node: &TestNode) {
     let began = Instant::now();
     loop {
         let found = reader.search(&filter, 0, 10).expect("the log reads");
-        if let Some(entry) = found.logs.first() {
-            assert_eq!((entry.user.as_str(), entry.resource_id.as_str()), ("admin", "chaos1/signer"));
-            assert_eq!(entry.ip, "127.0.0.1");
+        if let Some(entry) = found.logs.iter().find(|entry| entry.resource_id == "chaos1/signer") {
+            assert_eq!((entry.user.as_str(), entry.ip.as_str()), ("admin", "127.0.0.1"));
+            assert_eq!(entry.status, AuditStatus::Success);
             return;
         }
         assert!(began.elapsed() < WITHIN, "no audit entry");
