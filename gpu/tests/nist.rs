@@ -73,7 +73,7 @@ fn shake256(parts: &[&[u8]]) -> [u8; 64] {
     let mut hasher = Shake256::default();
     parts.iter().for_each(|part| hasher.update(part));
     let mut out = [0; 64];
-    hasher.finalize_xof().read(&mut out);
+    XofReader::read(&mut hasher.finalize_xof(), &mut out);
     out
 }
 

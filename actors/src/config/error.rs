@@ -90,7 +90,11 @@ impl ConfigError {
         // A missing field has no line of its own: the reader points at its table, and only the message names it.
         if let Some(missing) = error.message().strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
             // The reader points at the file's first table when a whole table is missing.
-            field = if TABLES.contains(&missing) || field == WHOLE { missing.to_owned() } else { format!("{field}.{missing}") };
+            field = if TABLES.contains(&missing) || field == WHOLE {
+                missing.to_owned()
+            } else {
+                format!("{field}.{missing}")
+            };
         }
         Self::Invalid { path: path.to_owned(), line, field, problem: error.message().trim().replace('\n', "; ") }
     }

@@ -10,7 +10,9 @@ pub mod store;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use journal::{Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader, barrier};
+pub use journal::{
+    Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader, barrier,
+};
 pub use record::{Cursor, Record, RecordKind};
 pub use store::{
     BlockRow, CheckpointDone, Store, StoreActor, StoreError, StoreMsg, StoreOptions, StoreReader, StoredBlock,
