@@ -376,7 +376,8 @@ impl Machine {
             delivered: self.linearizer.delivered().clone(),
             own_last: self.proposer.last,
             floor: self.proposer.floor,
-            highest_round: self.store.highest_round(),
+            // The log holds an own block before the store does.
+            highest_round: self.store.highest_round().max(self.proposer.appending_round()),
         }
     }
 

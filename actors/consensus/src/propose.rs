@@ -105,6 +105,14 @@ impl Proposer {
         matches!(&self.in_flight, Some(InFlight::Appending { own, .. }) if own.reference == *block)
     }
 
+    /// Round of the own block that is in the log but not yet in the store; 0 if there is none.
+    pub(crate) fn appending_round(&self) -> Round {
+        match &self.in_flight {
+            Some(InFlight::Appending { own, .. }) => own.reference.round,
+            _ => 0,
+        }
+    }
+
     /// A batch was delivered: it needs no block any more.
     pub(crate) fn delivered(&mut self, batch: &Hash) {
         self.proposed.remove(batch);

@@ -34,15 +34,15 @@ pub struct ConsensusSnapshot {
     pub own_last: Option<BlockRef>,
     /// Only rounds above may be signed; [`crate::SIGN_NOTHING`] if the log is not to be trusted.
     pub floor: Round,
-    /// Highest accepted round when the snapshot was taken.
+    /// Highest round of a block in the log when the snapshot was taken.
     pub highest_round: Round,
 }
 
 impl ConsensusSnapshot {
     /// Whether a replay from the log position of `earlier` finds every block that this snapshot needs.
     ///
-    /// A block above this snapshot's `gc_round` was accepted after the machine's highest round was still at or below
-    /// that round; so it was logged after `earlier` was taken.
+    /// A block above this snapshot's `gc_round` was logged after the log's highest round was still at or below that
+    /// round; so it was logged after `earlier` was taken.
     #[must_use]
     pub const fn can_replay_from(&self, earlier: &Self) -> bool {
         earlier.highest_round <= self.gc_round
@@ -157,4 +157,36 @@ fn read_ascending<T: Ord>(
         items.push(next);
     }
     Ok(items)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::event::{Effect, Event};
+    use crate::machine::Machine;
+    use crate::record::Record;
+    use crate::testing::no_signature;
+    use crate::types::Now;
+
+    /// Its record lies before the snapshot in the log: a replay from there would miss it, and take the own block that
+    /// peers return for that of another instance.
+    #[test]
+    fn a_snapshot_counts_the_own_block_that_is_logged_but_not_accepted() {
+        let config = Config::new(Hash([1; 32]), Hash([2; 32]), vec![1], Some(0));
+        let (mut machine, mut effects) = Machine::new(config, Now::default()).expect("valid");
+        for mono_ms in (0..10_000).step_by(10) {
+            let signed = effects.into_iter().find_map(|effect| match effect {
+                Effect::Sign { ticket, .. } => Some(Event::Signed { ticket, signature: no_signature() }),
+                _ => None,
+            });
+            effects = machine.step(Now { mono_ms, wall_ms: mono_ms }, signed.unwrap_or(Event::Tick));
+            let logged = |effect: &Effect| matches!(effect, Effect::Append { record: Record::OwnBlock(_), .. });
+            if effects.iter().any(logged) {
+                assert_eq!((machine.status().own_round, machine.snapshot().highest_round), (0, 1));
+                return;
+            }
+        }
+        panic!("no own block within 10 s");
+    }
 }
