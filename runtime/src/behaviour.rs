@@ -9,7 +9,7 @@ use std::future::Future;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tracing::Instrument;
 
 use crate::end::Returned;
@@ -193,6 +193,8 @@ pub(crate) struct ShellArgs {
     pub(crate) bound: usize,
     pub(crate) registry: Registry,
     pub(crate) abort: AbortSlot,
+    /// Told once the incarnation is published.
+    pub(crate) ready: oneshot::Sender<()>,
 }
 
 /// The ractor actor that runs a behaviour.
@@ -207,6 +209,7 @@ pub(crate) struct ShellState<B: Behaviour> {
     span: tracing::Span,
     bound: usize,
     abort: AbortSlot,
+    ready: Option<oneshot::Sender<()>>,
     // The last field: the next incarnation may start when everything above was dropped.
     life: Life,
 }
@@ -221,13 +224,13 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
         myself: ractor::ActorRef<Self::Msg>,
         args: ShellArgs,
     ) -> Result<Self::State, ractor::ActorProcessingErr> {
-        let ShellArgs { name, generation, bound, registry, abort } = args;
+        let ShellArgs { name, generation, bound, registry, abort, ready } = args;
         let life = registry.occupy(&name, generation, &myself.get_cell());
         let stats = registry.stats(&name);
         let span = tracing::info_span!("actor", aurigraph.actor = %name, aurigraph.generation = generation);
         let context = Context { name, generation, registry, cell: myself };
         let state = self.0.start(&context).instrument(span.clone()).await.map_err(Returned)?;
-        Ok(ShellState { context, state: Some(state), stats, span, bound, abort, life })
+        Ok(ShellState { context, state: Some(state), stats, span, bound, abort, ready: Some(ready), life })
     }
 
     /// Publishes the incarnation from inside its own task, so that it can never be published after its end.
@@ -236,9 +239,13 @@ impl<B: Behaviour> ractor::Actor for Shell<B> {
         myself: ractor::ActorRef<Self::Msg>,
         state: &mut Self::State,
     ) -> Result<(), ractor::ActorProcessingErr> {
-        let ShellState { context, bound, abort, life, .. } = state;
+        let ShellState { context, bound, abort, ready, life, .. } = state;
         let killer = killer(myself.clone(), Arc::clone(abort));
         context.registry.running(&context.name, context.generation, *bound, &myself, life, killer);
+        if let Some(ready) = ready.take() {
+            // A supervisor that died meanwhile needs no report.
+            let _ = ready.send(());
+        }
         Ok(())
     }
 

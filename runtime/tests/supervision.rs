@@ -52,6 +52,19 @@ async fn each_strategy_restarts_its_own_set_after_every_way_to_die() {
     }
 }
 
+/// A child that is started, but not yet published, would refuse what the next one sends it in its own start.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_tree_that_has_started_takes_messages_at_once() {
+    for _ in 0..300 {
+        let probe = Probe::default();
+        let (registry, tree) = start(trio(Strategy::RestForOne, &probe)).await;
+        for role in ["a", "b", "c"] {
+            registry.role::<Order>(role).send(Order::Note("hello".to_owned())).unwrap();
+        }
+        tree.shutdown(WITHIN).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn the_recorded_reason_tells_the_five_ways_apart() {
     let expected = [

@@ -30,7 +30,8 @@ pub(crate) struct LaunchArgs {
 pub(crate) struct Launched {
     pub(crate) cell: ractor::ActorCell,
     pub(crate) task: JoinHandle<()>,
-    /// Resolves when a supervisor's children all run; none for actors, which run at once.
+    /// Resolves when a behaviour is published and takes messages, or a supervisor's children all run; none for library
+    /// actors, which run at once.
     pub(crate) ready: Option<oneshot::Receiver<()>>,
 }
 
@@ -79,13 +80,15 @@ where
         Box::pin(async move {
             let LaunchArgs { registry, name, generation, parent, .. } = args;
             let abort = AbortSlot::default();
-            let shell_args = ShellArgs { name: name.clone(), generation, bound, registry, abort: Arc::clone(&abort) };
+            let (ready, is_ready) = oneshot::channel();
+            let shell_args =
+                ShellArgs { name: name.clone(), generation, bound, registry, abort: Arc::clone(&abort), ready };
             let shell = Shell(make());
             let started = ractor::Actor::spawn_linked(Some(name), shell, shell_args, parent).await;
             let (actor, task) = started.map_err(End::of_spawn)?;
             // Set once per incarnation, here.
             let _ = abort.set(task.abort_handle());
-            Ok(Launched { cell: actor.get_cell(), task, ready: None })
+            Ok(Launched { cell: actor.get_cell(), task, ready: Some(is_ready) })
         })
     })
 }
