@@ -4,6 +4,7 @@ use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::error::UpgradeError;
 use crate::lock;
@@ -17,18 +18,37 @@ pub struct Database {
     _lock: Arc<File>,
 }
 
+/// How long an earlier user's threads may take to let go of sled's files.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+const RELEASE_POLL: Duration = Duration::from_millis(5);
+
+/// True if sled could not lock its files. It says so with a made-up error, which would pass for damage.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().starts_with("could not acquire lock"))
+}
+
 impl Database {
-    /// Locks and opens the database that the config names. A panic of sled comes back as an error.
+    /// Locks and opens the database that the config names. A panic of sled comes back as an error. Blocking, for up to
+    /// five seconds if the database was closed a moment ago: sled's own threads release its files late.
     ///
     /// # Errors
     /// [`UpgradeError::InUse`], [`UpgradeError::Sled`], [`UpgradeError::Panicked`], [`UpgradeError::Io`].
     pub fn open(config: sled::Config) -> Result<Self, UpgradeError> {
         let path = config.get_path();
         let lock = lock::take(&path)?;
-        match catch_unwind(AssertUnwindSafe(|| config.open())) {
-            Ok(Ok(db)) => Ok(Self { db, path: Arc::new(path), _lock: Arc::new(lock) }),
-            Ok(Err(source)) => Err(UpgradeError::Sled { path, source }),
-            Err(panic) => Err(UpgradeError::Panicked { path, text: panic_text(panic.as_ref()) }),
+        let began = Instant::now();
+        loop {
+            match catch_unwind(AssertUnwindSafe(|| config.open())) {
+                Ok(Ok(db)) => return Ok(Self { db, path: Arc::new(path), _lock: Arc::new(lock) }),
+                Ok(Err(source)) if is_locked(&source) => {
+                    if began.elapsed() >= RELEASE_WITHIN {
+                        return Err(UpgradeError::InUse { directory: path, holder: Box::new(None) });
+                    }
+                    std::thread::sleep(RELEASE_POLL);
+                }
+                Ok(Err(source)) => return Err(UpgradeError::Sled { path, source }),
+                Err(panic) => return Err(UpgradeError::Panicked { path, text: panic_text(panic.as_ref()) }),
+            }
         }
     }
 

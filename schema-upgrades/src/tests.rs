@@ -263,6 +263,39 @@ fn a_second_opener_is_told_who_holds_the_database() {
     assert_eq!(holder.as_ref().as_ref().unwrap().process, std::process::id());
 }
 
+/// sled's threads hold its files a moment longer than its last handle. A node that took this for damage would set a
+/// good database aside.
+#[test]
+fn files_that_an_earlier_user_still_holds_are_waited_for_and_are_no_damage() {
+    use fs2::FileExt as _;
+    let (directory, database) = fresh();
+    plan().upgrade(&database, None).unwrap();
+    drop(database);
+    let path = directory.path().join("db");
+    let open = || Database::open(sled::Config::new().path(&path));
+    drop(open().unwrap());
+    let lock = || {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path.join("db")).unwrap();
+        file.lock_exclusive().unwrap();
+        file
+    };
+    let held = lock();
+    let (started, waits) = std::sync::mpsc::channel();
+    let (opened, refused) = std::thread::scope(|scope| {
+        let opener = scope.spawn(|| {
+            started.send(()).unwrap();
+            open().map(|database| plan().validate(&database))
+        });
+        waits.recv().unwrap();
+        drop(held);
+        let opened = opener.join().unwrap();
+        let _held = lock();
+        (opened, open().err().unwrap())
+    });
+    opened.unwrap().unwrap();
+    assert!(matches!(refused, UpgradeError::InUse { .. }) && !refused.is_damage(), "{refused}");
+}
+
 #[test]
 fn plans_with_gaps_duplicates_or_odd_names_are_refused() {
     struct Named(u32, &'static str);
