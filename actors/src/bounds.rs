@@ -119,6 +119,8 @@ pub mod pipeline {
     pub const STAGE_MAILBOX: usize = 2 * COMMITS_UNDER_WAY;
     /// Commits that wait for the executing thread: more than may be under way, so that it never refuses.
     pub const EXECUTE_QUEUE: usize = 2 * COMMITS_UNDER_WAY;
+    /// Starts of Execute from one and the same state in memory; then the store's checkpoint is loaded instead.
+    pub const RESUMES_FROM_ONE_STATE: u32 = 3;
 }
 
 /// Signature checks. One takes 66 µs of a core.

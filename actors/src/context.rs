@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::consensus::Clocks;
 use crate::fatal::Fatal;
 use crate::network::Links;
+use crate::pipeline::Resumed;
 use crate::published::{Published, Totals};
 use crate::settings::NodeSettings;
 use crate::storage::{JournalReader, StoreReader};
@@ -39,6 +40,8 @@ pub struct NodeContext {
     pub published: watch::Sender<Option<Arc<Published>>>,
     /// Counts since the process started. Written by Publish alone, and kept here so that a restart of it loses none.
     pub(crate) totals: parking_lot::Mutex<Totals>,
+    /// From which published state Execute went on at its last start, and how often from that one.
+    pub(crate) resumed: parking_lot::Mutex<Resumed>,
     clocks: Clocks,
     consensus_keys: Vec<Bytes>,
 }
@@ -81,6 +84,7 @@ impl NodeContext {
             consensus_status: watch::Sender::new(None),
             published: watch::Sender::new(None),
             totals: parking_lot::Mutex::default(),
+            resumed: parking_lot::Mutex::default(),
             clocks: Clocks::start(),
             consensus_keys,
         }

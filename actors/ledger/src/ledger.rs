@@ -14,7 +14,8 @@ use crate::hash::Hash;
 use crate::merkle::{receipt_tree, transaction_tree};
 use crate::module::Module;
 use crate::state::{
-    Accounts, ImportError, Imported, Sealed, State, StateView, StoredPage, SystemState, ViewParts, read_pages,
+    Accounts, ImportError, Imported, ResumeError, Sealed, State, StateView, StoredPage, SystemState, ViewParts,
+    read_pages, state_root,
 };
 use crate::tree_hasher::TreeHasher;
 use crate::types::{Amount, ValidatorIndex};
@@ -198,6 +199,41 @@ impl Ledger {
             return Err(ImportError::StateRoot { seq, expected, found });
         }
         Ok(Self::at_checkpoint(rules, hasher, state, header, checkpoint, sealed))
+    }
+
+    /// Goes on from a view of a checkpoint within one process, sharing its pages: for an executor that is restarted.
+    /// Costs some nanoseconds an account. The roots that the view carries are compared with its checkpoint, its pages
+    /// are not hashed again.
+    ///
+    /// # Errors
+    /// [`ResumeError`] if the view is not of a checkpoint, of another chain, or does not fit together.
+    pub fn resume(genesis: &Genesis, hasher: Arc<dyn TreeHasher>, view: &StateView) -> Result<Self, ResumeError> {
+        Self::resume_with(genesis, hasher, view, modules())
+    }
+
+    /// [`Ledger::resume`] with other modules than this protocol version's.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::resume`].
+    pub fn resume_with(
+        genesis: &Genesis,
+        hasher: Arc<dyn TreeHasher>,
+        view: &StateView,
+        mut modules: Vec<Box<dyn Module>>,
+    ) -> Result<Self, ResumeError> {
+        genesis.validate()?;
+        modules.sort_by_key(|module| module.id());
+        let rules = rules_of(genesis);
+        let (state, sealed) = view.resume(modules)?;
+        if state.system.chain_id != rules.chain_id {
+            return Err(ResumeError::Chain { expected: rules.chain_id, found: state.system.chain_id });
+        }
+        let (seq, expected) = (view.checkpoint().seq, view.checkpoint().state_root);
+        let found = state_root(&sealed.roots);
+        if expected != found {
+            return Err(ResumeError::StateRoot { seq, expected, found });
+        }
+        Ok(Self::at_checkpoint(rules, hasher, state, *view.header(), *view.checkpoint(), sealed))
     }
 
     /// The chain.

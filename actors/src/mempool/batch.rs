@@ -34,6 +34,9 @@ impl BatchHead {
         Self::take(&mut Reader::new(bytes))
     }
 
+    /// Most bytes that the head and the number of transactions take.
+    pub const MAX_WITH_COUNT: usize = 8 + 2 + 8 + 10;
+
     /// Reads only the head and the number of transactions.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! Execute: the single writer of the ledger, one owning thread behind a thin actor.
 //!
-//! Nothing of the ledger survives an incarnation: each loads the newest checkpoint of the store, or genesis, and asks
-//! Order for the commits after it. Commits that this node has executed before carry a mark; their signatures are not
-//! checked again, and Persist compares what they come to.
+//! An incarnation goes on from the newest checkpoint that this process has published, whose pages it shares, so that a
+//! restart costs no more than a second's commits; the first one of a process, and one after a few vain starts from the
+//! same state, loads the newest checkpoint of the store, or genesis. It asks Order for the commits after it. Commits
+//! that this node has executed before carry a mark; their signatures are not checked again, and Persist compares what
+//! they come to.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use aurigraph_ledger::{Hash, Ledger, SignatureVerifier};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Mouth};
 
 use super::deliver;
+use super::mark::Mark;
 use super::messages::{ExecuteMsg, ExecutedCommit, Loaded, OrderMsg, PersistMsg, VerifiedCommit};
 use crate::bounds::pipeline as bounds;
 use crate::context::NodeContext;
@@ -88,8 +91,51 @@ impl Behaviour for Execute {
     }
 }
 
+/// How often Execute has started from one published state.
+#[derive(Debug, Default)]
+pub(crate) struct Resumed {
+    height: u64,
+    times: u32,
+}
+
+impl Resumed {
+    /// Notes a start from the state at a height; false if it was tried often enough. What is in memory may be what
+    /// executors fail over.
+    fn allows(&mut self, height: u64) -> bool {
+        if self.height != height {
+            *self = Self { height, times: 0 };
+        }
+        self.times += 1;
+        self.times <= bounds::RESUMES_FROM_ONE_STATE
+    }
+}
+
+/// The newest state at rest that this process has published, unless the log or earlier starts speak against it.
+fn published(node: &NodeContext) -> Option<Ledger> {
+    let view = node.published.borrow().as_ref()?.proving.clone()?;
+    if view.height() == 0 || !node.resumed.lock().allows(view.height()) {
+        return None;
+    }
+    let index = view.header().commit_index;
+    let mark = node.journal.mark(index).ok().flatten().and_then(|body| Mark::decode(&body).ok());
+    if mark.is_some_and(|mark| mark.block != Some((view.height(), view.header_hash()))) {
+        tracing::error!(height = view.height(), "the published state is not what its mark says: it is not used");
+        return None;
+    }
+    match Ledger::resume(&node.settings.genesis, Arc::new(CpuHasher), &view) {
+        Ok(ledger) => Some(ledger),
+        Err(error) => {
+            tracing::error!(%error, height = view.height(), "the published state cannot be gone on from");
+            None
+        }
+    }
+}
+
 /// The ledger of the newest checkpoint that proves right, else of genesis.
 fn load(node: &NodeContext) -> Result<Ledger, ActorError> {
+    if let Some(ledger) = published(node) {
+        return Ok(ledger);
+    }
     let genesis = &node.settings.genesis;
     loop {
         let checkpoint = match node.store.latest_checkpoint() {
@@ -162,5 +208,21 @@ impl SignatureVerifier for Marked {
         // The message is the domain and the transaction's id.
         let id = message.last_chunk::<32>();
         id.is_none_or(|id| !self.0.contains(&Hash(*id)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_that_executors_keep_failing_over_is_given_up_until_there_is_a_newer_one() {
+        let mut resumed = Resumed::default();
+        for height in [7, 9] {
+            for _ in 0..bounds::RESUMES_FROM_ONE_STATE {
+                assert!(resumed.allows(height));
+            }
+            assert!(!resumed.allows(height));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The stages stand and fall together (one-for-all): what is under way between two stages dies with either of them, and
 //! a stream with a hole is worse than a new stream.
 //!
-//! Execute pulls: whenever it starts, it loads the newest checkpoint and asks Order to stream the commits after it from
+//! Execute pulls: whenever it starts, it takes up the newest checkpoint and asks Order to stream the commits after it from
 //! the journal. Everything that flows carries the number of that stream, so what a dead incarnation still has under
 //! way is recognised and dropped. The rules of execution live in `aurigraph-ledger`; none stand here.
 
@@ -16,6 +16,7 @@ mod publish;
 mod verify;
 
 pub use execute::Execute;
+pub(crate) use execute::Resumed;
 pub use mark::Mark;
 pub use messages::{
     ExecuteMsg, ExecutedCommit, Loaded, OrderMsg, OrderedCommit, PersistMsg, PublishMsg, VerifiedCommit, VerifyMsg,

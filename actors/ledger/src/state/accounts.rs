@@ -169,6 +169,21 @@ impl Accounts {
         ]
     }
 
+    /// Accounts that go on from shared columns, their index and their counts.
+    pub(super) fn from_shared(
+        (count, key_count): (u32, u32),
+        balance_pages: Column<BalancePage>,
+        nonces: Column<NoncePage>,
+        identities: Column<IdentityPage>,
+        keys: Column<KeyPage>,
+        index: AddressIndex,
+    ) -> Self {
+        let pages = (0..balance_pages.len()).filter_map(|number| balance_pages.page(number));
+        let balances = pages.flat_map(|page| page.0).take(count as usize).collect();
+        let behind = vec![false; balance_pages.len()];
+        Self { balances, behind, balance_pages, nonces, identities, keys, key_count, index }
+    }
+
     /// Accounts from their pages: the inverse of sharing them. The pages' numbers must fit the counts.
     pub(crate) fn from_pages(
         count: u32,

@@ -22,6 +22,11 @@ impl<P> Default for Column<P> {
 }
 
 impl<P: Page> Column<P> {
+    /// A column that goes on from pages and their tree, as both were shared: nothing is hashed or copied.
+    pub(crate) fn from_shared(pages: Vec<Arc<P>>, tree: Arc<WideTree>) -> Self {
+        Self { changed: vec![false; pages.len()], pages, tree }
+    }
+
     /// The page with this number.
     pub(crate) fn page(&self, number: usize) -> Option<&P> {
         self.pages.get(number).map(Arc::as_ref)

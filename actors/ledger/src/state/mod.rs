@@ -19,7 +19,7 @@ pub(crate) use pages::{NonceState, ROWS};
 pub use proof::{AccountProof, ColumnRoot, PageProof, ProofError, ProvenAccount};
 pub(crate) use system::SystemState;
 pub(crate) use view::ViewParts;
-pub use view::{AccountView, NotACheckpoint, StateView};
+pub use view::{AccountView, NotACheckpoint, ResumeError, StateView};
 
 use std::sync::Arc;
 

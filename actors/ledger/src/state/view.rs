@@ -4,13 +4,18 @@
 
 use std::sync::Arc;
 
+use super::accounts::Accounts;
+use super::column::Column;
 use super::pages::{BalancePage, IdentityPage, KEYS_PER_PAGE, KeyPage, NO_KEY, NoncePage, NonceState, Page, ROWS};
 use super::proof::{AccountProof, PageProof};
+use super::system::SystemState;
 use super::tree::WideTree;
 use super::{Sealed, State};
 use crate::block::{Checkpoint, ExclusionReason, LedgerHeader};
+use crate::codec::CodecError;
 use crate::execute::{AccountLookup, Rules, admission};
 use crate::hash::Hash;
+use crate::module::Module;
 use crate::state::index::AddressIndex;
 use crate::transaction::{Sender, Transaction};
 use crate::types::{AccountIndex, Address, Amount};
@@ -21,6 +26,38 @@ use crate::types::{AccountIndex, Address, Amount};
 pub struct NotACheckpoint {
     /// The view's height.
     pub height: u64,
+}
+
+/// Why a ledger cannot go on from a view.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ResumeError {
+    /// The view has no root of its own.
+    #[error(transparent)]
+    NotACheckpoint(#[from] NotACheckpoint),
+    /// The view is of another chain.
+    #[error("the view is of chain {found}, this is chain {expected}")]
+    Chain {
+        /// The genesis's chain.
+        expected: Hash,
+        /// The view's.
+        found: Hash,
+    },
+    /// What the view keeps encoded does not decode: it was changed in memory.
+    #[error("the view does not decode: {0}")]
+    Decode(CodecError),
+    /// The view's columns do not have its checkpoint's root.
+    #[error("the view's columns have state root {found}, checkpoint {seq} says {expected}")]
+    StateRoot {
+        /// The checkpoint.
+        seq: u64,
+        /// Its root.
+        expected: Hash,
+        /// The columns'.
+        found: Hash,
+    },
+    /// Genesis itself is not valid.
+    #[error(transparent)]
+    Genesis(#[from] crate::genesis::GenesisError),
 }
 
 /// What an account looks like to readers.
@@ -284,6 +321,29 @@ impl StateView {
             nonces: page_proof(&self.0.nonces[page], nonces, page),
             identities: page_proof(&self.0.identities[page], identities, page),
         }))
+    }
+
+    /// The state at this checkpoint, sharing the view's pages: they are copied only where the state changes.
+    pub(crate) fn resume(&self, mut modules: Vec<Box<dyn Module>>) -> Result<(State, Sealed), ResumeError> {
+        let sealed = self.sealed()?;
+        let parts = &*self.0;
+        let (system, count, key_count) = SystemState::decode(&sealed.system).map_err(ResumeError::Decode)?;
+        for module in &mut modules {
+            let found = sealed.modules.iter().find(|(id, _)| *id == module.id());
+            let pages = found.map_or(&[][..], |(_, pages)| pages);
+            let pages: Vec<Vec<u8>> = pages.iter().map(|page| page.to_vec()).collect();
+            module.restore(&pages).map_err(ResumeError::Decode)?;
+        }
+        let [balances, nonces, identities, keys] = sealed.trees.clone();
+        let accounts = Accounts::from_shared(
+            (count, key_count),
+            Column::from_shared(parts.balances.clone(), balances),
+            Column::from_shared(parts.nonces.clone(), nonces),
+            Column::from_shared(parts.identities.clone(), identities),
+            Column::from_shared(parts.keys.clone(), keys),
+            parts.index.clone(),
+        );
+        Ok((State { accounts, system, modules }, sealed.clone()))
     }
 
     pub(super) fn sealed(&self) -> Result<&Sealed, NotACheckpoint> {

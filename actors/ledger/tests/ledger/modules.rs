@@ -149,6 +149,9 @@ fn a_modules_table_is_stored_and_restored_under_the_state_root() {
         Ledger::import_with(&genesis(), Arc::new(PlainHasher), pages, modules)
     };
     assert_eq!(import(pages.clone()).expect("the pages are whole").checkpoint(), view.checkpoint());
+    let modules: Vec<Box<dyn Module>> = vec![Box::<Counters>::default()];
+    let mut resumed = Ledger::resume_with(&genesis(), Arc::new(PlainHasher), &view, modules).expect("a checkpoint");
+    assert_eq!(resumed.compute_state_root(), view.checkpoint().state_root);
     let mut changed = pages;
     let table = changed.iter_mut().rfind(|page| page.key.column >= 16).expect("the table is stored");
     *table.bytes.last_mut().expect("it has bytes") ^= 1;

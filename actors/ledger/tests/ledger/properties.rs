@@ -246,6 +246,39 @@ fn import_of_export_goes_on_the_same_after_any_commits() {
 }
 
 #[test]
+fn a_ledger_resumed_from_a_view_goes_on_the_same_and_leaves_the_view_alone() {
+    check(60, drafts(), |commits| {
+        let verifier = FakeVerifier::default();
+        let mut ledger = Ledger::from_genesis(&genesis(), Arc::new(PlainHasher)).expect("the genesis is valid");
+        let mut resumed: Option<Ledger> = None;
+        for input in inputs(&commits) {
+            let expected = ledger.execute(input.clone(), &verifier).expect("commits come in order");
+            if let Some(resumed) = &mut resumed {
+                let found = resumed.execute(input, &verifier).expect("commits come in order");
+                prop_assert_eq!(found.block.map(|block| block.hash), expected.block.map(|block| block.hash));
+                prop_assert_eq!(found.checkpoint, expected.checkpoint);
+            }
+            let view = ledger.snapshot();
+            if view.is_checkpoint() {
+                let before = view.export_pages(None).expect("a checkpoint");
+                let next = Ledger::resume(&genesis(), Arc::new(PlainHasher), &view).expect("a checkpoint");
+                let mut twin = Ledger::resume(&genesis(), Arc::new(PlainHasher), &view).expect("a checkpoint");
+                prop_assert_eq!(twin.compute_state_root(), ledger.compute_state_root());
+                prop_assert_eq!((next.header(), next.checkpoint()), (ledger.header(), ledger.checkpoint()));
+                resumed = Some(next);
+                prop_assert_eq!(view.export_pages(None).expect("a checkpoint"), before);
+            } else {
+                prop_assert!(Ledger::resume(&genesis(), Arc::new(PlainHasher), &view).is_err());
+            }
+        }
+        if let Some(mut resumed) = resumed {
+            prop_assert_eq!(resumed.compute_state_root(), ledger.compute_state_root());
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn the_drafts_reach_every_row_of_the_outcome_table() {
     let seen = std::cell::RefCell::new(std::collections::BTreeMap::<String, usize>::new());
     check(200, drafts(), |commits| {

@@ -66,14 +66,14 @@ impl OwnBatches {
             offset: 0,
         });
         let (mut found, mut delivered) = (Vec::new(), HashSet::new());
-        journal.replay(from, &[RecordKind::Batch, RecordKind::Commit], |kind, key, body| {
-            match kind {
-                RecordKind::Commit => {
-                    if let Ok(LogRecord::Commit(commit)) = LogRecord::decode(&body) {
-                        delivered.extend(commit.batches().map(|(_, batch)| batch.digest));
-                    }
-                }
-                _ => found.extend(own_reference(key, &body, own)),
+        // A second of load is a segment: bodies are not read.
+        journal.replay_heads(from, RecordKind::Batch, BatchHead::MAX_WITH_COUNT, |digest, head, len| {
+            found.extend(own_reference(digest, head, len, own));
+            ControlFlow::Continue(())
+        })?;
+        journal.replay(from, &[RecordKind::Commit], |_, _, body| {
+            if let Ok(LogRecord::Commit(commit)) = LogRecord::decode(&body) {
+                delivered.extend(commit.batches().map(|(_, batch)| batch.digest));
             }
             ControlFlow::Continue(())
         })?;
@@ -84,9 +84,9 @@ impl OwnBatches {
 }
 
 /// The log holds nothing under the batch kind but what parsed when it was stored.
-fn own_reference(digest: Hash, body: &[u8], own: AuthorIdx) -> Option<BatchRef> {
-    let (head, count) = BatchHead::read_with_count(body).ok()?;
-    let (len, tx_count) = (u32::try_from(body.len()).ok()?, u32::try_from(count).ok()?);
+fn own_reference(digest: Hash, head: &[u8], len: usize, own: AuthorIdx) -> Option<BatchRef> {
+    let (head, count) = BatchHead::read_with_count(head).ok()?;
+    let (len, tx_count) = (u32::try_from(len).ok()?, u32::try_from(count).ok()?);
     (head.author == own).then_some(BatchRef { digest, len, tx_count })
 }
 

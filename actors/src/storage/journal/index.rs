@@ -36,6 +36,8 @@ pub(super) struct Index {
     by_index: BTreeMap<(RecordKind, u64), Position>,
     /// Where the next frame will stand.
     pub end: Option<Cursor>,
+    /// The records of the segment that `end` is in, in log order: its sidecar in the making.
+    pub active: Vec<Entry>,
 }
 
 const fn is_indexed(kind: RecordKind) -> bool {

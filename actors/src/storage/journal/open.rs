@@ -258,7 +258,7 @@ fn load(directory: &Path) -> Result<Index, JournalError> {
 }
 
 /// A sealed segment's index: its sidecar's, or made from its frames, all of which must be whole.
-fn sealed_entries(directory: &Path, number: u32) -> Result<Vec<Entry>, JournalError> {
+pub(super) fn sealed_entries(directory: &Path, number: u32) -> Result<Vec<Entry>, JournalError> {
     let path = segment::path(directory, number);
     let size = std::fs::metadata(&path).map_err(JournalError::io("stat", &path))?.len();
     let sidecar = segment::sidecar_path(directory, number);

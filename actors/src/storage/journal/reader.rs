@@ -11,8 +11,8 @@ use bytes::Bytes;
 
 use super::error::JournalError;
 use super::frame::{self, End, FrameReader, Next};
-use super::index::Position;
-use super::open::Shared;
+use super::index::{Entry, Position};
+use super::open::{Shared, sealed_entries};
 use super::segment;
 use crate::bounds::storage::JOURNAL_OPEN_SEGMENTS;
 use crate::storage::record::{Cursor, Record, RecordKind};
@@ -103,7 +103,8 @@ impl JournalReader {
     }
 
     /// Hands over the records of some kinds in log order, from a place to what is the end when this is called. Returns
-    /// the place after the last record that was looked at.
+    /// the place after the last record that was looked at. Costs what these records cost: others are passed over by
+    /// their segment's index.
     ///
     /// # Errors
     /// If a file cannot be read, or `InvalidData` if a record is damaged.
@@ -113,38 +114,68 @@ impl JournalReader {
         kinds: &[RecordKind],
         mut visit: impl FnMut(RecordKind, Hash, Bytes) -> ControlFlow<()>,
     ) -> io::Result<Cursor> {
+        self.entries(from, kinds, |position, kind, key| Ok(visit(kind, key, self.body(position)?)))
+    }
+
+    /// Like [`JournalReader::replay`], but reads only the first bytes of each body, and says how long it is. They are
+    /// not checked against the record's checksum: the log was when it was opened.
+    ///
+    /// # Errors
+    /// If a file cannot be read.
+    pub fn replay_heads(
+        &self,
+        from: Cursor,
+        kind: RecordKind,
+        head: usize,
+        mut visit: impl FnMut(Hash, &[u8], usize) -> ControlFlow<()>,
+    ) -> io::Result<Cursor> {
+        let mut bytes = vec![0; head];
+        self.entries(from, &[kind], |position, _, key| {
+            let length = (position.length as usize).saturating_sub(frame::OVERHEAD);
+            let head = &mut bytes[..head.min(length)];
+            let at = u64::from(position.offset) + frame::OVERHEAD as u64;
+            self.handle(position.segment)?.read_exact_at(head, at)?;
+            Ok(visit(key, head, length))
+        })
+    }
+
+    /// The places of the records of some kinds, in log order.
+    fn entries(
+        &self,
+        from: Cursor,
+        kinds: &[RecordKind],
+        mut visit: impl FnMut(Position, RecordKind, Hash) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<Cursor> {
         let end = self.end();
         let mut at = from;
         while at < end {
-            let path = segment::path(&self.shared.directory, at.segment);
-            let mut frames = FrameReader::open(&path, at.offset).map_err(JournalError::into_io)?;
-            while at < end {
-                match frames.next(|kind| kinds.contains(&kind))? {
-                    Next::Record(record, offset, size) => {
-                        at.offset = offset + size;
-                        if kinds.contains(&record.kind) && visit(record.kind, record.key, record.body).is_break() {
-                            return Ok(at);
-                        }
-                    }
-                    // Behind the last record stands at most a sync mark.
-                    Next::End(End::Clean { offset, .. }) if at.segment == end.segment && offset == end.offset => {
-                        at = end;
-                    }
-                    Next::End(_) if at.segment == end.segment => {
-                        let what = format!("the log ends here, {} bytes are missing", end.offset - at.offset);
-                        return Err(JournalError::Corrupt { path, offset: at.offset, what }.into_io());
-                    }
-                    Next::End(End::Clean { .. }) => break,
-                    Next::End(End::Bad { offset, what }) => {
-                        return Err(JournalError::Corrupt { path, offset, what }.into_io());
-                    }
+            let first = u32::try_from(at.offset).unwrap_or(u32::MAX);
+            let wanted = |entry: &Entry| entry.offset >= first && kinds.contains(&entry.kind);
+            let mut entries = self.segment_entries(at.segment)?;
+            entries.retain(wanted);
+            for Entry { kind, key, offset, length } in entries {
+                if at.segment == end.segment && u64::from(offset) >= end.offset {
+                    break;
+                }
+                at.offset = u64::from(offset) + u64::from(length);
+                if visit(Position { segment: at.segment, offset, length }, kind, key)?.is_break() {
+                    return Ok(at);
                 }
             }
-            if at < end {
-                at = Cursor { segment: at.segment + 1, offset: 0 };
-            }
+            at = if at.segment < end.segment { Cursor { segment: at.segment + 1, offset: 0 } } else { end };
         }
         Ok(at)
+    }
+
+    /// A segment's records in log order.
+    fn segment_entries(&self, number: u32) -> io::Result<Vec<Entry>> {
+        {
+            let index = self.shared.index.read();
+            if index.end.is_some_and(|end| end.segment == number) {
+                return Ok(index.active.clone());
+            }
+        }
+        sealed_entries(&self.shared.directory, number).map_err(JournalError::into_io)
     }
 
     /// Reads the whole log and checks every frame. Returns how many records it holds.
@@ -152,11 +183,28 @@ impl JournalReader {
     /// # Errors
     /// The first damage, or a file that cannot be read.
     pub fn verify(&self) -> io::Result<u64> {
-        let mut records = 0;
-        self.replay(Cursor::START, &RecordKind::ALL, |_, _, _| {
-            records += 1;
-            ControlFlow::Continue(())
-        })?;
+        let (mut records, end) = (0, self.end());
+        for number in 1..=end.segment {
+            let path = segment::path(&self.shared.directory, number);
+            let mut frames = FrameReader::open(&path, 0).map_err(JournalError::into_io)?;
+            loop {
+                match frames.next(|_| true)? {
+                    Next::Record(_, offset, _) if number == end.segment && offset >= end.offset => break,
+                    Next::Record(..) => records += 1,
+                    // Behind the last record stands at most a sync mark.
+                    Next::End(End::Clean { offset, .. }) if number < end.segment || offset >= end.offset => break,
+                    Next::End(End::Clean { offset, .. }) => {
+                        let what = format!("the log ends here, {} bytes are missing", end.offset - offset);
+                        return Err(JournalError::Corrupt { path, offset, what }.into_io());
+                    }
+                    // What is being written behind the end is no part of the log yet.
+                    Next::End(End::Bad { offset, .. }) if number == end.segment && offset >= end.offset => break,
+                    Next::End(End::Bad { offset, what }) => {
+                        return Err(JournalError::Corrupt { path, offset, what }.into_io());
+                    }
+                }
+            }
+        }
         Ok(records)
     }
 

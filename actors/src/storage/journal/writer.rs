@@ -27,8 +27,6 @@ pub(super) struct Writer {
     buffer: Vec<u8>,
     /// What the index learns once the buffer is written.
     pending: Vec<Entry>,
-    /// The segment's index so far, for its sidecar.
-    entries: Vec<Entry>,
     /// The end of the last sync in this segment, until the next group says so.
     synced: Option<Cursor>,
     #[cfg(test)]
@@ -36,7 +34,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Takes the end of the log as the disk has it: scans the last segment, cuts its torn tail, syncs the rest.
+    /// Takes the end of the log. The first writer of a process takes it as the disk has it: it scans the last segment and
+    /// cuts its torn tail. A later one knows from the one before what was written; what that left behind without saying
+    /// so was never acknowledged, and is cut. Both sync the rest.
     pub(super) fn open(shared: Arc<Shared>) -> Result<Self, JournalError> {
         if let Some(earlier) = shared.failed.lock().as_ref() {
             return Err(JournalError::Poisoned(earlier.to_string()));
@@ -44,17 +44,14 @@ impl Writer {
         let number = segment::list(&shared.directory)?.last().copied().unwrap_or(1);
         let path = segment::path(&shared.directory, number);
         let file = segment::open(&path, 0)?;
-        let (entries, end) = scan(&path)?;
-        let end = tail(&path, number, &shared.salt, end)?;
+        let known = shared.index.read().end.filter(|end| end.segment == number);
+        let size = file.metadata().map_err(JournalError::io("stat", &path))?.len();
+        let end = match known.filter(|end| end.offset <= size) {
+            Some(end) => end.offset,
+            None => Self::scan(&shared, &path, number)?,
+        };
         segment::cut(&file, &path, end, shared.segment_bytes)?;
         segment::sync_directory(&shared.directory)?;
-        {
-            let mut index = shared.index.write();
-            for entry in &entries {
-                index.insert(number, entry);
-            }
-            index.end = Some(Cursor { segment: number, offset: end });
-        }
         Ok(Self {
             shared,
             file,
@@ -63,11 +60,23 @@ impl Writer {
             written: end,
             buffer: Vec::new(),
             pending: Vec::new(),
-            entries,
             synced: None,
             #[cfg(test)]
             syncs: 0,
         })
+    }
+
+    /// Tells the index of every record in the last segment. Returns where the log goes on.
+    fn scan(shared: &Shared, path: &Path, number: u32) -> Result<u64, JournalError> {
+        let (entries, end) = scan(path)?;
+        let end = tail(path, number, &shared.salt, end)?;
+        let mut index = shared.index.write();
+        for entry in &entries {
+            index.insert(number, entry);
+        }
+        index.active = entries;
+        index.end = Some(Cursor { segment: number, offset: end });
+        Ok(end)
     }
 
     /// Takes records in; large groups are written on the way. Durable after [`Writer::sync`].
@@ -118,8 +127,7 @@ impl Writer {
             index.insert(self.number, entry);
         }
         index.end = Some(Cursor { segment: self.number, offset: self.written });
-        drop(index);
-        self.entries.append(&mut self.pending);
+        index.active.append(&mut self.pending);
         Ok(())
     }
 
@@ -150,16 +158,18 @@ impl Writer {
         self.file.set_len(self.written).map_err(JournalError::io("cut", &self.path))?;
         self.file.sync_all().map_err(JournalError::io("sync", &self.path))?;
         let directory = &self.shared.directory;
-        write_sidecar(&segment::sidecar_path(directory, self.number), self.written, &self.entries)?;
+        let entries = self.shared.index.read().active.clone();
+        write_sidecar(&segment::sidecar_path(directory, self.number), self.written, &entries)?;
         let number = self.number + 1;
         let path = segment::path(directory, number);
         let file = segment::open(&path, self.shared.segment_bytes)?;
         file.sync_all().map_err(JournalError::io("sync", &path))?;
         segment::sync_directory(directory)?;
         (self.file, self.path, self.number, self.written) = (file, path, number, 0);
-        self.entries.clear();
         self.synced = None;
-        self.shared.index.write().end = Some(Cursor { segment: number, offset: 0 });
+        let mut index = self.shared.index.write();
+        index.active.clear();
+        index.end = Some(Cursor { segment: number, offset: 0 });
         Ok(())
     }
 

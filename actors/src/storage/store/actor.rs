@@ -1,6 +1,7 @@
 //! The store actor: hands writes to the thread that owns the store's writing side.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use aurigraph_ledger::StateView;
@@ -28,8 +29,8 @@ pub enum StoreMsg {
         /// Answered once readers see it.
         reply: Option<Reply<Result<(), StoreError>>>,
     },
-    /// Writes the ledger state at a checkpoint, durably. Every block up to its height must have been sent to
-    /// this incarnation or stand below an earlier checkpoint, else it is refused with [`StoreError::NotIndexed`].
+    /// Writes the ledger state at a checkpoint, durably. Every block up to its height must be indexed, by this process or
+    /// below an earlier checkpoint, else it is refused with [`StoreError::NotIndexed`].
     Checkpoint {
         /// The view, taken right after the ledger's checkpoint.
         view: StateView,
@@ -132,16 +133,15 @@ fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mout
 pub(super) struct StoreWriter<'a> {
     store: &'a Store,
     checkpoints: Checkpoints,
-    /// Every block up to this height is indexed: those up to the newest checkpoint, and those that this incarnation saw
-    /// in a row above it. What an earlier one indexed later may have holes where its mailbox was dropped.
-    indexed: u64,
 }
 
 impl<'a> StoreWriter<'a> {
     pub(super) fn new(store: &'a Store) -> Result<Self, StoreError> {
         let headers = checkpoint::headers(&store.shared.database)?;
-        let indexed = headers.iter().flatten().map(|header| header.height).max().unwrap_or(0);
-        Ok(Self { store, checkpoints: Checkpoints::default(), indexed })
+        // Below a checkpoint nothing is missing; above it, what this process has indexed in a row.
+        let checkpointed = headers.iter().flatten().map(|header| header.height).max().unwrap_or(0);
+        store.shared.indexed.fetch_max(checkpointed, Ordering::Relaxed);
+        Ok(Self { store, checkpoints: Checkpoints::default() })
     }
 
     /// Applies a message. An error of the store ends the incarnation; a refusal is the sender's alone.
@@ -163,8 +163,10 @@ impl<'a> StoreWriter<'a> {
     fn write_block(&mut self, block: &StoredBlock) -> Result<(), StoreError> {
         let began = Instant::now();
         write_block(&self.store.shared.database, block)?;
-        if block.height == self.indexed + 1 {
-            self.indexed = block.height;
+        let indexed = &self.store.shared.indexed;
+        // The writer's lease makes it the only one that changes this.
+        if block.height == indexed.load(Ordering::Relaxed) + 1 {
+            indexed.store(block.height, Ordering::Relaxed);
         }
         self.record("store_block_seconds", began);
         Ok(())
@@ -177,8 +179,9 @@ impl<'a> StoreWriter<'a> {
         commit_index: u64,
     ) -> Result<CheckpointDone, StoreError> {
         let (began, height) = (Instant::now(), view.height());
-        if height > self.indexed {
-            return Err(StoreError::NotIndexed { height, indexed: self.indexed });
+        let indexed = self.store.shared.indexed.load(Ordering::Relaxed);
+        if height > indexed {
+            return Err(StoreError::NotIndexed { height, indexed });
         }
         let shared = &self.store.shared;
         let distrusted = |sequence| shared.distrusts(sequence);

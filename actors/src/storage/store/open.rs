@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aurigraph_runtime::LeaseHolder;
@@ -37,6 +38,9 @@ pub(super) struct Shared {
     /// Sequences of checkpoints that failed a check: never loaded again, the first to be overwritten.
     pub distrusted: Mutex<BTreeSet<u64>>,
     pub owner: LeaseHolder,
+    /// Every block up to this height is indexed, without a hole. Written by the one writer, and kept here because the
+    /// open database outlives it.
+    pub indexed: AtomicU64,
 }
 
 impl Shared {
@@ -89,7 +93,8 @@ impl Store {
             Err(Refusal::Other(error)) => return Err(error),
         };
         let (node, distrusted, owner) = (node_name.to_owned(), Mutex::default(), LeaseHolder::new());
-        Ok(Self { shared: Arc::new(Shared { database, node, suspect, distrusted, owner }), set_aside })
+        let indexed = AtomicU64::new(0);
+        Ok(Self { shared: Arc::new(Shared { database, node, suspect, distrusted, owner, indexed }), set_aside })
     }
 
     /// A reader; it outlives every incarnation of the store actor.

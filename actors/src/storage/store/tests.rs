@@ -474,6 +474,24 @@ fn a_checkpoint_above_a_hole_in_the_index_is_refused_and_the_store_goes_on() {
     assert_eq!(checkpoint(&mut later, &views[1]).unwrap().height, 2);
 }
 
+#[test]
+fn a_new_writer_knows_what_the_one_before_indexed() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut world = World::new();
+    let views: Vec<StateView> = (0..3).map(|n| world.pay(n + 1)).collect();
+    let store = open(directory.path());
+    let index = |height| {
+        let block = Box::new(block(height, 2));
+        StoreWriter::new(&store).unwrap().apply(StoreMsg::WriteBlock { block, reply: None }).unwrap();
+    };
+    (1..=3).for_each(index);
+    let (reply, mut answer) = aurigraph_runtime::Reply::channel();
+    let (view, consensus) = (views[2].clone(), consensus(&views[2]));
+    let message = StoreMsg::Checkpoint { view, consensus, commit_index: 3, reply: Some(reply) };
+    StoreWriter::new(&store).unwrap().apply(message).unwrap();
+    assert_eq!(answer.try_recv().unwrap().unwrap().height, 3);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_deaths_lose_no_acknowledged_block_checkpoint_or_audit_row() {
     let directory = tempfile::tempdir().unwrap();
