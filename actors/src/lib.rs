@@ -18,6 +18,8 @@ pub mod published;
 pub mod query;
 pub mod settings;
 pub mod storage;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod tree;
 pub mod wire;
 

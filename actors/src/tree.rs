@@ -143,7 +143,7 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
     }
 }
 
-fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
+pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
     let peers = settings.peers.iter().map(|peer| PeerSpec {
         name: peer.name.clone(),
         address: peer.address.to_string(),

@@ -7,6 +7,9 @@ mod recovery;
 mod serve;
 mod validator;
 
+#[cfg(test)]
+mod validator_tests;
+
 pub use messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
 pub(crate) use recovery::wait_until_running;
 pub(crate) use serve::decode_commit;

@@ -3,3 +3,4 @@
 mod admission;
 mod batcher;
 mod store;
+mod store_restarts;

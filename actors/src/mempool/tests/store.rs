@@ -23,21 +23,21 @@ use crate::storage::{
     Journal, JournalActor, JournalIdentity, JournalMsg, JournalOptions, JournalReader, Record, RecordKind,
 };
 
-const OWN: AuthorIdx = 0;
+pub(super) const OWN: AuthorIdx = 0;
 
 /// What the validator was told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Told {
+pub(super) enum Told {
     Sealed(BatchRef),
     Stored(Hash, u32),
     Failed(Hash),
 }
 
 #[derive(Default)]
-struct Validator(Mutex<Vec<Told>>, AtomicBool);
+pub(super) struct Validator(pub(super) Mutex<Vec<Told>>, pub(super) AtomicBool);
 
 impl Validator {
-    fn heard(&self, told: Told) -> bool {
+    pub(super) fn heard(&self, told: Told) -> bool {
         self.0.lock().contains(&told)
     }
 }
@@ -64,7 +64,7 @@ impl ValidatorPort for Validator {
 
 /// The bulk lanes: records, and refuses peers that are down.
 #[derive(Default)]
-struct Lanes {
+pub(super) struct Lanes {
     sent: Mutex<Vec<(String, Bytes)>>,
     down: Mutex<Vec<String>>,
 }
@@ -90,26 +90,37 @@ impl Outbound for Lanes {
     }
 }
 
-struct Node {
-    registry: Registry,
+pub(super) struct Node {
+    pub(super) registry: Registry,
     _tree: Tree,
-    journal: JournalReader,
-    validator: Arc<Validator>,
+    pub(super) journal: JournalReader,
+    pub(super) validator: Arc<Validator>,
     lanes: Arc<Lanes>,
     dispatcher: Heard<DispatchMsg>,
     batcher: Heard<BatcherMsg>,
-    store: Address<BatchStoreMsg>,
+    pub(super) store: Address<BatchStoreMsg>,
 }
 
-fn open(directory: &Path) -> Journal {
+pub(super) fn open(directory: &Path) -> Journal {
     let identity = JournalIdentity::new(Hash::ZERO, "v1", None);
     Journal::open(directory, &identity, JournalOptions::default(), Fatal::default()).unwrap()
 }
 
 async fn node(directory: &Path, view: Option<View>) -> Node {
-    let registry = testing::node();
     let journal = open(directory);
     let reader = journal.reader();
+    let journal_actor = move || JournalActor::new(journal.clone());
+    let journal = vec![ChildSpec::behaviour("journal", storage::JOURNAL_MAILBOX, journal_actor)];
+    node_over(testing::node(), reader, journal, view).await
+}
+
+/// A batch store over a journal whose actors, `journal` among them, the caller brings.
+pub(super) async fn node_over(
+    registry: Registry,
+    reader: JournalReader,
+    journal: Vec<ChildSpec>,
+    view: Option<View>,
+) -> Node {
     let (validator, lanes) = (Arc::new(Validator::default()), Arc::new(Lanes::default()));
     let (latest, _) = latest(view);
     let make = {
@@ -130,25 +141,20 @@ async fn node(directory: &Path, view: Option<View>) -> Node {
     };
     let (dispatcher_spec, dispatcher) = probe("verify-dispatcher", 64);
     let (batcher_spec, batcher) = probe("batcher/0", 64);
-    let journal_actor = move || JournalActor::new(journal.clone());
-    let children = vec![
-        ChildSpec::behaviour("journal", storage::JOURNAL_MAILBOX, journal_actor),
-        dispatcher_spec,
-        batcher_spec,
-        ChildSpec::behaviour("batch-store", bounds::STORE_MAILBOX, make),
-    ];
+    let mut children = journal;
+    children.extend([dispatcher_spec, batcher_spec, ChildSpec::behaviour("batch-store", bounds::STORE_MAILBOX, make)]);
     let tree = tree(&registry, children).await;
     let store = registry.role("batch-store");
     Node { registry, _tree: tree, journal: reader, validator, lanes, dispatcher, batcher, store }
 }
 
-fn sealed(author: AuthorIdx, epoch: u64, sequence: u64, transactions: &[Arc<Transaction>]) -> Batch {
+pub(super) fn sealed(author: AuthorIdx, epoch: u64, sequence: u64, transactions: &[Arc<Transaction>]) -> Batch {
     let head = BatchHead { epoch, author, sequence };
     Batch::seal(head, transactions.iter().map(|transaction| transaction.encode()), 0)
 }
 
 impl Node {
-    async fn put(&self, batch: &Batch, transactions: &[Arc<Transaction>]) -> Result<BatchRef, BatchError> {
+    pub(super) async fn put(&self, batch: &Batch, transactions: &[Arc<Transaction>]) -> Result<BatchRef, BatchError> {
         let (batch, transactions) = (batch.clone(), transactions.to_vec());
         self.store.call(SOON, |reply| BatchStoreMsg::PutOwn { batch, transactions, reply }).await.unwrap()
     }
@@ -166,15 +172,15 @@ impl Node {
         self.store.call(SOON, |reply| BatchStoreMsg::Get { digests, reply }).await.unwrap()
     }
 
-    async fn undelivered(&self) -> Vec<BatchRef> {
+    pub(super) async fn undelivered(&self) -> Vec<BatchRef> {
         self.store.call(SOON, |reply| BatchStoreMsg::Undelivered { reply }).await.unwrap()
     }
 
-    async fn told(&self, told: Told) {
+    pub(super) async fn told(&self, told: Told) {
         until(&format!("the validator hears {told:?}"), || self.validator.heard(told)).await;
     }
 
-    async fn sequences(&self, count: u64) -> std::ops::Range<u64> {
+    pub(super) async fn sequences(&self, count: u64) -> std::ops::Range<u64> {
         let reserved = self.store.call(SOON, |reply| BatchStoreMsg::ReserveSequences { count, reply }).await;
         reserved.unwrap().unwrap()
     }
