@@ -10,12 +10,18 @@ pub mod client;
 #[cfg(feature = "processes")]
 pub mod cluster;
 #[cfg(feature = "processes")]
+pub mod healing;
+#[cfg(feature = "processes")]
 pub mod load;
 #[cfg(feature = "processes")]
 pub mod ports;
 #[cfg(feature = "processes")]
 pub mod proxy;
+#[cfg(feature = "processes")]
+pub mod service;
 pub mod simulator;
+#[cfg(feature = "processes")]
+pub mod steady;
 #[cfg(feature = "processes")]
 pub mod wallet;
 
