@@ -15,6 +15,9 @@ mod persist;
 mod publish;
 mod verify;
 
+#[cfg(test)]
+mod tests;
+
 pub use execute::Execute;
 pub(crate) use execute::Resumed;
 pub use mark::Mark;
