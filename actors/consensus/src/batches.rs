@@ -93,6 +93,13 @@ impl Batches {
         }
     }
 
+    /// Nobody looks for what was asked for.
+    pub fn ask_again(&mut self, now_ms: TimeMs) {
+        for want in self.wanted.values_mut().filter(|want| want.attempts > 0) {
+            want.due_ms = now_ms;
+        }
+    }
+
     /// Garbage collection has passed a round; `needed` tells whether a block above still needs a batch.
     pub fn advance_gc(&mut self, gc_round: Round, needed: impl Fn(&Hash) -> bool) {
         self.wanted.retain(|digest, want| want.round > gc_round && needed(digest));
@@ -117,5 +124,25 @@ impl Batches {
     #[must_use]
     pub fn next_due_ms(&self) -> Option<TimeMs> {
         self.wanted.values().map(|want| want.due_ms).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_for_is_asked_again_at_once_when_its_fetcher_is_lost() {
+        let batch = |at: u8| BatchRef { digest: Hash([at; 32]), len: 9, tx_count: 1 };
+        let mut batches = Batches::new(8);
+        batches.want(batch(1), 5, &[2], 100);
+        batches.want(batch(2), 5, &[2], 400);
+        assert_eq!(batches.due(100, &[]), [(vec![batch(1)], vec![2])]);
+        assert_eq!(batches.next_due_ms(), Some(400));
+        batches.ask_again(150);
+        assert_eq!(batches.due(150, &[]), [(vec![batch(1)], vec![2])], "the other one's time has not come");
+        batches.stored(batch(1).digest, 9);
+        batches.ask_again(160);
+        assert!(batches.due(160, &[]).is_empty());
     }
 }

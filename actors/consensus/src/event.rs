@@ -65,6 +65,9 @@ pub enum Event {
         /// The batch's digest.
         digest: Hash,
     },
+    /// Whatever [`Effect::FetchBatches`] asked for and was not answered is not being fetched any more: who fetched it was
+    /// restarted.
+    FetchesLost,
     /// Execution has finished this commit, and all before it.
     Executed {
         /// The newest executed commit.

@@ -206,6 +206,7 @@ impl Machine {
             Event::BatchSealed { batch } => self.on_batch_sealed(batch),
             Event::BatchStored { digest, len } => self.on_batch_stored(digest, len),
             Event::BatchFetchFailed { digest } => self.batches.failed(&digest, self.now.mono_ms),
+            Event::FetchesLost => self.batches.ask_again(self.now.mono_ms),
             Event::Executed { commit_index, checkpoint } => {
                 self.executed_index = self.executed_index.max(commit_index);
                 if let Some(newer) = checkpoint.filter(|c| c.seq > self.proposer.attestation.seq) {

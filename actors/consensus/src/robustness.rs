@@ -48,7 +48,8 @@ fn random_event(rng: &mut Rng, seen: &[Vec<u8>]) -> Event {
             Event::Tick,
             Event::BatchFetchFailed { digest },
             Event::SignFailed { ticket: edge(rng) },
-        ][rng.below(5)]
+            Event::FetchesLost,
+        ][rng.below(6)]
         .clone(),
     }
 }

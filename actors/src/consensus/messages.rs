@@ -56,6 +56,8 @@ pub enum Internal {
     Durable(u64),
     /// A synced append was lost: the journal ended before it answered, or refused.
     JournalLost(String),
+    /// The batch store was restarted.
+    BatchStoreRestarted,
     /// The timer with this number has expired.
     Timer(u64),
 }

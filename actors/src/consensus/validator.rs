@@ -107,6 +107,7 @@ impl Behaviour for Validator {
         };
         self.execute(ctx, &mut state, recovered.effects)?;
         self.follow_links(ctx, &mut state)?;
+        Self::follow_batch_store(ctx, &mut state);
         for batch in recovery::undelivered(&state.batches).await? {
             self.step(ctx, &mut state, Event::BatchSealed { batch })?;
         }
@@ -149,6 +150,10 @@ impl Behaviour for Validator {
             ValidatorMsg::Internal(Internal::JournalLost(reason)) => {
                 return Err(format!("an append was lost: {reason}").into());
             }
+            ValidatorMsg::Internal(Internal::BatchStoreRestarted) => {
+                Self::tell_delivered(state);
+                Event::FetchesLost
+            }
             ValidatorMsg::Internal(Internal::Timer(number)) => {
                 if number != state.timer {
                     return Ok(());
@@ -184,6 +189,19 @@ impl Validator {
         Ok(())
     }
 
+    /// Has each restart of the batch store reported: what it was fetching, it fetches no more.
+    fn follow_batch_store(ctx: &Context<ValidatorMsg>, state: &mut State) {
+        let (mut generations, mouth) = (state.batches.generations(), ctx.mouth());
+        generations.mark_unchanged();
+        state.tasks.spawn(async move {
+            while generations.changed().await.is_ok() {
+                if !mouth.send(ValidatorMsg::Internal(Internal::BatchStoreRestarted)) {
+                    return;
+                }
+            }
+        });
+    }
+
     fn execute(&self, ctx: &Context<ValidatorMsg>, state: &mut State, effects: Vec<Effect>) -> Result<(), ActorError> {
         for effect in effects {
             match effect {
@@ -197,7 +215,7 @@ impl Validator {
                 Effect::Send { to, lane, bytes } => self.send(to, lane, &bytes),
                 Effect::Broadcast { bytes, .. } => self.broadcast(&bytes),
                 Effect::FetchBatches { batches, candidates } => {
-                    // Refused when the store is full or restarting: the machine asks again.
+                    // Refused when the store is full or restarting: the machine asks again, after a restart at once.
                     let _ = state.batches.send(BatchStoreMsg::Fetch { batches, candidates });
                 }
                 Effect::ServeBlocks { to, request, commit_index, refs } => {
