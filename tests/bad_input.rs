@@ -81,6 +81,57 @@ async fn every_transaction_that_must_not_pass_is_refused_and_costs_nothing() {
     commits(&client, &mut wallets[2]).await;
 }
 
+/// Sends the same bytes in both forms, alone and in a batch, and expects the same refusal each time.
+async fn refused_in_every_form(client: &Client, bytes: &Bytes, status: u16, code: &str, fact: &str) {
+    let hex = format!("0x{}", hex::encode(bytes));
+    let json = json!({"transaction": hex});
+    let answers = [
+        ("binary", submit(client, bytes.clone()).await),
+        ("JSON", client.post(WAIT, None, &json).await),
+        ("the gateway", client.post("/gateway/transfer", None, &json).await),
+    ];
+    for (form, answer) in answers {
+        answer.is_problem(status, code, &format!("{fact} as {form}"));
+        let detail = answer.body["detail"].as_str().unwrap();
+        assert!(detail.contains(fact), "{form} should name {fact:?}: {detail}");
+    }
+    let many = client.post(&format!("{WAIT}/batch"), None, &json!({"transactions": [hex]})).await;
+    assert_eq!(many.body["refused"], 1, "{}", many.body);
+    let item = &many.body["results"][0];
+    assert_eq!(item["code"], code, "{item}");
+    assert!(item["detail"].as_str().unwrap().contains(fact), "{item}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_lengths_heights_and_nonces_out_of_bounds_are_named_in_every_form() {
+    let cluster = one().await;
+    let (client, mut wallets) = (cluster.client(0), cluster.wallets(3));
+    let wallet = &mut wallets[0];
+    // The same bytes within the bounds pass: the rest differs in one thing.
+    assert_eq!(submit(&client, wallet.unchecked(0, 4_096, &[7; 256])).await.status, 200);
+    let refused = async |bytes: &Bytes, status, code, fact| {
+        refused_in_every_form(&client, bytes, status, code, fact).await;
+    };
+    refused(&wallet.unchecked(1, 0, &[]), 400, "malformed_transaction", "number of operation groups: 0 is not allowed")
+        .await;
+    refused(&wallet.unchecked(1, 4_097, &[]), 400, "malformed_transaction", "number of operations is 4097").await;
+    refused(&wallet.unchecked(1, 1, &[7; 257]), 400, "malformed_transaction", "memo is 257, the maximum is 256").await;
+    refused(&wallet.unchecked(1_025, 1, &[]), 409, "nonce_out_of_window", "nonce 1025 is not below 1 + 1024").await;
+    refused(&wallet.unchecked(0, 1, &[]), 409, "nonce_used", "nonce 0 is used").await;
+    let expiry = std::mem::replace(&mut wallet.expiry, 1);
+    refused(&wallet.unchecked(1, 1, &[]), 422, "expired", "expired at height 1").await;
+    wallet.expiry = u64::MAX;
+    refused(&wallet.unchecked(1, 1, &[]), 422, "expiry_too_far", "heights above").await;
+    wallet.expiry = expiry;
+    let mut forged = wallet.unchecked(1, 1, &[]).to_vec();
+    *forged.last_mut().unwrap() ^= 1;
+    refused(&forged.into(), 422, "invalid_signature", "signature").await;
+    refused(&Bytes::from_static(&[0xff; 64]), 400, "malformed_transaction", "the bytes are no transaction").await;
+    // None of it used the nonce.
+    assert_eq!(submit(&client, wallet.unchecked(1, 1, &[])).await.status, 200);
+    commits(&client, &mut wallets[2]).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_of_another_address_and_another_chain_are_refused() {
     use aurigraph_ledger::transaction::{SenderKey, TransactionBuilder};

@@ -180,9 +180,15 @@ impl UpgradeError {
 #[must_use]
 pub fn is_damage(error: &sled::Error) -> bool {
     match error {
-        sled::Error::Io(error) => error.raw_os_error().is_none() || error.kind() == std::io::ErrorKind::NotFound,
+        sled::Error::Io(error) => !is_of_the_system(error) || error.kind() == std::io::ErrorKind::NotFound,
         _ => true,
     }
+}
+
+/// True if the error came from the operating system. sled keeps its first error and hands out clones, in which the code
+/// is gone and only the kind and the debug text (`Os { code: 28, … }`) are left.
+fn is_of_the_system(error: &std::io::Error) -> bool {
+    error.raw_os_error().is_some() || error.to_string().contains("Os { code: ")
 }
 
 #[cfg(test)]
@@ -195,7 +201,12 @@ mod tests {
         let (no_permission, io, disk_full, read_only, no_file) = (13, 5, 28, 30, 2);
         for code in [no_permission, io, disk_full, read_only] {
             assert!(!is_damage(&os(code)), "{code}");
+            // sled remembers the first error and answers with clones of it, which have lost the code.
+            assert!(!is_damage(&os(code).clone()), "{code} in a clone");
+            assert!(!is_damage(&os(code).clone().clone()), "{code} in a clone of a clone");
         }
+        assert!(is_damage(&os(no_file).clone()));
+        assert!(is_damage(&sled::Error::Io(std::io::Error::other("crc mismatch")).clone()));
         assert!(is_damage(&os(no_file)));
         assert!(is_damage(&sled::Error::Io(std::io::Error::other("crc mismatch"))));
         assert!(is_damage(&sled::Error::Corruption { at: None, bt: () }));

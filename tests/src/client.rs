@@ -26,6 +26,19 @@ pub struct Answer {
     pub status: u16,
     /// The body as JSON, or null.
     pub body: Value,
+    /// The media type, or nothing.
+    pub content_type: String,
+    /// Seconds after which the node wants to be asked again, if it said so.
+    pub retry_after: Option<u64>,
+}
+
+impl Answer {
+    /// Fails unless this is an RFC 9457 problem of this status and code.
+    #[track_caller]
+    pub fn is_problem(&self, status: u16, code: &str, what: &str) {
+        assert_eq!((self.status, self.body["code"].as_str()), (status, Some(code)), "{what}: {}", self.body);
+        assert_eq!(self.content_type, "application/problem+json", "{what}");
+    }
 }
 
 impl Client {
@@ -52,10 +65,15 @@ impl Client {
         let exchange = async {
             let answer = self.http.request(request).await.ok()?;
             let status = answer.status().as_u16();
+            let header = |name| answer.headers().get(name).and_then(|value| value.to_str().ok());
+            let (content_type, retry_after) =
+                (header("content-type").unwrap_or_default().to_owned(), header("retry-after"));
+            let retry_after = retry_after.and_then(|seconds| seconds.parse().ok());
             let body = answer.into_body().collect().await.ok()?.to_bytes();
-            Some(Answer { status, body: serde_json::from_slice(&body).unwrap_or(Value::Null) })
+            let body = serde_json::from_slice(&body).unwrap_or(Value::Null);
+            Some(Answer { status, body, content_type, retry_after })
         };
-        let none = Answer { status: 0, body: Value::Null };
+        let none = Answer { status: 0, body: Value::Null, content_type: String::new(), retry_after: None };
         tokio::time::timeout(WITHIN, exchange).await.ok().flatten().unwrap_or(none)
     }
 
@@ -82,6 +100,22 @@ impl Client {
     /// Posts bytes.
     pub async fn post_bytes(&self, path: &str, body: Bytes) -> Answer {
         self.request(Method::POST, path, &[("content-type", "application/octet-stream")], body).await
+    }
+
+    /// The sum of a metric over its series that carry all these labels (each as `name="value"`); 0 if there is none.
+    pub async fn metric(&self, name: &str, labels: &[&str]) -> f64 {
+        let uri = format!("{}/api/v11/metrics", self.base).parse().expect("a well-formed address");
+        let exchange = async {
+            let body = self.http.get(uri).await.ok()?.into_body().collect().await.ok()?.to_bytes();
+            String::from_utf8(body.to_vec()).ok()
+        };
+        let text = tokio::time::timeout(WITHIN, exchange).await.ok().flatten().unwrap_or_default();
+        let series = text.lines().filter_map(|line| {
+            let (head, value) = line.rsplit_once(' ')?;
+            let own = head.split('{').next() == Some(name) && labels.iter().all(|label| head.contains(label));
+            own.then(|| value.parse::<f64>().ok()).flatten()
+        });
+        series.sum()
     }
 
     /// The height of the newest published block; none if the node does not answer.

@@ -189,9 +189,15 @@ impl Cluster {
 
     /// Starts a node's process.
     pub fn launch(&mut self, node: usize, initialise: bool) {
+        self.launch_under(&[], node, initialise);
+    }
+
+    /// Starts a node's process by way of a command that becomes it (such as `nsenter`).
+    pub fn launch_under(&mut self, wrapper: &[String], node: usize, initialise: bool) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file(node)).unwrap();
-        let mut command = Command::new(&self.binary);
-        command.args(["node", "--stop-with-stdin", "--name", &self.nodes[node].name]);
+        let words: Vec<&Path> = wrapper.iter().map(Path::new).chain([self.binary.as_path()]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).args(["node", "--stop-with-stdin", "--name", &self.nodes[node].name]);
         command.arg("--config").arg(&self.nodes[node].config).arg("--data-dir").arg(self.data_dir());
         if initialise {
             command.arg("--init");
@@ -208,6 +214,12 @@ impl Cluster {
     #[must_use]
     pub fn log(&self, node: usize) -> String {
         std::fs::read_to_string(self.log_file(node)).unwrap_or_default()
+    }
+
+    /// The last line that a node has written: what an operator sees first.
+    #[must_use]
+    pub fn last_line(&self, node: usize) -> String {
+        self.log(node).lines().next_back().unwrap_or_default().to_owned()
     }
 
     fn log_end(&self, node: usize) -> String {
@@ -239,6 +251,20 @@ impl Cluster {
     /// A node's exit code, if its process has ended.
     pub fn exited(&mut self, node: usize) -> Option<i32> {
         self.nodes[node].child.as_mut()?.try_wait().unwrap().map(|status| status.code().unwrap_or(-1))
+    }
+
+    /// Bytes that a running node holds in memory now.
+    #[must_use]
+    pub fn memory(&self, node: usize) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid(node))).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
+    }
+
+    /// Sends a signal, by its name without SIG, to a node's process.
+    pub fn signal(&self, node: usize, name: &str) {
+        let pid = self.pid(node).to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success(), "kill -s {name} {pid}");
     }
 
     /// Starts a node again and waits until it is ready.

@@ -10,6 +10,8 @@ pub mod client;
 #[cfg(feature = "processes")]
 pub mod cluster;
 #[cfg(feature = "processes")]
+pub mod disk;
+#[cfg(feature = "processes")]
 pub mod healing;
 #[cfg(feature = "processes")]
 pub mod load;

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use aurigraph_ledger::StateView;
-use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
+use aurigraph_runtime::{ActorError, Behaviour, Context, Fatal, Mouth, Reply};
 use aurigraph_schema_upgrades::{Change, Medium as _};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -97,6 +97,10 @@ impl Behaviour for StoreActor {
         state: &mut StoreState,
     ) -> Result<(), ActorError> {
         if let StoreMsg::Failed(error) = message {
+            if error.is_of_the_system() {
+                let path = self.store.shared.path.display();
+                return Err(Fatal::new(format!("the store in {path} cannot be written: {error}")).into());
+            }
             return Err(error.into());
         }
         let sent = state.queue.send(message).await;

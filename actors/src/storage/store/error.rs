@@ -53,6 +53,13 @@ impl StoreError {
         matches!(self, Self::NotACheckpoint(_) | Self::NotIndexed { .. })
     }
 
+    /// True if the operating system refused to read or write: a full disk, a failing device. Neither a restart of the
+    /// actor nor another database helps.
+    #[must_use]
+    pub fn is_of_the_system(&self) -> bool {
+        matches!(self, Self::Sled(error @ sled::Error::Io(_)) if !aurigraph_schema_upgrades::is_damage(error))
+    }
+
     /// True if the database itself is damaged: a new one helps, a restart does not.
     #[must_use]
     pub fn is_damage(&self) -> bool {

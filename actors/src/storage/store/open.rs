@@ -33,6 +33,8 @@ impl Default for StoreOptions {
 pub(super) struct Shared {
     pub database: Database,
     pub node: String,
+    /// The database's directory.
+    pub path: PathBuf,
     /// Where word is left for the next start.
     suspect: PathBuf,
     /// Sequences of checkpoints that failed a check: never loaded again, the first to be overwritten.
@@ -94,7 +96,7 @@ impl Store {
         };
         let (node, distrusted, owner) = (node_name.to_owned(), Mutex::default(), LeaseHolder::new());
         let indexed = AtomicU64::new(0);
-        Ok(Self { shared: Arc::new(Shared { database, node, suspect, distrusted, owner, indexed }), set_aside })
+        Ok(Self { shared: Arc::new(Shared { database, node, path, suspect, distrusted, owner, indexed }), set_aside })
     }
 
     /// A reader; it outlives every incarnation of the store actor.
