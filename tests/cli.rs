@@ -268,3 +268,25 @@ async fn no_node_outlives_an_up_that_was_killed() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bench_sends_from_accounts_of_its_own_that_it_funds_and_uses_again() {
+    let cluster = Cluster::start(BINARY, "single-validator.toml", Options::default()).await;
+    let bench = |more: &[&str]| {
+        let config = cluster.config_file(0).to_str().unwrap();
+        let load = ["bench", "--config", config, "--operations-per-signature", "20", "--rate", "30"];
+        let report = json(&[&load[..], &["--duration", "2s", "--warm-up", "1s"], more].concat());
+        assert!(report["committedOperations"].as_u64().unwrap() > 0, "{report}");
+        assert_eq!(report["failedOperations"], 0, "{report}");
+        assert_eq!(report["generator"]["requests"]["refusedTransactions"], 0, "{report}");
+        report
+    };
+    let first = bench(&[]);
+    assert_eq!((first["accounts"].as_u64(), first["senders"].as_u64()), (Some(100_000), Some(100_000)));
+    assert!((80..=90).contains(&first["sendersDrawn"].as_u64().unwrap()), "{first}");
+    // Registered by now, and with other nonces.
+    bench(&[]);
+    // Few enough for the genesis' own signers.
+    let few = bench(&["--senders", "8", "--accounts", "50"]);
+    assert_eq!((few["accounts"].as_u64(), few["senders"].as_u64()), (Some(50), Some(8)));
+}

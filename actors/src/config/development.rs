@@ -45,6 +45,13 @@ impl Development {
         self.derive(&format!("account/{index}"))
     }
 
+    /// The seed of a key that load is sent with. Its account is none of the genesis, so that starting stays cheap:
+    /// whoever makes the load creates and funds it.
+    #[must_use]
+    pub fn load_seed(&self, index: usize) -> [u8; 32] {
+        self.derive(&format!("load/{index}"))
+    }
+
     /// The bearer token that may sign for the first account.
     #[must_use]
     pub fn account_token(&self) -> String {

@@ -338,7 +338,9 @@ pub struct ChainVerify {
 #[derive(Debug, Args)]
 #[command(
     long_about = "Load a development cluster with pre-signed transfers between random accounts and report what it \
-                  committed.\n\nSigning happens before the clock starts. Operations are counted from the nodes' executed \
+                  committed.\n\nSenders and recipients are drawn uniformly from the same accounts; those that send are \
+                  created and funded first, and their first transactions carry their key. Signing happens before the \
+                  clock starts. Operations are counted from the nodes' executed \
                   receipts, never from what was sent. Latency is submit to committed at the node asked, of a sample of \
                   transactions, with arrivals that do not wait for answers when --rate is given.",
     after_help = "Examples:\n  aurigraph bench --url http://127.0.0.1:9003 --url http://127.0.0.1:9013 \
@@ -361,9 +363,13 @@ pub struct Bench {
     /// How long to load before measuring
     #[arg(long, default_value = "3s", value_parser = parse_duration)]
     pub warm_up: std::time::Duration,
-    /// Accounts that take part as recipients [default: all of the genesis]
+    /// Accounts that take part: recipients are drawn uniformly from them [default: as many as the genesis has]
     #[arg(long)]
     pub accounts: Option<u32>,
+    /// How many of them send, drawn uniformly [default: all]. Up to the genesis' signers those are used; beyond them
+    /// accounts of the bench's own are created and funded before the load
+    #[arg(long)]
+    pub senders: Option<u32>,
     /// Signatures a second, open loop [default: as many as the nodes accept]
     #[arg(long)]
     pub rate: Option<u32>,

@@ -153,7 +153,11 @@ pub fn sign(builder: &TransactionBuilder, signer: &Signer) -> CliResult<Transact
     unsigned.with_signature(&signature).map_err(|error| CliError::failed(error.to_string()))
 }
 
-async fn submit(client: &NodeClient, transaction: &Transaction) -> CliResult {
+/// Hands a transaction to a node, waiting out its refusals of the moment.
+///
+/// # Errors
+/// An unreachable node, or a refusal for good.
+pub async fn submit(client: &NodeClient, transaction: &Transaction) -> CliResult {
     let path = "/blockchain/transactions?wait=accepted";
     let deadline = Instant::now() + WAIT;
     loop {
@@ -170,7 +174,11 @@ async fn submit(client: &NodeClient, transaction: &Transaction) -> CliResult {
     }
 }
 
-async fn follow(client: &NodeClient, id: &Hash) -> CliResult<Value> {
+/// Waits until a node knows what became of a transaction.
+///
+/// # Errors
+/// An unreachable node, or none of its answers in time.
+pub async fn follow(client: &NodeClient, id: &Hash) -> CliResult<Value> {
     let deadline = Instant::now() + WAIT;
     loop {
         let path = format!("/blockchain/transactions/{id}");

@@ -2,9 +2,12 @@
 //!
 //! Figures come from the nodes' own counters of executed receipts; nothing is counted because it was sent.
 
+mod draw;
 mod load;
+mod parallel;
 mod plan;
 mod report;
+mod senders;
 mod watch;
 
 use std::sync::Arc;
@@ -36,7 +39,7 @@ pub async fn run(args: &cli::Bench, output: Output) -> CliResult {
             eprintln!("{text}");
         }
     };
-    let plan = Plan::new(args, &config, &clients).await?;
+    let plan = Plan::new(args, &config, &clients, &note).await?;
     note(&format!("signing {} transactions of {} transfers", plan.transactions(), args.operations_per_signature));
     let signing = Instant::now();
     let signed = tokio::task::block_in_place(|| plan.sign())?;
@@ -49,7 +52,7 @@ pub async fn run(args: &cli::Bench, output: Output) -> CliResult {
     tokio::time::sleep(args.warm_up).await;
     let report = measure(args, &clients, &targets, &load).await?;
     load.stop();
-    let report = report.finish(watchers, &load);
+    let report = report.finish(watchers, &load).pairs(plan.pairs());
     output.print(&report.json(), |_| report.text());
     if report.committed_operations() == 0 {
         return Err(CliError::new(Exit::Failed, "no operation was committed in the measured time"));

@@ -68,6 +68,7 @@ pub struct Report {
     latencies: Vec<Duration>,
     failed_operations: u64,
     requests: Value,
+    pairs: Value,
 }
 
 impl Report {
@@ -99,6 +100,7 @@ impl Report {
             latencies: Vec::new(),
             failed_operations: 0,
             requests: Value::Null,
+            pairs: Value::Null,
         }
     }
 
@@ -125,6 +127,12 @@ impl Report {
             "errors": counters.errors.load(Ordering::Relaxed),
             "firstProblem": *counters.first_problem.lock().unwrap_or_else(PoisonError::into_inner),
         });
+        self
+    }
+
+    /// Notes among whom the transfers were: what the plan says of it.
+    pub fn pairs(mut self, pairs: Value) -> Self {
+        self.pairs = pairs;
         self
     }
 
@@ -157,6 +165,9 @@ impl Report {
             "signaturesPerSecond": per_second(slowest.map_or(0, |node| node.transactions)),
             "operationsPerSignature": self.operations_per_signature,
             "offeredSignaturesPerSecond": self.rate,
+            "accounts": self.pairs["accounts"],
+            "senders": self.pairs["senders"],
+            "sendersDrawn": self.pairs["sendersDrawn"],
             "seconds": seconds,
             "endedEarly": self.ended_early,
             "committedOperations": self.committed_operations(),
@@ -181,12 +192,16 @@ impl Report {
         let latency = &all["latencyMs"];
         format!(
             "{} operations/s, {} signatures/s, {} operations a signature, over {:.1} s ({} operations failed)\n\
+             {} senders ({} of them drawn), {} accounts\n\
              latency ms: p50 {}, p95 {}, p99 {} ({} samples)\n{}\ngenerator: {:.1} s CPU, {}",
             all["operationsPerSecond"],
             all["signaturesPerSecond"],
             self.operations_per_signature,
             self.slowest().map_or(0.0, |node| node.seconds),
             self.failed_operations,
+            all["senders"],
+            all["sendersDrawn"],
+            all["accounts"],
             latency["p50"],
             latency["p95"],
             latency["p99"],
