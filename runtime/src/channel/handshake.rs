@@ -48,7 +48,7 @@ impl LaneKind {
     pub const fn alpn(self) -> &'static [u8] {
         match self {
             Self::Control => b"aurigraph/control",
-            Self::Bulk => b"aurigraph/bulk",
+            Self::Bulk => b"aurigraph/bulk/2",
         }
     }
 

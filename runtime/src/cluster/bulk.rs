@@ -1,6 +1,7 @@
 //! The bulk lane: large messages over a connection of their own, so that they never delay small ones.
 //!
-//! A frame is a little-endian u32 length, a kind byte and that many bytes. The receiver grants credit in bytes and the
+//! A frame is a little-endian u32 length, a kind byte and that many bytes; a compressed one's begin with its original
+//! length, a little-endian u32, by which it is bounded and costs credit. The receiver grants credit in bytes and the
 //! sender never has more than that unprocessed at the other end; credit comes back when the receiver's [`BulkPermit`]
 //! is dropped. A message costs its bytes and 64 more. The queues in front of the lane are bounded by bytes per class; at the
 //! bound a message is refused, never silently dropped.
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
+use super::compress::{self, Metered, PREFIX};
 use super::peers::PeerEntry;
 use super::quota::Quota;
 use super::settings::{Class, ClusterSettings, LinkLimits, SendRefused};
@@ -25,6 +27,7 @@ use crate::channel::Channel;
 const HEADER_BYTES: usize = 5;
 const DATA: u8 = 0;
 const CREDIT: u8 = 1;
+const COMPRESSED: u8 = 2;
 /// More than any peer can mean; keeps sums from overflowing.
 const CREDIT_LIMIT: u64 = 1 << 40;
 /// Frames are gathered into one write up to here.
@@ -49,6 +52,8 @@ enum LaneError {
     OverCredit,
     #[error("impossible credit")]
     Credit,
+    #[error("a compressed frame that does not unpack to what it claims")]
+    Compressed,
     #[error("a frame was cut short")]
     Truncated,
     #[error("it floods")]
@@ -66,6 +71,7 @@ impl LaneError {
             Self::Oversized(_) => Some("oversized"),
             Self::Empty | Self::Kind(_) => Some("frame"),
             Self::OverCredit | Self::Credit => Some("credit"),
+            Self::Compressed => Some("compressed"),
             Self::Truncated => Some("truncated"),
             Self::Flood => Some("flood"),
             Self::Closed | Self::Io(_) => None,
@@ -127,21 +133,7 @@ impl Drop for BulkPermit {
 impl BulkLane {
     /// Starts a lane over a confirmed channel.
     pub(crate) fn start(peer: &Arc<PeerEntry>, channel: Channel, settings: &ClusterSettings) -> Arc<Self> {
-        let lane = Arc::new(Self {
-            peer: Arc::downgrade(peer),
-            limits: settings.links,
-            batching: settings.network_batching,
-            queues: Mutex::default(),
-            wake: Notify::new(),
-            credit: AtomicU64::new(0),
-            peer_window: AtomicU64::new(0),
-            allowance: AtomicU64::new(0),
-            held: AtomicU64::new(0),
-            due: AtomicU64::new(settings.links.bulk_window),
-            closed: AtomicBool::new(false),
-            reason: Mutex::new(None),
-            tasks: OnceLock::new(),
-        });
+        let lane = Arc::new(Self::new(peer, settings.links, settings.network_batching));
         let (read, write) = tokio::io::split(channel.stream);
         let (reader, writer) = (Arc::clone(&lane), Arc::clone(&lane));
         let read = tokio::spawn(async move {
@@ -156,6 +148,24 @@ impl BulkLane {
         // Set once per lane, here.
         let _ = lane.tasks.set([read.abort_handle(), write.abort_handle()]);
         lane
+    }
+
+    fn new(peer: &Arc<PeerEntry>, limits: LinkLimits, batching: bool) -> Self {
+        Self {
+            peer: Arc::downgrade(peer),
+            limits,
+            batching,
+            queues: Mutex::default(),
+            wake: Notify::new(),
+            credit: AtomicU64::new(0),
+            peer_window: AtomicU64::new(0),
+            allowance: AtomicU64::new(0),
+            held: AtomicU64::new(0),
+            due: AtomicU64::new(limits.bulk_window),
+            closed: AtomicBool::new(false),
+            reason: Mutex::new(None),
+            tasks: OnceLock::new(),
+        }
     }
 
     /// Ends the lane and what is queued in it. The first reason counts.
@@ -243,7 +253,8 @@ impl BulkLane {
         due >= self.limits.bulk_window / 8 || (due > 0 && self.held.load(Ordering::Acquire) == 0)
     }
 
-    async fn write_all(&self, mut stream: impl AsyncWrite + Unpin) -> io::Result<()> {
+    async fn write_all(&self, stream: impl AsyncWrite + Unpin) -> io::Result<()> {
+        let mut stream = Metered::new(stream);
         let limits = &self.limits;
         let mut quota = Quota::for_sender(limits.bulk_bytes_per_second, limits.bulk_messages_per_second);
         let mut buffer = BytesMut::with_capacity(COALESCE + LARGE);
@@ -280,22 +291,39 @@ impl BulkLane {
 
     async fn write_one(
         &self,
-        stream: &mut (impl AsyncWrite + Unpin),
+        stream: &mut Metered<impl AsyncWrite + Unpin>,
         buffer: &mut BytesMut,
         bytes: &Bytes,
     ) -> io::Result<()> {
-        let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-        header(buffer, length, DATA);
-        if bytes.len() < LARGE {
-            buffer.put_slice(bytes);
+        let compressed = self.compressed(stream, bytes).await;
+        let (kind, body) = compressed.as_ref().map_or((DATA, bytes), |body| (COMPRESSED, body));
+        let length = u32::try_from(body.len()).map_err(io::Error::other)?;
+        header(buffer, length, kind);
+        if body.len() < LARGE {
+            buffer.put_slice(body);
         } else {
             stream.write_all_buf(buffer).await?;
-            stream.write_all(bytes).await?;
+            stream.write_all(body).await?;
         }
         if let Some(peer) = self.peer.upgrade() {
             peer.counters.bulk_out.count(bytes.len());
         }
         Ok(())
+    }
+
+    /// A message's compressed body, if the link holds back and it shrinks.
+    async fn compressed<W>(&self, stream: &mut Metered<W>, bytes: &Bytes) -> Option<Bytes> {
+        let waiting = self.queued() + cost(bytes.len());
+        if !self.batching || !stream.pace.wants(waiting, bytes.len()) {
+            return None;
+        }
+        let body = compress::compress(bytes.clone()).await;
+        stream.pace.tried(body.is_some());
+        let (body, peer) = (body?, self.peer.upgrade()?.name.clone());
+        metrics::counter!("network_bulk_compressed_total", "peer" => peer.clone()).increment(1);
+        metrics::counter!("network_bulk_saved_bytes_total", "peer" => peer)
+            .increment((bytes.len() - body.len()) as u64);
+        Some(body)
     }
 
     async fn read_all(self: &Arc<Self>, stream: impl AsyncRead + Unpin) -> LaneError {
@@ -334,22 +362,58 @@ impl BulkLane {
             }
             DATA if size == 0 => Err(LaneError::Empty),
             DATA => {
-                let cost = cost(size);
-                quota.take(cost).map_err(|_| LaneError::Flood)?;
-                self.allowance
-                    .fetch_update(Ordering::AcqRel, Ordering::Acquire, |allowance| allowance.checked_sub(cost))
-                    .map_err(|_| LaneError::OverCredit)?;
-                self.held.fetch_add(cost, Ordering::AcqRel);
-                let permit = BulkPermit { lane: Arc::clone(self), cost };
-                let mut body = BytesMut::with_capacity(size);
-                fill(stream, &mut body, size).await?;
-                if let Some(peer) = self.peer.upgrade() {
-                    peer.counters.bulk_in.count(size);
-                    peer.inbound().bulk(&peer.name, body.freeze(), permit);
-                }
+                let (body, permit) = self.body(stream, quota, size, size).await?;
+                self.deliver(body, permit);
+                Ok(())
+            }
+            COMPRESSED if size <= PREFIX => Err(LaneError::Compressed),
+            COMPRESSED => {
+                let original = self.original_length(stream, size).await?;
+                let (packed, permit) = self.body(stream, quota, size - PREFIX, original).await?;
+                let body = compress::decompress(packed, original).await.ok_or(LaneError::Compressed)?;
+                self.deliver(body, permit);
                 Ok(())
             }
             other => Err(LaneError::Kind(other)),
+        }
+    }
+
+    /// What a compressed frame says it unpacks to: within the bound of messages, and more than it is.
+    async fn original_length(&self, stream: &mut (impl AsyncRead + Unpin), size: usize) -> Result<usize, LaneError> {
+        let mut prefix = BytesMut::with_capacity(PREFIX);
+        fill(stream, &mut prefix, PREFIX).await?;
+        let length = bytes::Buf::get_u32_le(&mut prefix);
+        match usize::try_from(length) {
+            Ok(original) if original > self.limits.bulk_message_bytes => Err(LaneError::Oversized(length)),
+            Ok(original) if original > size => Ok(original),
+            _ => Err(LaneError::Compressed),
+        }
+    }
+
+    /// Reads `size` bytes of a message that costs `original`: nothing is reserved for it before it is paid for.
+    async fn body(
+        self: &Arc<Self>,
+        stream: &mut (impl AsyncRead + Unpin),
+        quota: &mut Quota,
+        size: usize,
+        original: usize,
+    ) -> Result<(Bytes, BulkPermit), LaneError> {
+        let cost = cost(original);
+        quota.take(cost).map_err(|_| LaneError::Flood)?;
+        self.allowance
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |allowance| allowance.checked_sub(cost))
+            .map_err(|_| LaneError::OverCredit)?;
+        self.held.fetch_add(cost, Ordering::AcqRel);
+        let permit = BulkPermit { lane: Arc::clone(self), cost };
+        let mut body = BytesMut::with_capacity(size);
+        fill(stream, &mut body, size).await?;
+        Ok((body.freeze(), permit))
+    }
+
+    fn deliver(&self, body: Bytes, permit: BulkPermit) {
+        if let Some(peer) = self.peer.upgrade() {
+            peer.counters.bulk_in.count(body.len());
+            peer.inbound().bulk(&peer.name, body, permit);
         }
     }
 
@@ -386,3 +450,6 @@ async fn fill(stream: &mut (impl AsyncRead + Unpin), into: &mut BytesMut, size: 
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 //! what is lost with a link is asked for again by whoever misses it.
 
 mod bulk;
+mod compress;
 mod frames;
 mod gateway;
 mod guard;
@@ -106,6 +107,8 @@ fn describe() {
     describe_counter!("network_sessions_total", "Control sessions with a peer that became usable");
     describe_counter!("network_sends_refused_total", "Messages to a peer that were not taken");
     describe_counter!("network_bulk_refused_total", "Bulk messages not taken because their queue was full");
+    describe_counter!("network_bulk_compressed_total", "Bulk messages that were sent compressed");
+    describe_counter!("network_bulk_saved_bytes_total", "Bytes that compression saved on the way to a peer");
     describe_counter!("network_peer_charges_total", "Rules that a peer broke");
     describe_counter!("network_dials_failed_total", "Dialling a peer that came to nothing");
     describe_counter!("network_handshakes_refused_total", "Connections that did not become a channel");

@@ -113,7 +113,7 @@ pub struct ClusterSettings {
     pub cluster_secret: [u8; 32],
     /// The peers. Empty for a cluster of one.
     pub peers: Vec<PeerSpec>,
-    /// Many bulk frames per write; off: one frame per write.
+    /// Many bulk frames per write, compressed where the link holds back; off: one frame per write, as it is.
     pub network_batching: bool,
     /// Bounds of the links.
     pub links: LinkLimits,

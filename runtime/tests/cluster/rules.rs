@@ -56,6 +56,8 @@ async fn broken_bulk_frames_are_charged() {
         ("a frame of 1001 bytes", bulk_frame(0, &[1; 1_001]), false),
         ("a frame of 4294967295 bytes", vec![0xff; 5], false),
         ("an empty frame", bulk_frame(0, &[]), false),
+        ("a frame of 4294967295 bytes", bulk_frame(2, &[255; 20]), false),
+        ("a compressed frame that does not", bulk_frame(2, &[&500_u32.to_le_bytes()[..], &[255; 20]].concat()), false),
         ("a frame of kind 7", bulk_frame(7, &[1]), false),
         ("a frame was cut short", cut.clone(), true),
         ("a frame was cut short", cut[..3].to_vec(), true),
