@@ -110,6 +110,9 @@ pub mod pipeline {
     pub const COMMITS_UNDER_WAY: usize = 48;
     /// Bytes of batches between Order and Publish; one commit may exceed it alone. Order waits at the bound.
     pub const BYTES_UNDER_WAY: usize = 64 << 20;
+    /// Bytes of bodies that Order asks of the batch store at once, going by the commit; one batch may exceed it alone.
+    /// What a slow disk reads within the time that Order waits.
+    pub const BODIES_ASKED: u64 = 16 << 20;
     /// New commits that Order keeps for a stream that has not reached them; more are read from the journal.
     pub const NEW_COMMITS: usize = 256;
     /// Messages to Order: one per commit and one per commit done. A refused commit is read from the journal.

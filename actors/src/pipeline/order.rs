@@ -3,11 +3,12 @@
 //! Commits come from the validator's message while they are new, else from the journal; bodies from the batch store. At
 //! most a window of commits is under way, so a slow stage behind it costs no memory.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aurigraph_consensus::Commit;
+use aurigraph_consensus::{BatchRef, BlockRef, Commit};
+use aurigraph_ledger::Hash;
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
 use super::deliver;
@@ -18,7 +19,7 @@ use crate::consensus::decode_commit;
 use crate::context::NodeContext;
 use crate::mempool::{BatchStoreMsg, PreparedBatch};
 
-/// How long the batch store may take for the bodies of one commit.
+/// How long the batch store may take for the bodies that it is asked for at once.
 const BODIES_TIMEOUT: Duration = Duration::from_secs(5);
 /// When a body that was not there is looked for again.
 const RETRY: Duration = Duration::from_millis(20);
@@ -47,6 +48,9 @@ pub struct State {
     stream: Option<(u64, u64)>,
     /// New commits that the stream has not reached yet.
     new: BTreeMap<u64, Arc<Commit>>,
+    /// Bodies of the next commit that came already. Kept here until all have come: a commit may be larger than what the
+    /// batch store keeps in memory, and would otherwise be read again and again.
+    gathered: HashMap<Hash, Arc<PreparedBatch>>,
     /// Commits under way with their bytes, oldest first.
     under_way: VecDeque<(u64, usize)>,
     /// Their bytes together.
@@ -66,6 +70,7 @@ impl Behaviour for Order {
             verify: ctx.registry.role("verify"),
             stream: None,
             new: BTreeMap::new(),
+            gathered: HashMap::new(),
             under_way: VecDeque::new(),
             bytes: 0,
             retrying: false,
@@ -98,6 +103,7 @@ impl State {
 
     fn begin(&mut self, stream: u64, index: u64) {
         self.stream = Some((stream, index));
+        self.gathered.clear();
         self.under_way.clear();
         self.bytes = 0;
         self.new = self.new.split_off(&index);
@@ -128,7 +134,7 @@ impl Order {
             && !state.retrying
         {
             let Some(commit) = self.commit(state, next)? else { break };
-            let Some(batches) = Self::bodies(state, &commit).await? else {
+            let Some(batches) = Self::bodies(state, &commit).await else {
                 state.retrying = true;
                 drop(ctx.send_after(RETRY, OrderMsg::Retry));
                 break;
@@ -156,22 +162,41 @@ impl Order {
         Ok(Some(Mark::decode(&body).map_err(|error| format!("mark {index} does not decode: {error}"))?))
     }
 
-    /// The bodies of a commit's batches; none if one is not there (the batch store may be rebuilding its index).
-    async fn bodies(
-        state: &State,
-        commit: &Commit,
-    ) -> Result<
-        Option<Vec<(aurigraph_consensus::BlockRef, aurigraph_consensus::BatchRef, Arc<PreparedBatch>)>>,
-        ActorError,
-    > {
+    /// The bodies of a commit's batches; none if one is not there (the batch store may be rebuilding its index). What has
+    /// come is kept for the next try.
+    async fn bodies(state: &mut State, commit: &Commit) -> Option<Vec<(BlockRef, BatchRef, Arc<PreparedBatch>)>> {
         let named: Vec<_> = commit.batches().collect();
-        if named.is_empty() {
-            return Ok(Some(Vec::new()));
+        for digests in asked_at_once(named.iter().map(|(_, batch)| *batch), &state.gathered) {
+            let ask = |reply| BatchStoreMsg::Get { digests, reply };
+            let found = state.batches.call(BODIES_TIMEOUT, ask).await.ok()?;
+            state.gathered.extend(found.into_iter().flatten().map(|body| (body.reference.digest, body)));
         }
-        let digests = named.iter().map(|(_, batch)| batch.digest).collect();
-        let Ok(found) = state.batches.call(BODIES_TIMEOUT, |reply| BatchStoreMsg::Get { digests, reply }).await else {
-            return Ok(None);
-        };
-        Ok(named.into_iter().zip(found).map(|((block, batch), body)| Some((block, batch, body?))).collect())
+        let body = |batch: &BatchRef| state.gathered.get(&batch.digest).map(Arc::clone);
+        let complete =
+            named.iter().map(|(block, batch)| Some((*block, *batch, body(batch)?))).collect::<Option<_>>()?;
+        state.gathered.clear();
+        Some(complete)
     }
+}
+
+/// The batches that did not come yet, each once, in portions of bounded size.
+fn asked_at_once(
+    named: impl Iterator<Item = BatchRef>,
+    gathered: &HashMap<Hash, Arc<PreparedBatch>>,
+) -> Vec<Vec<Hash>> {
+    let (mut portions, mut seen, mut bytes) = (Vec::<Vec<Hash>>::new(), HashSet::new(), 0);
+    for batch in named.filter(|batch| !gathered.contains_key(&batch.digest)) {
+        if !seen.insert(batch.digest) {
+            continue;
+        }
+        bytes += u64::from(batch.len);
+        match portions.last_mut() {
+            Some(portion) if bytes <= bounds::BODIES_ASKED => portion.push(batch.digest),
+            _ => {
+                bytes = u64::from(batch.len);
+                portions.push(vec![batch.digest]);
+            }
+        }
+    }
+    portions
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{BlockRef, Commit, CommitHeader, LeaderSlot};
+use aurigraph_consensus::{BatchRef, BlockRef, Commit, CommitHeader, CommittedBlock, LeaderSlot};
 use aurigraph_gpu::CpuHasher;
 use aurigraph_ledger::transaction::{SenderKey, Target, TransactionBuilder};
 use aurigraph_ledger::types::SIGNATURE_LEN;
@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use super::*;
 use crate::context::NodeContext;
 use crate::crypto::testing::{Heard, probe, tree, until};
+use crate::mempool::{Batch, BatchHead, BatchStoreMsg, PreparedBatch};
 use crate::storage::{JournalMsg, StoreError, StoreMsg};
 use crate::testing::{Door, STUB_MAILBOX, end, lone_validator, stub};
 
@@ -115,7 +116,7 @@ fn genesis_view(node: &NodeContext) -> StateView {
     Ledger::from_genesis(&node.settings.genesis, Arc::new(CpuHasher)).unwrap().snapshot()
 }
 
-fn ordered(stream: u64, index: u64) -> OrderedCommit {
+fn commit(index: u64, batches: Vec<BatchRef>) -> Arc<Commit> {
     let leader = BlockRef { round: 1, author: 0, digest: Hash([1; 32]) };
     let header = CommitHeader {
         epoch: 0,
@@ -124,13 +125,16 @@ fn ordered(stream: u64, index: u64) -> OrderedCommit {
         timestamp_ms: 1,
         leader,
         blocks_root: Hash::ZERO,
-        block_count: 0,
+        block_count: 1,
         gc_round: 0,
         schedule_digest: Hash::ZERO,
         last_decided: LeaderSlot { round: 1, offset: 0, author: 0 },
     };
-    let commit = Arc::new(Commit { header, blocks: Vec::new() });
-    OrderedCommit { stream, commit, batches: Vec::new(), mark: None }
+    Arc::new(Commit { header, blocks: vec![CommittedBlock { block: leader, batches }] })
+}
+
+fn ordered(stream: u64, index: u64) -> OrderedCommit {
+    OrderedCommit { stream, commit: commit(index, Vec::new()), batches: Vec::new(), mark: None }
 }
 
 /// Persist between a journal and a publish stage that listen, and a store that keeps what it is told.
@@ -239,4 +243,36 @@ async fn publish_keeps_what_comes_of_an_executor_that_is_still_starting() {
     publish.send(PublishMsg::Persisted(empty(1, 9))).unwrap();
     publish.send(PublishMsg::Persisted(empty(2, 2))).unwrap();
     assert!(matches!(done.next().await, OrderMsg::Done { stream: 2, index: 2 }), "the stream before was not dropped");
+}
+
+#[tokio::test]
+async fn a_commit_that_is_larger_than_what_the_batch_store_gives_at_once_comes_through_in_portions() {
+    let node = node();
+    let sealed =
+        |sequence| Batch::seal(BatchHead { epoch: 0, author: 0, sequence }, std::iter::once([0_u8; 9].as_slice()), 0);
+    let bodies: Vec<_> = (0..10).map(|sequence| Arc::new(PreparedBatch::new(&sealed(sequence)))).collect();
+    // They say that they are long: two of them are asked for at once.
+    let len = u32::try_from(crate::bounds::pipeline::BODIES_ASKED / 2).unwrap();
+    let mut named: Vec<_> = bodies.iter().map(|body| BatchRef { len, ..body.reference }).collect();
+    named.push(named[3]);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let (held, told) = (bodies.clone(), Arc::clone(&asked));
+    // It has one body at hand, the first that it is asked for: the others were driven out of its memory.
+    let (store, _) = stub("batch-store", move |message| {
+        let BatchStoreMsg::Get { digests, reply } = message else { return };
+        let found = |digest: &Hash| held.iter().find(|body| body.reference.digest == *digest).map(Arc::clone);
+        reply.send(digests.iter().enumerate().map(|(at, digest)| found(digest).filter(|_| at == 0)).collect());
+        told.lock().push(digests.len());
+    });
+    let (verify, mut verified) = probe("verify", STUB_MAILBOX);
+    let context = Arc::clone(&node.context);
+    let order = ChildSpec::behaviour("order", STUB_MAILBOX, move || Order::new(Arc::clone(&context)));
+    let _tree = tree(&node.registry, vec![store, verify, order]).await;
+    let order = node.registry.role("order");
+    order.send(OrderMsg::StreamFrom { stream: 1, index: 1 }).unwrap();
+    order.send(OrderMsg::Committed(commit(1, named.clone()))).unwrap();
+    let VerifyMsg::Commit(ordered) = verified.next().await;
+    let given: Vec<_> = ordered.batches.iter().map(|(_, named, body)| (*named, body.reference.digest)).collect();
+    assert_eq!(given, named.iter().map(|named| (*named, named.digest)).collect::<Vec<_>>());
+    assert!(asked.lock().iter().all(|count| *count <= 2), "asked for at once: {:?}", asked.lock());
 }
