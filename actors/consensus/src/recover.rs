@@ -162,6 +162,10 @@ impl Machine {
         let block = Arc::new(block);
         if own {
             replay.floor_known = true;
+            // An own block may say more than the marks of the log do: what was attested once is never taken back.
+            if block.core.attestation.seq > self.proposer.attestation.seq {
+                self.proposer.attestation = block.core.attestation;
+            }
             if !self.linearizer.is_committed(&reference) && reference.round > self.store.gc_round() {
                 self.proposer.note_proposed(&block.batches);
             }

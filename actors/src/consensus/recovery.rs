@@ -61,10 +61,11 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
         None => (None, Cursor::START),
     };
     let marked = newest_mark(journal)?;
-    let snapshot_index = snapshot.as_ref().and_then(|s| s.last_commit.as_ref()).map_or(0, |header| header.index);
     let recovery = Recovery {
         snapshot,
-        executed_index: marked.as_ref().map_or(0, |mark| mark.commit_index).max(snapshot_index),
+        // The marks', also where the snapshot is ahead of them: what is not executed yet holds payload back. Commits between
+        // the two that are not read again here are Order's to find in the log.
+        executed_index: marked.as_ref().map_or(0, |mark| mark.commit_index),
         checkpoint: marked.and_then(|mark| mark.checkpoint).map(|(seq, digest)| CkptRef { seq, digest }),
         restored: false,
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use aurigraph_consensus::{BatchRef, Block, Record as LogRecord, Status};
+use aurigraph_consensus::{BatchRef, Block, CkptRef, Record as LogRecord, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::{Address, ChildSpec, KillMode, Registry, Tree};
 use parking_lot::Mutex;
@@ -85,10 +85,19 @@ impl Node {
     /// The own blocks of the log: for each round, the digests of all that were signed for it.
     fn own_blocks(&self) -> BTreeMap<u32, Vec<Hash>> {
         let mut found: BTreeMap<u32, Vec<Hash>> = BTreeMap::new();
+        for block in self.signed() {
+            let reference = block.reference();
+            found.entry(reference.round).or_default().push(reference.digest);
+        }
+        found
+    }
+
+    /// The own blocks of the log in its order.
+    fn signed(&self) -> Vec<Block> {
+        let mut found = Vec::new();
         let replayed = self.context.journal.replay(Cursor::START, &[RecordKind::OwnBlock], |_, _, body| {
             let Ok(LogRecord::OwnBlock(bytes)) = LogRecord::decode(&body) else { panic!("no own block") };
-            let block = Block::decode(&bytes).unwrap().reference();
-            found.entry(block.round).or_default().push(block.digest);
+            found.push(Block::decode(&bytes).unwrap());
             ControlFlow::Continue(())
         });
         replayed.unwrap();
@@ -176,4 +185,30 @@ async fn a_batch_store_that_was_down_hears_later_what_was_delivered() {
     assert!(node.batches.delivered.lock().is_empty());
     node.batch_store.open();
     until("the batch store hears of the delivery", || node.batches.delivered.lock().contains(&BATCH.digest)).await;
+}
+
+#[tokio::test]
+async fn a_restarted_validator_takes_no_attestation_back_whose_mark_the_log_lacks() {
+    let node = node(5, None).await;
+    let checkpoint = CkptRef { seq: 7, digest: Hash([7; 32]) };
+    let executed = ValidatorMsg::Executed { commit_index: 1, checkpoint: Some(checkpoint) };
+    node.validator.send(executed).unwrap();
+    let attested = || node.signed().iter().filter(|block| block.core.attestation == checkpoint).count();
+    until("it is attested", || attested() > 0).await;
+    end::<ValidatorMsg>(&node.registry, "validator").await;
+    let before = node.signed().len();
+    until("further blocks", || node.signed().len() > before + 2).await;
+    let attestations: Vec<u64> = node.signed().iter().map(|block| block.core.attestation.seq).collect();
+    assert!(attestations.is_sorted(), "{attestations:?}");
+}
+
+#[tokio::test]
+async fn a_restarted_validator_knows_how_far_execution_is_behind_its_snapshot() {
+    let node = node(1, None).await;
+    until("a snapshot is in the log", || node.context.journal.latest_snapshot().unwrap().is_some()).await;
+    end::<ValidatorMsg>(&node.registry, "validator").await;
+    until("the validator is back", || node.validator.is_running()).await;
+    let status = node.status().await;
+    assert!(status.last_commit.index > 0);
+    assert_eq!(status.executed_index, 0, "nothing was executed: the log has no mark");
 }
