@@ -33,8 +33,9 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const CHECK_RETRY: Duration = Duration::from_millis(10);
 /// How long a synced append may take before the validator gives up on this journal.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
-/// A snapshot of the consensus state is logged every so many commits: bounds what a restart replays.
-const SNAPSHOT_EVERY: u64 = 256;
+/// A snapshot of the consensus state is logged every so many commits: bounds what a restart replays. This crate's own
+/// tests do not wait for as many.
+const SNAPSHOT_EVERY: u64 = if cfg!(test) { 16 } else { 256 };
 
 /// The actor that runs the consensus machine.
 pub struct Validator {

@@ -16,6 +16,7 @@ use crate::context::NodeContext;
 use crate::crypto::testing::{Heard, SOON, probe, restart, tree, until};
 use crate::mempool::BatchStoreMsg;
 use crate::pipeline::OrderMsg;
+use crate::storage::testing::eventually;
 use crate::storage::{Cursor, JournalMsg, RecordKind};
 use crate::testing::{Appended, Door, STUB_MAILBOX, SlowJournal, end, has, is_barrier, lone_validator, stub};
 
@@ -205,7 +206,7 @@ async fn a_restarted_validator_takes_no_attestation_back_whose_mark_the_log_lack
 #[tokio::test]
 async fn a_restarted_validator_knows_how_far_execution_is_behind_its_snapshot() {
     let node = node(1, None).await;
-    until("a snapshot is in the log", || node.context.journal.latest_snapshot().unwrap().is_some()).await;
+    eventually("a snapshot is in the log", || node.context.journal.latest_snapshot().unwrap().is_some()).await;
     end::<ValidatorMsg>(&node.registry, "validator").await;
     until("the validator is back", || node.validator.is_running()).await;
     let status = node.status().await;
