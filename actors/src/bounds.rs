@@ -202,6 +202,10 @@ pub mod mempool {
 
     /// Messages to the batch store. At the bound batches from peers are dropped (and fetched later), batchers wait.
     pub const STORE_MAILBOX: usize = 4_096;
+    /// Segments of the log before the newest snapshot's in which a restart looks for own batches that were not delivered:
+    /// half a gigabyte, in which every batch that may wait fits several times. Only heads are read. What waited longer
+    /// is forgotten; its transactions were never reported committed.
+    pub const OWN_LOOK_BACK: u32 = 8;
     /// Own batches that are stored and not delivered; then sealing stops, the pool fills, clients are refused.
     pub const OWN_BATCHES: usize = 64;
     /// Their bytes.

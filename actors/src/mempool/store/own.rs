@@ -58,11 +58,11 @@ impl OwnBatches {
         self.bytes
     }
 
-    /// Finds own batches in the log that no commit in it delivered. Looks back one segment further than the newest
+    /// Finds own batches in the log that no commit in it delivered. Looks back some segments further than the newest
     /// consensus snapshot needs, for batches that were waiting when it was taken.
     pub fn rebuild(journal: &JournalReader, own: AuthorIdx) -> io::Result<Self> {
         let from = journal.latest_snapshot()?.map_or(Cursor::START, |(_, cursor)| Cursor {
-            segment: cursor.segment.saturating_sub(1).max(1),
+            segment: cursor.segment.saturating_sub(bounds::OWN_LOOK_BACK).max(1),
             offset: 0,
         });
         let (mut found, mut delivered) = (Vec::new(), HashSet::new());
