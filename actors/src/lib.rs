@@ -16,6 +16,7 @@ pub mod network;
 pub mod pipeline;
 pub mod published;
 pub mod query;
+mod seldom;
 pub mod settings;
 pub mod storage;
 #[cfg(test)]

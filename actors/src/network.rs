@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::consensus::ValidatorMsg;
 use crate::mempool::{BatchStoreMsg, Outbound};
+use crate::seldom::Seldom;
 use crate::wire::{BULK_BATCH_PUSH, BULK_BATCH_REPLY, BULK_BATCH_REQUEST, BULK_CONSENSUS, CONTROL_CONSENSUS};
 
 /// The lanes to the other nodes; survives restarts of the cluster's actors.
@@ -66,19 +67,28 @@ pub struct Router {
     batches: Address<BatchStoreMsg>,
     /// Validator index by peer name.
     validators: std::collections::BTreeMap<String, u16>,
+    strange: Seldom<String>,
 }
 
 impl Router {
     /// A router to the actors of a node.
     #[must_use]
     pub fn new(registry: &Registry, validators: std::collections::BTreeMap<String, u16>) -> Self {
-        Self { validator: registry.role("validator"), batches: registry.role("batch-store"), validators }
+        let (validator, batches) = (registry.role("validator"), registry.role("batch-store"));
+        Self { validator, batches, validators, strange: Seldom::default() }
     }
 
     fn to_validator(&self, peer: &str, bytes: Bytes) {
         let Some(peer) = self.validators.get(peer) else { return };
         // A full or restarting validator loses it: blocks are pulled again by digest.
         let _ = self.validator.send(ValidatorMsg::Received { peer: *peer, bytes });
+    }
+
+    fn unknown(&self, peer: &str, kind: Option<&u8>) {
+        metrics::counter!("network_unknown_messages_total", "peer" => peer.to_owned()).increment(1);
+        if let Some(times) = self.strange.due(peer.to_owned()) {
+            tracing::warn!(peer, ?kind, times, "a peer sent a message of no known kind");
+        }
     }
 }
 
@@ -98,7 +108,7 @@ impl Inbound for Router {
     fn control(&self, peer: &str, mut bytes: Bytes) {
         match bytes.first() {
             Some(&CONTROL_CONSENSUS) => self.to_validator(peer, bytes.split_off(1)),
-            kind => unknown(peer, kind),
+            kind => self.unknown(peer, kind),
         }
     }
 
@@ -111,7 +121,7 @@ impl Inbound for Router {
                 // A refused body is fetched when a block names it.
                 let _ = self.batches.send(BatchStoreMsg::Network { peer: peer.to_owned(), bytes });
             }
-            kind => unknown(peer, kind.as_ref()),
+            kind => self.unknown(peer, kind.as_ref()),
         }
     }
 
@@ -126,9 +136,4 @@ impl Inbound for Router {
             let _ = self.validator.send(ValidatorMsg::PeerDown(*peer));
         }
     }
-}
-
-fn unknown(peer: &str, kind: Option<&u8>) {
-    tracing::warn!(peer, ?kind, "a peer sent a message of no known kind");
-    metrics::counter!("network_unknown_messages_total", "peer" => peer.to_owned()).increment(1);
 }

@@ -19,6 +19,8 @@ pub mod load;
 pub mod ports;
 #[cfg(feature = "processes")]
 pub mod proxy;
+#[cfg(feature = "rogue")]
+pub mod rogue;
 #[cfg(feature = "processes")]
 pub mod service;
 pub mod simulator;

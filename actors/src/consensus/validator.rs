@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aurigraph_consensus::{
-    AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Mode, Now, Record as LogRecord, Signature,
+    AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Mode, Now, Offence, Record as LogRecord,
+    Signature,
 };
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::Hash;
@@ -24,6 +25,7 @@ use crate::context::NodeContext;
 use crate::crypto::{Check, DispatchMsg, Priority};
 use crate::mempool::{BatchStoreMsg, ValidatorPort};
 use crate::pipeline::OrderMsg;
+use crate::seldom::Seldom;
 use crate::storage::{JournalMsg, Record, RecordKind, barrier};
 use crate::wire::{BULK_CONSENSUS, CONTROL_CONSENSUS, framed};
 
@@ -69,6 +71,7 @@ pub struct State {
     connected: BTreeSet<AuthorIdx>,
     timer: u64,
     tasks: JoinSet<()>,
+    offences: Seldom<(AuthorIdx, Offence)>,
 }
 
 impl Behaviour for Validator {
@@ -105,6 +108,7 @@ impl Behaviour for Validator {
             connected: BTreeSet::new(),
             timer: 0,
             tasks: JoinSet::new(),
+            offences: Seldom::default(),
         };
         self.execute(ctx, &mut state, recovered.effects)?;
         self.follow_links(ctx, &mut state)?;
@@ -247,7 +251,10 @@ impl Validator {
                 }
                 Effect::Evidence(evidence) => Self::evidence(&evidence),
                 Effect::Charge { peer, offence } => {
-                    tracing::warn!(peer = %self.node.validator_name(peer), ?offence, "a peer sent what no correct node sends");
+                    if let Some(times) = state.offences.due((peer, offence)) {
+                        let peer = self.node.validator_name(peer);
+                        tracing::warn!(peer, ?offence, times, "a peer sent what no correct node sends");
+                    }
                     metrics::counter!("consensus_offences_total", "peer" => self.node.validator_name(peer).to_owned())
                         .increment(1);
                 }

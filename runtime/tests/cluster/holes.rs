@@ -6,8 +6,8 @@ use std::time::Duration;
 use aurigraph_runtime::channel::{Channels, HandshakeError, LaneKind, PeerKeys};
 use ractor_cluster::client_connect;
 
-use crate::rogue::{LANES, Rogue};
-use crate::support::{NOWHERE, channels, identity, linked, pair, public_key, settings, start, turn, until};
+use crate::support::{NOWHERE, SECRET, channels, identity, linked, pair, public_key, settings, start, turn, until};
+use aurigraph_testkit::rogue::{LANES, Rogue};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_claims_to_be_another_is_charged_and_the_other_stays_up() {
@@ -16,7 +16,7 @@ async fn a_peer_that_claims_to_be_another_is_charged_and_the_other_stays_up() {
     let victim = start(settings(victim, &[(imposter, NOWHERE), (honest, NOWHERE)])).await;
     let honest = start(settings(honest, &[(&victim.name, &victim.address())])).await;
     linked(&victim, &honest).await;
-    let rogue = Rogue::new(&honest.name).await;
+    let rogue = Rogue::new(&honest.name, SECRET).await;
     let dialler = channels(imposter, &[&victim.name]);
     for attempt in 1..=3 {
         until("the imposter is let in again", || {
@@ -47,7 +47,7 @@ async fn a_dialled_peer_that_claims_to_be_another_is_charged_too() {
     let door = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let honest = start(settings(honest, &[(victim, NOWHERE)])).await;
     let address = door.local_addr().expect("bound").to_string();
-    let rogue = Rogue::new(&honest.name).await;
+    let rogue = Rogue::new(&honest.name, SECRET).await;
     let acceptor = channels(imposter, &[victim]);
     let serving = tokio::spawn(async move {
         // Both lanes are dialled; only control channels matter here.
@@ -92,7 +92,7 @@ async fn the_cookie_alone_opens_no_door_of_a_node() {
     let ports: Vec<u16> = listening_ports().difference(&before).copied().collect();
     assert_eq!(ports.len(), 2, "the node port and the library's own");
     // The right cookie and the name of a listed peer, but no key.
-    let rogue = Rogue::new("h2-b").await;
+    let rogue = Rogue::new("h2-b", SECRET).await;
     for (index, port) in ports.into_iter().enumerate() {
         client_connect(&rogue.server, ("127.0.0.1", port)).await.expect("TCP connects");
         until("its session was opened and ended", || rogue.opened() == index + 1 && rogue.ended() == index + 1).await;

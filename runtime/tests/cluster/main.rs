@@ -6,6 +6,5 @@ mod exchange;
 mod healing;
 mod holes;
 mod outsiders;
-mod rogue;
 mod rules;
 mod support;

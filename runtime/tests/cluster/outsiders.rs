@@ -8,90 +8,22 @@ use aurigraph_runtime::KillMode;
 use aurigraph_runtime::channel::{HandshakeError, LaneKind};
 use aurigraph_runtime::cluster;
 use aurigraph_runtime::{ChildSpec, Registry, Strategy, SupervisorSpec, Tree};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
+use aurigraph_testkit::rogue::{gets_in, stranger};
+use rustls::crypto::aws_lc_rs;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 
-use crate::support::{NOWHERE, Node, channels, linked, pair, seed, settings, start, turn, within};
+use crate::support::{NOWHERE, channels, linked, pair, seed, settings, start, turn, within};
 
-/// Believes any server: these clients are refused for what they offer.
-#[derive(Debug)]
-struct Gullible;
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ML_DSA_87, SignatureScheme::ED25519, SignatureScheme::ECDSA_NISTP256_SHA256]
-    }
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
-}
-
-/// A client with the listed key of `who`, and with these key exchanges, versions and protocols.
+/// A client with the listed key of `who`.
 fn client(
     who: &str,
     groups: Vec<&'static dyn rustls::crypto::SupportedKxGroup>,
     versions: &[&'static rustls::SupportedProtocolVersion],
     alpn: &[&[u8]],
 ) -> TlsConnector {
-    let provider = CryptoProvider { kx_groups: groups, ..aws_lc_rs::default_provider() };
-    let prefix = hex::decode("3034020100300b0609608648016503040313042280 20".replace(' ', "")).expect("hex");
-    let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from([prefix.as_slice(), &seed(who)].concat()));
-    let key = provider.key_provider.load_private_key(der).expect("a key");
-    let info = CertificateDer::from(key.public_key().expect("a public key").as_ref().to_vec());
-    let certified = Arc::new(rustls::sign::CertifiedKey::new(vec![info], key));
-    let resolver = rustls::client::AlwaysResolvesClientRawPublicKeys::new(certified);
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(versions)
-        .expect("versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Gullible))
-        .with_client_cert_resolver(Arc::new(resolver));
-    config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-    TlsConnector::from(Arc::new(config))
-}
-
-/// True if the node lets this client read a byte.
-async fn gets_in(node: &Node, connector: &TlsConnector) -> bool {
-    let tcp = TcpStream::connect(node.address()).await.expect("TCP connects");
-    let name = ServerName::try_from("node").expect("a name");
-    let attempt = async {
-        match connector.connect(name, tcp).await {
-            Ok(mut stream) => stream.read_u8().await.is_ok(),
-            Err(_) => false,
-        }
-    };
-    within("an answer", attempt).await
+    stranger(&seed(who), groups, versions, alpn)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -103,7 +35,7 @@ async fn only_tls_13_with_ml_kem_1024_and_a_lane_gets_in() {
     let node = start(settings("door-a", &[(friend, NOWHERE)])).await;
     let lane: &[&[u8]] = &[LaneKind::Bulk.alpn()];
     assert!(
-        gets_in(&node, &client(friend, vec![MLKEM1024], &[&TLS13], lane)).await,
+        gets_in(node.net.local_address().expect("it listens"), &client(friend, vec![MLKEM1024], &[&TLS13], lane)).await,
         "so the rest differs in one thing"
     );
     let refused = [
@@ -116,7 +48,7 @@ async fn only_tls_13_with_ml_kem_1024_and_a_lane_gets_in() {
         ("an unlisted key", client("door-x", vec![MLKEM1024], &[&TLS13], lane)),
     ];
     for (what, connector) in refused {
-        assert!(!gets_in(&node, &connector).await, "{what}");
+        assert!(!gets_in(node.net.local_address().expect("it listens"), &connector).await, "{what}");
     }
     node.stop().await;
 }

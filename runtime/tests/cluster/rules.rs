@@ -10,8 +10,8 @@ use bytes::Bytes;
 use ractor::Actor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::rogue::{Mute, Rogue, bulk_frame, gateway_message};
-use crate::support::{NOWHERE, Node, channels, linked, pair_with, settings, start, turn, until, within};
+use crate::support::{NOWHERE, Node, SECRET, channels, linked, pair_with, settings, start, turn, until, within};
+use aurigraph_testkit::rogue::{Mute, Rogue, bulk_frame, field, gateway_message, session_frame};
 
 async fn charged(victim: &Node, peer: &str, times: u64, with: &str) {
     until(&format!("{peer} is charged {times} times ({with})"), || {
@@ -79,15 +79,6 @@ async fn broken_bulk_frames_are_charged() {
     victim.stop().await;
 }
 
-/// A length-delimited protobuf field, short enough for one length byte.
-fn field(number: u8, body: &[u8]) -> Vec<u8> {
-    [&[number << 3 | 2, u8::try_from(body.len()).expect("short")], body].concat()
-}
-
-fn session_frame(body: &[u8]) -> Vec<u8> {
-    [(body.len() as u64).to_be_bytes().as_slice(), body].concat()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn broken_session_frames_are_charged() {
     let _turn = turn().await;
@@ -119,14 +110,14 @@ async fn gateway_messages_that_mean_nothing_or_carry_a_foreign_tag_are_charged()
     let name = "tags-x";
     let victim = start(settings("tags", &[(name, NOWHERE)])).await;
     let from = channels(name, &[&victim.name]);
-    let rogue = Rogue::new(name).await;
+    let rogue = Rogue::new(name, SECRET).await;
     let mut charges = 0;
     let mut offend = async |bytes: &dyn Fn([u8; 16]) -> Vec<u8>, with: &str| {
         let before = rogue.ready();
         let tag = rogue.hand_over(dial(&from, &victim, LaneKind::Control).await, false);
         until("the session is ready", || rogue.ready() > before).await;
         let gateway = rogue.remote("tags/gateway").await;
-        gateway.cast(crate::rogue::Raw(bytes(tag))).expect("the session lives");
+        gateway.cast(aurigraph_testkit::rogue::Raw(bytes(tag))).expect("the session lives");
         charges += 1;
         charged(&victim, name, charges, with).await;
     };
@@ -279,7 +270,7 @@ async fn without_batching_everything_arrives_as_well() {
 /// A listed peer with both lanes up that never answers a probe, and what it was sent.
 async fn mute_peer(victim: &Node, name: &str) -> (Rogue, Channel, Arc<AtomicUsize>) {
     let from = channels(name, &[&victim.name]);
-    let rogue = Rogue::new(name).await;
+    let rogue = Rogue::new(name, SECRET).await;
     let heard = Arc::<AtomicUsize>::default();
     let gateway = Mute(Arc::clone(&heard));
     let (_gateway, _) = Actor::spawn(Some(format!("{name}/gateway")), gateway, ()).await.expect("starts");
