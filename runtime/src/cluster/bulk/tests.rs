@@ -10,7 +10,7 @@ const FRAMES: usize = 60;
 
 fn lane(batching: bool) -> (Arc<PeerEntry>, Arc<BulkLane>) {
     let peer = PeerEntry::for_test("b");
-    let lane = Arc::new(BulkLane::new(&peer, LinkLimits::default(), batching));
+    let lane = Arc::new(BulkLane::new(&peer, LinkLimits::default(), batching, Buffers::pooled(1 << 20)));
     (peer, lane)
 }
 
@@ -40,7 +40,10 @@ async fn written(batching: bool, link: usize, piece: usize, pause: Duration) -> 
                 DATA => frames.push((kind, body)),
                 COMPRESSED => {
                     let length = u32::from_le_bytes(body[..PREFIX].try_into().expect("four")) as usize;
-                    frames.push((kind, compress::decompress(body.slice(PREFIX..), length).await.expect("unpacks")));
+                    frames.push((
+                        kind,
+                        compress::decompress(body.slice(PREFIX..), length, &Buffers::fresh()).await.expect("unpacks"),
+                    ));
                 }
                 _ => assert_eq!(kind, CREDIT),
             }
