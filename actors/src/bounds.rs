@@ -53,6 +53,13 @@ pub mod query {
     pub const SIGNER_MAILBOX: usize = 512;
 }
 
+/// Buffers that are used again.
+pub mod buffers {
+    /// Bytes of large buffers that wait to be used again: frames of three peers at full speed many times over. One that
+    /// comes back at the bound is freed (`buffer_pool_idle_bytes`, `buffer_pool_hits_total`, `buffer_pool_misses_total`).
+    pub const IDLE_BYTES: usize = 32 << 20;
+}
+
 /// Journal and store.
 pub mod storage {
     use std::time::Duration;

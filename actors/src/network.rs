@@ -26,6 +26,12 @@ impl Links {
         Self { net, peers: peers.into() }
     }
 
+    /// Where the buffers of frames, and of what is copied out of them, come from.
+    #[must_use]
+    pub fn buffers(&self) -> aurigraph_runtime::Buffers {
+        self.net.buffers()
+    }
+
     /// Sends on the control lane. False if the message was refused: it is lost, and whoever needs it asks again.
     #[must_use]
     pub fn send_control(&self, peer: &str, message: Bytes) -> bool {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use aurigraph_ledger::{Hash, h};
 use aurigraph_runtime::cluster::{self, ClusterError, ClusterSettings, DoorLimits, LinkLimits, PeerSpec};
 use aurigraph_runtime::telemetry::{Metrics, Upkeep, upkeep::UPKEEP_MAILBOX};
-use aurigraph_runtime::{ChildSpec, Registry, StartError, Strategy, SupervisorSpec, Tree};
+use aurigraph_runtime::{Buffers, ChildSpec, Registry, StartError, Strategy, SupervisorSpec, Tree};
 
 use crate::audit::{AuditActor, AuditLevel, AuditReader, AuditRecord};
 use crate::bounds;
@@ -157,6 +157,11 @@ pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
         cluster_secret,
         peers: peers.collect(),
         network_batching: settings.features.network_batching,
+        buffers: if settings.features.memory_pooling {
+            Buffers::pooled(bounds::buffers::IDLE_BYTES)
+        } else {
+            Buffers::fresh()
+        },
         links: LinkLimits::default(),
         door: DoorLimits::default(),
     }
@@ -267,6 +272,7 @@ fn batch_store(node: &Arc<NodeContext>, batchers: usize) -> BatchStore {
         names: node.settings.genesis.validators.iter().map(|validator| validator.name.clone()).collect(),
         batchers,
         max_batch: max_batch(node),
+        buffers: node.net.buffers(),
         journal: node.journal.clone(),
         outbound: Arc::new(node.net.clone()),
         validator: Arc::new(ValidatorMailbox(node.registry.role("validator"))),

@@ -3,6 +3,7 @@
 //! Knows actors, nodes and bytes; must not know what a transaction or a block is.
 
 pub mod behaviour;
+pub mod buffers;
 pub mod channel;
 pub mod cluster;
 pub mod edge;
@@ -14,6 +15,7 @@ pub mod supervisor;
 pub mod telemetry;
 
 pub use behaviour::{ActorError, Behaviour, Context, Envelope, KillMode, Mouth};
+pub use buffers::{Buffer, Buffers};
 pub use edge::{Edge, EdgeError, EdgePermit};
 pub use end::{EndKind, Fatal, GaveUp};
 pub use lease::{Lease, LeaseError, LeaseHolder};

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use aurigraph_consensus::{AuthorIdx, BatchRef, Epoch};
 use aurigraph_ledger::Hash;
-use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
+use aurigraph_runtime::{ActorError, Address, Behaviour, Buffers, Context, Reply};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
@@ -44,6 +44,8 @@ pub struct BatchStoreParts {
     pub batchers: usize,
     /// Longest batch, from genesis.
     pub max_batch: usize,
+    /// Where the copies of received bodies come from.
+    pub buffers: Buffers,
     /// The log.
     pub journal: JournalReader,
     /// The bulk lanes.

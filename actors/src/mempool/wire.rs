@@ -2,6 +2,7 @@
 
 use aurigraph_ledger::Hash;
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+use aurigraph_runtime::Buffers;
 use bytes::Bytes;
 
 use crate::bounds::mempool::REQUEST_DIGESTS;
@@ -54,10 +55,10 @@ impl BatchWire {
     ///
     /// # Errors
     /// [`CodecError`] for anything that [`BatchWire::encode`] does not write.
-    pub fn decode(message: &[u8]) -> Result<Self, CodecError> {
+    pub fn decode(message: &[u8], buffers: &Buffers) -> Result<Self, CodecError> {
         let mut r = Reader::new(message);
         match r.u8()? {
-            BULK_BATCH_PUSH => Ok(Self::Push(rest(&mut r)?)),
+            BULK_BATCH_PUSH => Ok(Self::Push(rest(&mut r, buffers)?)),
             BULK_BATCH_REQUEST => {
                 let count = r.varint_max("digests of the request", REQUEST_DIGESTS as u64)?;
                 let digests = (0..count).map(|_| r.hash()).collect::<Result<_, _>>()?;
@@ -65,7 +66,7 @@ impl BatchWire {
                 Ok(Self::Request(digests))
             }
             BULK_BATCH_REPLY => match r.u8()? {
-                FOUND => Ok(Self::Found(rest(&mut r)?)),
+                FOUND => Ok(Self::Found(rest(&mut r, buffers)?)),
                 ABSENT => {
                     let digest = r.hash()?;
                     r.finish()?;
@@ -78,8 +79,11 @@ impl BatchWire {
     }
 }
 
-fn rest(r: &mut Reader<'_>) -> Result<Bytes, CodecError> {
-    r.raw(r.left()).map(Bytes::copy_from_slice)
+fn rest(r: &mut Reader<'_>, buffers: &Buffers) -> Result<Bytes, CodecError> {
+    let body = r.raw(r.left())?;
+    let mut copy = buffers.take(body.len());
+    copy.extend_from_slice(body);
+    Ok(copy.freeze())
 }
 
 #[cfg(test)]
@@ -95,19 +99,19 @@ mod tests {
             BatchWire::Found(Bytes::from_static(b"batch")),
             BatchWire::Absent(Hash([3; 32])),
         ] {
-            assert_eq!(BatchWire::decode(&message.encode()), Ok(message));
+            assert_eq!(BatchWire::decode(&message.encode(), &Buffers::fresh()), Ok(message));
         }
     }
 
     #[test]
     fn other_bytes_are_refused() {
         let many = BatchWire::Request(vec![Hash::ZERO; REQUEST_DIGESTS + 1]).encode();
-        assert!(matches!(BatchWire::decode(&many), Err(CodecError::TooLarge { .. })));
+        assert!(matches!(BatchWire::decode(&many, &Buffers::fresh()), Err(CodecError::TooLarge { .. })));
         let absent = BatchWire::Absent(Hash::ZERO).encode();
-        assert!(BatchWire::decode(&absent[..20]).is_err());
-        assert!(BatchWire::decode(&[&absent[..], &[0]].concat()).is_err());
+        assert!(BatchWire::decode(&absent[..20], &Buffers::fresh()).is_err());
+        assert!(BatchWire::decode(&[&absent[..], &[0]].concat(), &Buffers::fresh()).is_err());
         for bytes in [&[][..], &[0x13], &[BULK_BATCH_REPLY], &[BULK_BATCH_REPLY, 9], &[BULK_BATCH_REQUEST, 0x80, 0]] {
-            assert!(BatchWire::decode(bytes).is_err(), "{bytes:?}");
+            assert!(BatchWire::decode(bytes, &Buffers::fresh()).is_err(), "{bytes:?}");
         }
     }
 }

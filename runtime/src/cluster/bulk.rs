@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ use super::peers::PeerEntry;
 use super::quota::Quota;
 use super::settings::{Class, ClusterSettings, LinkLimits, SendRefused};
 use super::wire::MESSAGE_OVERHEAD;
+use crate::buffers::Buffers;
 use crate::channel::Channel;
 
 const HEADER_BYTES: usize = 5;
@@ -90,6 +91,7 @@ pub(crate) struct BulkLane {
     peer: Weak<PeerEntry>,
     limits: LinkLimits,
     batching: bool,
+    buffers: Buffers,
     queues: Mutex<Queues>,
     /// Wakes the writer: something to send, credit, or credit to give.
     wake: Notify,
@@ -105,7 +107,7 @@ pub(crate) struct BulkLane {
     due: AtomicU64,
     closed: AtomicBool,
     reason: Mutex<Option<String>>,
-    tasks: OnceLock<[AbortHandle; 2]>,
+    tasks: Mutex<Option<[AbortHandle; 2]>>,
 }
 
 /// Held by whoever processes a bulk message: the sender's credit comes back when it is dropped.
@@ -133,7 +135,7 @@ impl Drop for BulkPermit {
 impl BulkLane {
     /// Starts a lane over a confirmed channel.
     pub(crate) fn start(peer: &Arc<PeerEntry>, channel: Channel, settings: &ClusterSettings) -> Arc<Self> {
-        let lane = Arc::new(Self::new(peer, settings.links, settings.network_batching));
+        let lane = Arc::new(Self::new(peer, settings.links, settings.network_batching, settings.buffers.clone()));
         let (read, write) = tokio::io::split(channel.stream);
         let (reader, writer) = (Arc::clone(&lane), Arc::clone(&lane));
         let read = tokio::spawn(async move {
@@ -145,16 +147,27 @@ impl BulkLane {
                 writer.ended(&error.into());
             }
         });
-        // Set once per lane, here.
-        let _ = lane.tasks.set([read.abort_handle(), write.abort_handle()]);
+        lane.adopt([read.abort_handle(), write.abort_handle()]);
         lane
     }
 
-    fn new(peer: &Arc<PeerEntry>, limits: LinkLimits, batching: bool) -> Self {
+    /// Takes charge of the lane's tasks. One of them may have closed the lane already: then both end here, else the other
+    /// would hold the channel open.
+    fn adopt(&self, tasks: [AbortHandle; 2]) {
+        let mut held = self.tasks.lock();
+        if self.closed.load(Ordering::Acquire) {
+            tasks.iter().for_each(AbortHandle::abort);
+        } else {
+            *held = Some(tasks);
+        }
+    }
+
+    fn new(peer: &Arc<PeerEntry>, limits: LinkLimits, batching: bool, buffers: Buffers) -> Self {
         Self {
             peer: Arc::downgrade(peer),
             limits,
             batching,
+            buffers,
             queues: Mutex::default(),
             wake: Notify::new(),
             credit: AtomicU64::new(0),
@@ -164,7 +177,7 @@ impl BulkLane {
             due: AtomicU64::new(limits.bulk_window),
             closed: AtomicBool::new(false),
             reason: Mutex::new(None),
-            tasks: OnceLock::new(),
+            tasks: Mutex::new(None),
         }
     }
 
@@ -174,7 +187,7 @@ impl BulkLane {
             return;
         }
         *self.reason.lock() = Some(reason.to_owned());
-        if let Some(tasks) = self.tasks.get() {
+        if let Some(tasks) = self.tasks.lock().take() {
             tasks.iter().for_each(AbortHandle::abort);
         }
         *self.queues.lock() = Queues::default();
@@ -286,6 +299,9 @@ impl BulkLane {
             }
             stream.write_all_buf(&mut buffer).await?;
             stream.flush().await?;
+            if !self.buffers.are_pooled() {
+                buffer = BytesMut::with_capacity(COALESCE + LARGE);
+            }
         }
     }
 
@@ -370,7 +386,7 @@ impl BulkLane {
             COMPRESSED => {
                 let original = self.original_length(stream, size).await?;
                 let (packed, permit) = self.body(stream, quota, size - PREFIX, original).await?;
-                let body = compress::decompress(packed, original).await.ok_or(LaneError::Compressed)?;
+                let body = compress::decompress(packed, original, &self.buffers).await.ok_or(LaneError::Compressed)?;
                 self.deliver(body, permit);
                 Ok(())
             }
@@ -405,8 +421,8 @@ impl BulkLane {
             .map_err(|_| LaneError::OverCredit)?;
         self.held.fetch_add(cost, Ordering::AcqRel);
         let permit = BulkPermit { lane: Arc::clone(self), cost };
-        let mut body = BytesMut::with_capacity(size);
-        fill(stream, &mut body, size).await?;
+        let mut body = self.buffers.take(size);
+        fill(stream, &mut *body, size).await?;
         Ok((body.freeze(), permit))
     }
 
@@ -440,12 +456,13 @@ fn header(buffer: &mut BytesMut, length: u32, kind: u8) {
     buffer.put_u8(kind);
 }
 
-/// Reads until `into` holds `size` bytes. An orderly end before that is the peer's doing; a torn connection is not.
-async fn fill(stream: &mut (impl AsyncRead + Unpin), into: &mut BytesMut, size: usize) -> Result<(), LaneError> {
-    while into.len() < size {
-        let missing = size - into.len();
-        if stream.take(missing as u64).read_buf(into).await? == 0 {
-            return Err(LaneError::Truncated);
+/// Reads `size` bytes more into `into`. An orderly end before that is the peer's doing; a torn connection is not.
+async fn fill(stream: &mut (impl AsyncRead + Unpin), into: &mut impl BufMut, size: usize) -> Result<(), LaneError> {
+    let mut missing = size as u64;
+    while missing > 0 {
+        match stream.take(missing).read_buf(into).await? {
+            0 => return Err(LaneError::Truncated),
+            read => missing -= read as u64,
         }
     }
     Ok(())

@@ -12,6 +12,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::time::Instant;
 
+use crate::buffers::Buffers;
+
 /// The original length in front of the compressed bytes.
 pub(super) const PREFIX: usize = 4;
 /// Smaller frames are not tried.
@@ -120,9 +122,10 @@ pub(super) async fn compress(frame: Bytes) -> Option<Bytes> {
 
 /// The frame of a compressed body, behind its prefix; none unless it comes to exactly the length that was claimed, and
 /// never more memory than that.
-pub(super) async fn decompress(packed: Bytes, length: usize) -> Option<Bytes> {
+pub(super) async fn decompress(packed: Bytes, length: usize, buffers: &Buffers) -> Option<Bytes> {
+    let mut frame = buffers.take(length);
     let work = move || {
-        let mut frame = BytesMut::zeroed(length);
+        frame.resize(length, 0);
         let unpacked = lz4_flex::block::decompress_into(&packed, &mut frame).ok()?;
         (unpacked == length).then(|| frame.freeze())
     };
@@ -138,7 +141,7 @@ mod tests {
         let frame = Bytes::from(b"a transfer to somebody; ".repeat(100));
         let body = compress(frame.clone()).await.expect("shrinks");
         assert_eq!(body[..PREFIX], 2_400_u32.to_le_bytes());
-        assert_eq!(decompress(body.slice(PREFIX..), 2_400).await, Some(frame));
+        assert_eq!(decompress(body.slice(PREFIX..), 2_400, &Buffers::fresh()).await, Some(frame));
         assert_eq!(compress(Bytes::from((0..=255).collect::<Vec<u8>>())).await, None);
     }
 
@@ -146,11 +149,11 @@ mod tests {
     async fn the_golden_bytes_of_a_compressed_frame_stand() {
         // One literal 'a', a copy of 14 bytes from one back, five literals.
         let packed = Bytes::from_static(&[0x1a, b'a', 1, 0, 0x50, b'a', b'a', b'a', b'a', b'a']);
-        assert_eq!(decompress(packed.clone(), 20).await, Some(Bytes::from(vec![b'a'; 20])));
+        assert_eq!(decompress(packed.clone(), 20, &Buffers::fresh()).await, Some(Bytes::from(vec![b'a'; 20])));
         for claimed in [0, 19, 21, 1 << 20] {
-            assert_eq!(decompress(packed.clone(), claimed).await, None, "{claimed}");
+            assert_eq!(decompress(packed.clone(), claimed, &Buffers::fresh()).await, None, "{claimed}");
         }
-        assert_eq!(decompress(Bytes::from_static(&[0xff; 40]), 1_000).await, None);
+        assert_eq!(decompress(Bytes::from_static(&[0xff; 40]), 1_000, &Buffers::fresh()).await, None);
     }
 
     #[test]

@@ -356,6 +356,12 @@ impl Hub {
 pub struct PeerNet(pub(crate) Arc<Hub>);
 
 impl PeerNet {
+    /// Where the buffers of frames come from.
+    #[must_use]
+    pub fn buffers(&self) -> crate::buffers::Buffers {
+        self.0.settings.buffers.clone()
+    }
+
     fn entry(&self, peer: &str) -> Result<&Arc<PeerEntry>, SendRefused> {
         self.0.peers.get(peer).ok_or_else(|| SendRefused::Unknown(peer.to_owned()))
     }

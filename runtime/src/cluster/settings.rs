@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use crate::buffers::Buffers;
 use crate::channel::IdentityError;
 
 /// One peer that this node keeps links with.
@@ -115,6 +116,8 @@ pub struct ClusterSettings {
     pub peers: Vec<PeerSpec>,
     /// Many bulk frames per write, compressed where the link holds back; off: one frame per write, as it is.
     pub network_batching: bool,
+    /// Where the buffers of frames come from.
+    pub buffers: Buffers,
     /// Bounds of the links.
     pub links: LinkLimits,
     /// Bounds of the door.

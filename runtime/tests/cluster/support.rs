@@ -147,6 +147,7 @@ pub fn settings(node: &str, peers: &[(&str, &str)]) -> ClusterSettings {
         cluster_secret: SECRET,
         peers: peers.collect(),
         network_batching: true,
+        buffers: aurigraph_runtime::Buffers::pooled(1 << 20),
         links: LinkLimits { penalty: Duration::from_millis(300), ..LinkLimits::default() },
         door: DoorLimits::default(),
     }

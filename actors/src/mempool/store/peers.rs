@@ -23,7 +23,7 @@ impl BatchStore {
     }
 
     pub(super) fn network(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, peer: String, bytes: &[u8]) {
-        let refused = match BatchWire::decode(bytes) {
+        let refused = match BatchWire::decode(bytes, &self.parts.buffers) {
             Ok(BatchWire::Push(batch)) => self.pushed(ctx, state, &peer, batch).err(),
             Ok(BatchWire::Found(batch)) => self.found(ctx, state, batch).err(),
             Ok(BatchWire::Request(digests)) => {

@@ -132,6 +132,7 @@ pub(super) async fn node_over(
                 names: ["v1", "v2", "v3"].map(str::to_owned).to_vec(),
                 batchers: 1,
                 max_batch: 1 << 20,
+                buffers: aurigraph_runtime::Buffers::pooled(1 << 20),
                 journal: journal.clone(),
                 outbound: Arc::clone(&outbound) as _,
                 validator: Arc::clone(&validator) as _,

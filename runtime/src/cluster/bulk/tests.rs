@@ -10,7 +10,7 @@ const FRAMES: usize = 60;
 
 fn lane(batching: bool) -> (Arc<PeerEntry>, Arc<BulkLane>) {
     let peer = PeerEntry::for_test("b");
-    let lane = Arc::new(BulkLane::new(&peer, LinkLimits::default(), batching));
+    let lane = Arc::new(BulkLane::new(&peer, LinkLimits::default(), batching, Buffers::pooled(1 << 20)));
     (peer, lane)
 }
 
@@ -40,7 +40,10 @@ async fn written(batching: bool, link: usize, piece: usize, pause: Duration) -> 
                 DATA => frames.push((kind, body)),
                 COMPRESSED => {
                     let length = u32::from_le_bytes(body[..PREFIX].try_into().expect("four")) as usize;
-                    frames.push((kind, compress::decompress(body.slice(PREFIX..), length).await.expect("unpacks")));
+                    frames.push((
+                        kind,
+                        compress::decompress(body.slice(PREFIX..), length, &Buffers::fresh()).await.expect("unpacks"),
+                    ));
                 }
                 _ => assert_eq!(kind, CREDIT),
             }
@@ -127,4 +130,16 @@ async fn a_compressed_frame_beyond_its_bounds_is_refused_before_anything_is_unpa
     }
     let (result, _) = received(true, COMPRESSED, &[1, 0, 0]).await;
     assert!(matches!(result, Err(LaneError::Compressed)), "{result:?}");
+}
+
+#[tokio::test]
+async fn a_lane_that_was_closed_before_its_tasks_were_known_ends_both_of_them() {
+    let (_peer, lane) = lane(true);
+    lane.close("the first frame was broken");
+    let tasks = [(); 2].map(|()| tokio::spawn(std::future::pending::<()>()));
+    lane.adopt([tasks[0].abort_handle(), tasks[1].abort_handle()]);
+    for task in tasks {
+        let ended = tokio::time::timeout(Duration::from_secs(10), task).await.expect("it ends");
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
+    }
 }
