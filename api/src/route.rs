@@ -281,6 +281,7 @@ pub fn table() -> Vec<Route> {
         routes::chain::table(),
         routes::network::table(),
         routes::node::table(),
+        routes::audit::table(),
         routes::events::table(),
     ]
     .into_iter()

@@ -3,12 +3,13 @@
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::DIGEST_LEN;
 use aurigraph_ledger::{Hash, h};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::bounds::audit as bounds;
 
 /// How much an entry matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum AuditLevel {
@@ -27,7 +28,7 @@ impl AuditLevel {
 }
 
 /// How the action ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[repr(u8)]
 pub enum AuditStatus {

@@ -100,6 +100,10 @@ impl Behaviour for QueryActor {
             QueryMsg::BlockTransactions { height, page, reply } => {
                 state.blocking(reply, move |chain| chain.block_transactions(height, page))
             }
+            QueryMsg::AuditLogs { filters, page, reply } => {
+                state.blocking(reply, move |chain| chain.audit_logs(filters, page))
+            }
+            QueryMsg::AuditSummary { reply } => state.blocking(reply, ChainReads::audit_summary),
             QueryMsg::Topology { reply } => reply.send(Ok(node.topology())),
             QueryMsg::Node { id, reply } => reply.send(Ok(node.node(&id))),
             QueryMsg::NetworkStats { reply } => reply.send(Ok(node.network_stats())),

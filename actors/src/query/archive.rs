@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use super::sources::{Archive, ArchivedBlock, ArchivedTransaction, LinkFacts, Sources};
 use super::validator_watch::ValidatorWatch;
 use super::values::Timestamp;
+use super::views::Page;
+use crate::audit::{AuditFilter, AuditPage, AuditReader, AuditSummary};
 use crate::context::NodeContext;
 use crate::mempool::{Batch, PreparedBatch};
 use crate::storage::{BlockRow, JournalReader, RecordKind, StoreReader, TransactionLocation, TransactionRow};
@@ -27,7 +29,11 @@ impl Sources {
             registry: context.registry.clone(),
             published: context.published.subscribe(),
             consensus: context.consensus_status.subscribe(),
-            archive: Arc::new(NodeArchive { store: context.store.clone(), journal: context.journal.clone() }),
+            archive: Arc::new(NodeArchive {
+                store: context.store.clone(),
+                journal: context.journal.clone(),
+                audit: AuditReader::new(context.store.clone()),
+            }),
             links: Arc::new(move || links.status().into_iter().map(LinkFacts::from).collect()),
             // An open store is at this build's version: opening brings it there or fails.
             schema_version: Some(aurigraph_schema_upgrades::node::plan().newest().into()),
@@ -58,6 +64,7 @@ impl From<PeerStatus> for LinkFacts {
 struct NodeArchive {
     store: StoreReader,
     journal: JournalReader,
+    audit: AuditReader,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -96,5 +103,16 @@ impl Archive for NodeArchive {
         let Some(body) = self.journal.get(RecordKind::Batch, digest).map_err(text)? else { return Ok(None) };
         let max = body.len();
         Ok(Some(Arc::new(PreparedBatch::new(&Batch::parse(body, max).map_err(text)?))))
+    }
+
+    fn audit_logs(&self, filter: &AuditFilter, page: Page) -> Result<AuditPage, String> {
+        // The reader counts pages from 0; what no memory can count is a page past the end.
+        let number = usize::try_from(page.number.saturating_sub(1)).unwrap_or(usize::MAX);
+        let size = usize::try_from(page.size).unwrap_or(usize::MAX);
+        self.audit.search(filter, number, size).map_err(text)
+    }
+
+    fn audit_summary(&self) -> Result<AuditSummary, String> {
+        self.audit.summary().map_err(text)
     }
 }

@@ -14,8 +14,8 @@ use super::messages::QueryError;
 use super::sources::{Archive, ArchivedBlock, ArchivedTransaction, Sources};
 use super::values::{Timestamp, Units};
 use super::views::{
-    BlockFilters, BlockList, BlockPage, BlockView, OperationStatus, OperationView, Page, ProofView, TransactionPage,
-    TransactionStatus, TransactionSummary, TransactionView,
+    AuditFilters, AuditLogPage, AuditSummaryView, BlockFilters, BlockList, BlockPage, BlockView, OperationStatus,
+    OperationView, Page, ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
 };
 use crate::bounds::query as bounds;
 use crate::published::{BlockSummary, Published};
@@ -184,6 +184,15 @@ impl ChainReads {
         filters.validator.as_deref().is_none_or(|name| leader() == Some(name))
             && filters.min_transactions.is_none_or(|least| header.transactions >= least)
             && filters.max_transactions.is_none_or(|most| header.transactions <= most)
+    }
+
+    pub(super) fn audit_logs(&self, filters: AuditFilters, page: Page) -> Read<AuditLogPage> {
+        let found = self.archive().audit_logs(&filters.into(), page).map_err(storage("the audit log"))?;
+        Ok(AuditLogPage::new(found, page))
+    }
+
+    pub(super) fn audit_summary(&self) -> Read<AuditSummaryView> {
+        Ok(self.archive().audit_summary().map_err(storage("the audit log"))?.into())
     }
 
     pub(super) fn block_transactions(&self, height: u64, page: Page) -> Read<Option<TransactionPage>> {

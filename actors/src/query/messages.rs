@@ -4,9 +4,10 @@ use aurigraph_ledger::Hash;
 use aurigraph_runtime::{KillMode, Reply};
 
 use super::views::{
-    AccountProofView, ActorTreeView, BalanceView, BlockFilters, BlockList, BlockPage, BlockView, ChainStats,
-    ConsensusView, HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage,
-    TopologyView, TransactionPage, TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
+    BlockList, BlockPage, BlockView, ChainStats, ConsensusView, HealthView, InfoView, NetworkStats, NodeView, Page,
+    PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionView, ValidatorDetail,
+    ValidatorMetrics, ValidatorPage,
 };
 
 /// Why a query has no answer.
@@ -180,6 +181,20 @@ pub enum QueryMsg {
     Health {
         /// The answer.
         reply: Answer<HealthView>,
+    },
+    /// Entries of the audit log by filter.
+    AuditLogs {
+        /// Which.
+        filters: AuditFilters,
+        /// Which part.
+        page: Page,
+        /// The answer.
+        reply: Answer<AuditLogPage>,
+    },
+    /// The audit log in figures.
+    AuditSummary {
+        /// The answer.
+        reply: Answer<AuditSummaryView>,
     },
     /// The live tree.
     Actors {

@@ -13,10 +13,10 @@ use super::messages::{Answer, KillOutcome, QueryError, QueryMsg};
 use super::signer::{SignerError, SignerMsg};
 use super::values::Units;
 use super::views::{
-    AccountProofView, ActorTreeView, BalanceView, BlockFilters, BlockList, BlockPage, BlockView, ChainStats,
-    ConsensusView, HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage,
-    TopologyView, TransactionPage, TransactionStatus, TransactionView, ValidatorDetail, ValidatorMetrics,
-    ValidatorPage,
+    AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
+    BlockList, BlockPage, BlockView, ChainStats, ConsensusView, HealthView, InfoView, NetworkStats, NodeView, Page,
+    PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionStatus, TransactionView,
+    ValidatorDetail, ValidatorMetrics, ValidatorPage,
 };
 use crate::audit::{AuditMsg, AuditRecord};
 use crate::bounds::query as bounds;
@@ -269,6 +269,10 @@ reads! {
     ready() -> ReadyView = Ready;
     /// Whether the process answers.
     health() -> HealthView = Health;
+    /// Entries of the audit log by filter.
+    audit_logs(filters: AuditFilters, page: Page) -> AuditLogPage = AuditLogs;
+    /// The audit log in figures.
+    audit_summary() -> AuditSummaryView = AuditSummary;
     /// The live tree.
     actors() -> ActorTreeView = Actors;
     /// Ends an actor on purpose; none if nobody has this name.

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 use super::validator_watch::ValidatorWatch;
 use super::values::Timestamp;
+use super::views::Page;
+use crate::audit::{AuditFilter, AuditPage, AuditSummary};
 use crate::mempool::PreparedBatch;
 use crate::published::Published;
 use crate::settings::NodeSettings;
@@ -46,6 +48,18 @@ pub trait Archive: Send + Sync + 'static {
     /// # Errors
     /// What went wrong, in words.
     fn batch(&self, digest: &Hash) -> Result<Option<Arc<PreparedBatch>>, String>;
+
+    /// A page of the audit log's entries that a filter accepts.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn audit_logs(&self, filter: &AuditFilter, page: Page) -> Result<AuditPage, String>;
+
+    /// The audit log in figures.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn audit_summary(&self) -> Result<AuditSummary, String>;
 }
 
 /// A block as it is kept.

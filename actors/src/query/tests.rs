@@ -8,9 +8,11 @@ use parking_lot::{Condvar, Mutex};
 use tokio::sync::watch;
 
 use super::values::Timestamp;
+use super::views::Page;
 use super::{
     Archive, ArchivedBlock, ArchivedTransaction, NodePort, PortError, QueryActor, QueryError, Sources, ValidatorWatch,
 };
+use crate::audit::{AuditFilter, AuditPage, AuditSummary};
 use crate::bounds::query as bounds;
 use crate::config::ClusterConfig;
 use crate::mempool::PreparedBatch;
@@ -64,6 +66,14 @@ impl Archive for HeldArchive {
 
     fn batch(&self, _: &Hash) -> Result<Option<Arc<PreparedBatch>>, String> {
         Ok(None)
+    }
+
+    fn audit_logs(&self, _: &AuditFilter, _: Page) -> Result<AuditPage, String> {
+        Err("no log".into())
+    }
+
+    fn audit_summary(&self) -> Result<AuditSummary, String> {
+        Err("no log".into())
     }
 }
 

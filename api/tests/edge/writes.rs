@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use aurigraph_actors::audit::{AuditFilter, AuditReader, AuditStatus};
 use bytes::Bytes;
+use hyper::Method;
 use serde_json::json;
 
 use crate::node::{TestNode, WITHIN};
@@ -213,19 +213,30 @@ async fn restarted(node: &TestNode, name: &str) {
     assert!(registry.row(name).is_some_and(|row| row.last_failure.is_some()));
 }
 
-/// The order to kill is in the audit log, with who gave it from where.
+/// The order to kill is in the audit log, with who gave it from where, for admins to read.
 async fn is_audited(node: &TestNode) {
-    let reader = AuditReader::new(node.node.context().store.clone());
-    let filter = AuditFilter { event_type: Some("admin_kill".into()), ..AuditFilter::default() };
+    let (token, admin) = (node.development.account_token(), node.development.admin_token());
+    let body = json!({ "filters": { "eventType": "admin_kill" }, "page": 1, "pageSize": 10 });
+    node.post("/audit/logs", None, &body).await.is_problem(401, "credentials_required");
+    node.post("/audit/logs", Some(&token), &body).await.is_problem(403, "admin_required");
+    node.post("/audit/logs", Some(&admin), json!({ "filters": { "level": "loud" } }))
+        .await
+        .is_problem(400, "malformed_json");
+    node.post("/audit/logs", Some(&admin), json!({ "page": 0 })).await.is_problem(400, "parameter_out_of_range");
     let began = Instant::now();
     loop {
-        let found = reader.search(&filter, 0, 10).expect("the log reads");
-        if let Some(entry) = found.logs.iter().find(|entry| entry.resource_id == "chaos1/signer") {
-            assert_eq!((entry.user.as_str(), entry.ip.as_str()), ("admin", "127.0.0.1"));
-            assert_eq!(entry.status, AuditStatus::Success);
-            return;
+        let found = node.post("/audit/logs", Some(&admin), &body).await.json();
+        if let Some(entry) = found["logs"].as_array().and_then(|logs| logs.first()) {
+            assert_eq!((&found["total"], &found["page"], &found["pageSize"]), (&json!(1), &json!(1), &json!(10)));
+            assert_eq!((&entry["user"], &entry["ipAddress"]), (&json!("admin"), &json!("127.0.0.1")));
+            assert_eq!((&entry["resourceId"], &entry["status"]), (&json!("chaos1/signer"), &json!("success")));
+            break;
         }
         assert!(began.elapsed() < WITHIN, "no audit entry");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
+    let bearer = format!("Bearer {admin}");
+    let summary = node.ask(Method::GET, "/audit/summary", &[("authorization", &bearer)], "").await.json();
+    assert_eq!(summary["chainVerified"], true, "{summary}");
+    assert!(summary["byType"]["admin_kill"].as_u64() >= Some(1), "{summary}");
 }

@@ -1,12 +1,14 @@
 //! What queries answer: plain data in the contract's words. A figure that the node cannot know is `None`.
 
 mod accounts;
+mod audit;
 mod chain;
 mod network;
 mod node;
 mod validators;
 
 pub use accounts::{AccountProofView, BalanceView, TokenBalance};
+pub use audit::{AuditEntryView, AuditFilters, AuditLogPage, AuditSearch, AuditSummaryView, AuditUserView};
 pub use chain::{
     BlockFilters, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, OperationStatus, OperationView, Page,
     ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
