@@ -82,6 +82,16 @@ impl Client {
         self.request(Method::GET, path, &[], Bytes::new()).await
     }
 
+    /// A read of a text; empty if the node does not answer.
+    pub async fn text(&self, path: &str) -> String {
+        let Ok(uri) = format!("{}/api/v11{path}", self.base).parse() else { return String::new() };
+        let exchange = async {
+            let body = self.http.get(uri).await.ok()?.into_body().collect().await.ok()?.to_bytes();
+            Some(String::from_utf8_lossy(&body).into_owned())
+        };
+        tokio::time::timeout(WITHIN, exchange).await.ok().flatten().unwrap_or_default()
+    }
+
     /// A read that must succeed.
     pub async fn read(&self, path: &str) -> Value {
         let answer = self.get(path).await;

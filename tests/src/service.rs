@@ -137,6 +137,12 @@ impl Calm {
         Self { nodes: (0..record.nodes()).map(|node| quality(Scope::Node(node))).collect(), all: quality(Scope::All) }
     }
 
+    /// Whether the p99 was what the nodes must keep anyway, or at most twice that.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.all.p99 <= LATENCY * GOOD_P99
+    }
+
     /// How service was.
     #[must_use]
     pub fn quality(&self, scope: Scope) -> Quality {
@@ -184,5 +190,54 @@ impl Search {
             self.next += STEP;
         }
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// One node, a transaction every 20 ms from the start on, each final after what `latency` says of when it was due.
+    fn record(seconds: u32, latency: impl Fn(Duration) -> Duration) -> Recently {
+        let due = (0..seconds * 50).map(|number| number * 20 * MS);
+        let sample = |due| Sample { due, done: Some(due + latency(due)), sender: 0, nonce: 0 };
+        Recently { now: Duration::from_secs(u64::from(seconds)), nodes: vec![due.map(sample).collect()] }
+    }
+
+    fn normal_from(recently: &Recently, before: &Quality) -> Option<Duration> {
+        let mut from = Duration::from_secs(10);
+        while from + WINDOW <= recently.now {
+            if recently.span(Scope::All, from, from + WINDOW).quality(WINDOW).is_normal(before) {
+                return Some(from - Duration::from_secs(10));
+            }
+            from += STEP;
+        }
+        None
+    }
+
+    #[test]
+    fn a_pause_counts_until_the_first_second_that_is_as_fast_as_before() {
+        let steady = record(20, |_| 100 * MS);
+        let before = steady.span(Scope::All, Duration::ZERO, BASELINE).quality(BASELINE);
+        assert!((before.per_second - 50.0).abs() < 1.0 && before.p99 == 100 * MS, "{before:?}");
+        assert_eq!(normal_from(&steady, &before), Some(Duration::ZERO));
+        // From the tenth second on nothing becomes final for three seconds.
+        let (fault, back) = (Duration::from_secs(10), Duration::from_secs(13));
+        let paused = record(20, |due| if due >= fault && due < back { back - due + 100 * MS } else { 100 * MS });
+        let took = normal_from(&paused, &before).unwrap();
+        // Who was due in the last 0.6 s of the pause waited no longer than a p99 of 700 ms allows.
+        assert!((2_300 * MS..2_500 * MS).contains(&took), "{took:?}");
+        let slow = record(20, |due| if due >= fault { 800 * MS } else { 100 * MS });
+        assert_eq!(normal_from(&slow, &before), None, "all are served, none in time");
+    }
+
+    #[test]
+    fn a_tenth_less_throughput_is_not_normal() {
+        let before = Quality { per_second: 100.0, p99: 500 * MS };
+        assert!(Quality { per_second: 90.0, p99: 1_000 * MS }.is_normal(&before));
+        assert!(!Quality { per_second: 89.0, p99: 500 * MS }.is_normal(&before));
+        assert!(!Quality { per_second: 100.0, p99: 1_001 * MS }.is_normal(&before));
     }
 }
