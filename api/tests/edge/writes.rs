@@ -216,7 +216,8 @@ async fn restarted(node: &TestNode, name: &str) {
 /// The order to kill is in the audit log, with who gave it from where, for admins to read.
 async fn is_audited(node: &TestNode) {
     let (token, admin) = (node.development.account_token(), node.development.admin_token());
-    let body = json!({ "filters": { "eventType": "admin_kill" }, "page": 1, "pageSize": 10 });
+    let body =
+        json!({ "filters": { "eventType": "admin_kill", "searchQuery": "CHAOS1/signer" }, "page": 1, "pageSize": 10 });
     node.post("/audit/logs", None, &body).await.is_problem(401, "credentials_required");
     node.post("/audit/logs", Some(&token), &body).await.is_problem(403, "admin_required");
     node.post("/audit/logs", Some(&admin), json!({ "filters": { "level": "loud" } }))
@@ -227,7 +228,8 @@ async fn is_audited(node: &TestNode) {
     loop {
         let found = node.post("/audit/logs", Some(&admin), &body).await.json();
         if let Some(entry) = found["logs"].as_array().and_then(|logs| logs.first()) {
-            assert_eq!((&found["total"], &found["page"], &found["pageSize"]), (&json!(1), &json!(1), &json!(10)));
+            assert!(found["total"].as_u64() >= Some(1), "{found}");
+            assert_eq!((&found["page"], &found["pageSize"]), (&json!(1), &json!(10)));
             assert_eq!((&entry["user"], &entry["ipAddress"]), (&json!("admin"), &json!("127.0.0.1")));
             assert_eq!((&entry["resourceId"], &entry["status"]), (&json!("chaos1/signer"), &json!("success")));
             break;
