@@ -33,7 +33,7 @@ pub struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self { first: Duration::from_millis(10), factor: 2, max: Duration::from_secs(1) }
+        Self { first: Duration::from_millis(10), factor: 2, max: Duration::from_millis(200) }
     }
 }
 
