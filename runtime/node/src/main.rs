@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             if output == Output::Json {
                 say(&json_line(&serde_json::json!({ "error": error.message, "exit": error.exit as u8 })));
             }
-            eprintln!("error: {}", error.message);
+            aurigraph_runtime::telemetry::last_words(&format!("error: {}", error.message));
             ExitCode::from(error.exit as u8)
         }
     }

@@ -12,6 +12,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, Registry};
 
 use super::metrics::TelemetryError;
+use super::outlet::Outlet;
 
 /// The environment variable that overrides the filter.
 pub const FILTER_VARIABLE: &str = "AURIGRAPH_LOG";
@@ -58,7 +59,7 @@ pub fn install(settings: &LogSettings) -> Result<(), TelemetryError> {
         LogFormat::Text => false,
         LogFormat::Auto => !std::io::stderr().is_terminal(),
     };
-    let subscriber = subscriber(&settings.node, json, asked.as_deref(), std::io::stderr)?;
+    let subscriber = subscriber(&settings.node, json, asked.as_deref(), Outlet::standard_error())?;
     tracing::subscriber::set_global_default(subscriber).map_err(|error| TelemetryError::Log(error.to_string()))?;
     std::panic::set_hook(Box::new(log_panic));
     Ok(())
