@@ -114,6 +114,9 @@ async fn strangers_are_refused_for_what_they_are_and_cost_nothing() {
     cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
 }
 
+/// A grant of credit on the bulk lane: length, kind and a number.
+const BULK_GRANT_BYTES: usize = 4 + 1 + 8;
+
 /// A validator's place taken by somebody who has its key.
 struct Usurper<'a> {
     cluster: &'a Cluster,
@@ -150,8 +153,13 @@ impl Usurper<'_> {
         }
     }
 
+    /// A channel with these bytes in it. On the bulk lane they wait for the victim's first grant: without it, whatever
+    /// is sent is a frame beyond its credit.
     async fn writes(&self, lane: LaneKind, bytes: &[u8], end: bool) -> Option<Channel> {
         let mut channel = self.dial(lane).await?;
+        if lane == LaneKind::Bulk {
+            channel.stream.read_exact(&mut [0; BULK_GRANT_BYTES]).await.ok()?;
+        }
         channel.stream.write_all(bytes).await.ok()?;
         if end {
             channel.stream.shutdown().await.ok()?;
