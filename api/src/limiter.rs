@@ -10,6 +10,9 @@ use aurigraph_ledger::Hash;
 /// Buckets kept at once. At the bound those that are full again (their clients pause) are forgotten; if none is, new
 /// clients share one bucket, so that an attacker with many addresses slows down other new clients, never known ones.
 const BUCKETS: usize = 65_536;
+/// How often full buckets are looked for at the bound: a look costs as much as all buckets, and newcomers that no look
+/// helped would each pay for one.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Who is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,14 +34,20 @@ struct Bucket {
 pub struct Limiter {
     rate: f64,
     burst: f64,
-    buckets: Mutex<HashMap<Client, Bucket>>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    buckets: HashMap<Client, Bucket>,
+    swept: Option<Instant>,
 }
 
 impl Limiter {
     /// Buckets of `burst` requests that fill up at `rate` requests a second.
     #[must_use]
     pub fn new(rate: u32, burst: u32) -> Self {
-        Self { rate: f64::from(rate.max(1)), burst: f64::from(burst.max(1)), buckets: Mutex::default() }
+        Self { rate: f64::from(rate.max(1)), burst: f64::from(burst.max(1)), kept: Mutex::default() }
     }
 
     /// Takes one request's place.
@@ -47,9 +56,9 @@ impl Limiter {
     /// How long to wait until there is one.
     pub fn take(&self, client: Client, now: Instant) -> Result<(), Duration> {
         // A panic while the lock is held is impossible: nothing in here panics.
-        let mut buckets = self.buckets.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let client = self.admit(&mut buckets, client, now);
-        let bucket = buckets.entry(client).or_insert(Bucket { tokens: self.burst, at: now });
+        let mut kept = self.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let client = self.admit(&mut kept, client, now);
+        let bucket = kept.buckets.entry(client).or_insert(Bucket { tokens: self.burst, at: now });
         bucket.tokens = self.filled(bucket, now);
         bucket.at = now;
         if bucket.tokens >= 1.0 {
@@ -64,11 +73,15 @@ impl Limiter {
         passed.mul_add(self.rate, bucket.tokens).min(self.burst)
     }
 
-    fn admit(&self, buckets: &mut HashMap<Client, Bucket>, client: Client, now: Instant) -> Client {
+    fn admit(&self, kept: &mut Kept, client: Client, now: Instant) -> Client {
+        let Kept { buckets, swept } = kept;
         if buckets.len() < BUCKETS || buckets.contains_key(&client) {
             return client;
         }
-        buckets.retain(|_, bucket| self.filled(bucket, now) < self.burst);
+        if swept.is_none_or(|at| now.saturating_duration_since(at) >= SWEEP_EVERY) {
+            buckets.retain(|_, bucket| self.filled(bucket, now) < self.burst);
+            *swept = Some(now);
+        }
         if buckets.len() < BUCKETS { client } else { Client::Others }
     }
 }
@@ -109,6 +122,6 @@ mod tests {
         assert_eq!(limiter.take(address(7), start), Ok(()), "a known client keeps its bucket");
         let later = start + Duration::from_secs(5);
         assert_eq!(limiter.take(address(u32::MAX - 3), later), Ok(()));
-        assert!(limiter.buckets.lock().expect("not poisoned").len() < 10);
+        assert!(limiter.kept.lock().expect("not poisoned").buckets.len() < 10);
     }
 }
