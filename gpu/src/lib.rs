@@ -1,12 +1,15 @@
 //! Batches of ML-DSA-87 verifications and tree hashes, on the processor now and on CUDA devices later, behind one trait.
 //!
 //! Every back-end gives the same verdict for every input, however malformed. Knows bytes, keys and signatures; knows no
-//! actors and no transactions. The only crate in which `unsafe` may appear, and only in the module that speaks to C.
+//! actors and no transactions. The only crate in which `unsafe` may appear, and only in the modules
+//! that speak to C and to vector registers.
 
 mod aws;
 mod device;
 mod hash;
+mod keccak;
 mod keys;
+mod mldsa;
 mod reference;
 mod verify;
 
@@ -14,6 +17,7 @@ pub use aws::AwsLc;
 pub use device::{Device, NoDevice, detect};
 pub use hash::CpuHasher;
 pub use keys::{Seed, SignError, Signer, public_key_of};
+pub use mldsa::{KeyCacheCounts, Native};
 pub use reference::Fips204;
 pub use verify::{BatchVerifier, PUBLIC_KEY_LEN, SIGNATURE_LEN, VerifyItem};
 

@@ -1,0 +1,121 @@
+//! Our own ML-DSA-87 verifier, written from FIPS 204, for senders that come again: their keys are kept expanded.
+//!
+//! One text for all machines, over [`lanes::Lanes`]. Verifies only; nothing here is secret, so nothing is constant-time.
+//! Algorithm numbers in this module are those of FIPS 204.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod cache;
+mod expand;
+mod lanes;
+mod ntt;
+mod signature;
+mod verify;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+pub use cache::KeyCacheCounts;
+
+use std::sync::Arc;
+
+use cache::KeyCache;
+use expand::ExpandedKey;
+use lanes::{Lanes, Portable};
+
+use crate::verify::{BatchVerifier, PUBLIC_KEY_LEN, SIGNATURE_LEN, VerifyItem};
+
+// Table 1 of FIPS 204, the column of ML-DSA-87.
+const ROWS: usize = 8;
+const COLUMNS: usize = 7;
+const TAU: usize = 60;
+const BETA: i32 = 120;
+const GAMMA_1: i32 = 1 << 19;
+const GAMMA_2: i32 = (ntt::Q - 1) / 32;
+const OMEGA: usize = 75;
+
+#[derive(Debug, Clone, Copy)]
+enum Machine {
+    Portable,
+    #[cfg(target_arch = "x86_64")]
+    Avx2(Avx2),
+}
+
+/// Our verifier with its cache of expanded keys.
+pub struct Native {
+    machine: Machine,
+    cache: KeyCache,
+}
+
+impl Native {
+    /// In plain Rust. Keeps expanded keys in at most `cache_bytes`; none at 0.
+    #[must_use]
+    pub fn portable(cache_bytes: usize) -> Self {
+        Self { machine: Machine::Portable, cache: KeyCache::new(cache_bytes) }
+    }
+
+    /// In AVX2, where the processor has it.
+    #[must_use]
+    pub fn avx2(cache_bytes: usize) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        return Avx2::detect().map(|avx2| Self { machine: Machine::Avx2(avx2), cache: KeyCache::new(cache_bytes) });
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
+    }
+
+    /// What the cache did so far.
+    #[must_use]
+    pub fn cache_counts(&self) -> KeyCacheCounts {
+        self.cache.counts()
+    }
+
+    /// Whether the signature is valid for this message representative (FIPS 204's mu), which binds key, context and
+    /// message: for callers that hash elsewhere.
+    #[must_use]
+    pub fn verify_representative(&self, public_key: &[u8], mu: &[u8; 64], signature: &[u8]) -> bool {
+        let (Ok(public_key), Ok(signature)) = (public_key.try_into(), signature.try_into()) else { return false };
+        self.verify_expanded(&self.expanded(public_key), mu, signature)
+    }
+
+    fn expanded(&self, public_key: &[u8; PUBLIC_KEY_LEN]) -> Arc<ExpandedKey> {
+        self.cache.get(public_key, || match self.machine {
+            Machine::Portable => ExpandedKey::expand::<Portable>(public_key),
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2(avx2) => avx2.expand(public_key),
+        })
+    }
+
+    fn verify_expanded(&self, key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        match self.machine {
+            Machine::Portable => verify::verify::<Portable>(key, mu, signature),
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2(avx2) => avx2.verify(key, mu, signature),
+        }
+    }
+}
+
+impl BatchVerifier for Native {
+    fn name(&self) -> &'static str {
+        match self.machine {
+            Machine::Portable => Portable::NAME,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx2(_) => Avx2::NAME,
+        }
+    }
+
+    fn verify(&self, item: &VerifyItem<'_>) -> bool {
+        let (Ok(public_key), Ok(signature)) = (item.public_key.try_into(), item.signature.try_into()) else {
+            return false;
+        };
+        if !item.well_formed() {
+            return false;
+        }
+        let key = self.expanded(public_key);
+        self.verify_expanded(&key, &key.representative(item.context, item.message), signature)
+    }
+}
+
+impl std::fmt::Debug for Native {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Native").field("machine", &self.machine).field("cache", &self.cache_counts()).finish()
+    }
+}
