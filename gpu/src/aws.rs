@@ -1,6 +1,7 @@
 //! The default on processors: AWS-LC, in vectorised C and assembly.
 
 mod context;
+mod kem;
 
 use aws_lc_rs::signature::{ML_DSA_87, UnparsedPublicKey};
 

@@ -1,4 +1,4 @@
-//! Batches of ML-DSA-87 verifications and tree hashes, on the processor now and on CUDA devices later, behind one trait.
+//! Batches of ML-DSA-87 verifications, ML-KEM-1024 and tree hashes, on the processor now and on CUDA devices later, behind one trait.
 //!
 //! Every back-end gives the same verdict for every input, however malformed. Knows bytes, keys and signatures; knows no
 //! actors and no transactions. The only crate in which `unsafe` may appear, and only in the modules
@@ -8,6 +8,7 @@ mod aws;
 mod device;
 mod hash;
 mod keccak;
+mod kem;
 mod keys;
 mod mldsa;
 mod reference;
@@ -16,6 +17,10 @@ mod verify;
 pub use aws::AwsLc;
 pub use device::{Device, NoDevice, detect};
 pub use hash::CpuHasher;
+pub use kem::{
+    CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Fips203, Kem, KemError, KemKeys, SharedSecret,
+    random_32,
+};
 pub use keys::{Seed, SignError, Signer, public_key_of};
 pub use mldsa::{KeyCacheCounts, Native};
 pub use reference::Fips204;

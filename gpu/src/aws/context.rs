@@ -14,14 +14,14 @@ use aws_lc_sys::{
 use crate::verify::VerifyItem;
 
 /// A C object with the function that frees it.
-struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
+pub(super) struct Owned<T>(NonNull<T>, unsafe extern "C" fn(*mut T));
 
 impl<T> Owned<T> {
-    fn new(made: *mut T, free: unsafe extern "C" fn(*mut T)) -> Option<Self> {
+    pub(super) fn new(made: *mut T, free: unsafe extern "C" fn(*mut T)) -> Option<Self> {
         NonNull::new(made).map(|object| Self(object, free))
     }
 
-    const fn get(&self) -> *mut T {
+    pub(super) const fn get(&self) -> *mut T {
         self.0.as_ptr()
     }
 }
@@ -40,7 +40,7 @@ fn parse(public_key: &[u8]) -> Option<Owned<EVP_PKEY>> {
 }
 
 /// Failures leave notes in a queue of the thread; nobody reads them here.
-fn forget_errors(valid: Option<bool>) -> bool {
+pub(super) fn forget_errors(valid: Option<bool>) -> bool {
     // SAFETY: touches the thread's error queue only.
     unsafe { ERR_clear_error() };
     valid == Some(true)
