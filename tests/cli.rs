@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 20] = [
+    let commands: [&[&str]; 31] = [
         &[],
         &["up"],
         &["node"],
@@ -55,6 +55,17 @@ fn every_command_explains_itself() {
         &["proof", "verify"],
         &["chain", "verify"],
         &["bench"],
+        &["schema"],
+        &["schema", "status"],
+        &["schema", "validate"],
+        &["schema", "dry-run"],
+        &["schema", "upgrade"],
+        &["schema", "downgrade"],
+        &["schema", "repair"],
+        &["schema", "baseline"],
+        &["schema", "backup"],
+        &["schema", "restore"],
+        &["schema", "finalise"],
     ];
     for command in commands {
         let output = run(&[command, &["--help"]].concat());

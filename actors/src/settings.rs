@@ -182,6 +182,8 @@ pub struct NodeSettings {
     pub query_actors: usize,
     /// How often the state is written to the store at the least.
     pub checkpoint_every: Duration,
+    /// May the start bring an older schema of the store up by itself.
+    pub upgrade_schema: bool,
     /// Data directories of validators are initialised once, by an explicit act: only then may this be true.
     pub initialise: bool,
 }

@@ -130,11 +130,11 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
     let key = own.map(|validator| validator.consensus_key.as_bytes());
     let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, key);
     let options = JournalOptions { initialise: settings.initialise, ..JournalOptions::default() };
-    let (fatal, name) = (fatal.clone(), settings.name.clone());
+    let (fatal, name, upgrade) = (fatal.clone(), settings.name.clone(), settings.upgrade_schema);
     let opened = tokio::task::spawn_blocking(move || {
         // The journal holds the directory's lock, so it comes first.
         let journal = Journal::open(&directory, &identity, options, fatal)?;
-        let store = Store::open(&directory, &name, StoreOptions::default())?;
+        let store = Store::open(&directory, &name, StoreOptions { upgrade, ..StoreOptions::default() })?;
         Ok((journal, store))
     });
     match opened.await {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use crate::error::UpgradeError;
 use crate::lock;
 use crate::medium::{Change, Medium, Pairs};
+use crate::swap;
 
 /// An open database; cheap to clone. The lock is released with the last clone.
 #[derive(Clone)]
@@ -20,6 +21,7 @@ pub struct Database {
 
 /// How long an earlier user's threads may take to let go of sled's files.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+const TOOL_CACHE: u64 = 64 << 20;
 const RELEASE_POLL: Duration = Duration::from_millis(5);
 
 /// True if sled could not lock its files. It says so with a made-up error, which would pass for damage.
@@ -35,6 +37,7 @@ impl Database {
     /// [`UpgradeError::InUse`], [`UpgradeError::Sled`], [`UpgradeError::Panicked`], [`UpgradeError::Io`].
     pub fn open(config: sled::Config) -> Result<Self, UpgradeError> {
         let path = config.get_path();
+        swap::finish(&path)?;
         let lock = lock::take(&path)?;
         let began = Instant::now();
         loop {
@@ -50,6 +53,14 @@ impl Database {
                 Err(panic) => return Err(UpgradeError::Panicked { path, text: panic_text(panic.as_ref()) }),
             }
         }
+    }
+
+    /// [`Database::open`] with what suits a tool: no flushes of sled's own, a small cache.
+    ///
+    /// # Errors
+    /// Those of [`Database::open`].
+    pub fn open_at(path: &Path) -> Result<Self, UpgradeError> {
+        Self::open(sled::Config::new().path(path).flush_every_ms(None).cache_capacity(TOOL_CACHE))
     }
 
     /// The database itself.
@@ -105,6 +116,14 @@ pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 impl Medium for Database {
     fn ensure_tree(&self, tree: &str) -> Result<(), sled::Error> {
         self.db.open_tree(tree).map(|_| ())
+    }
+
+    fn drop_tree(&self, tree: &str) -> Result<(), sled::Error> {
+        self.db.drop_tree(tree).map(|_| ())
+    }
+
+    fn last_key(&self, tree: &str) -> Result<Option<Vec<u8>>, sled::Error> {
+        Ok(self.db.open_tree(tree)?.last()?.map(|(key, _)| key.to_vec()))
     }
 
     fn trees(&self) -> Vec<String> {

@@ -40,7 +40,8 @@ pub enum UpgradeError {
     /// An applied step is not the one that this program knows.
     #[error(
         "{} was altered after it was applied: recorded {recorded}, declared {declared}. \
-         Put the released step back; changes belong into a new step", label(*.version, .name)
+         Use the release that has it, or put it back: changes belong into a new step. `schema repair` accepts it if its \
+         result is there", label(*.version, .name)
     )]
     Altered {
         /// The version.
@@ -54,8 +55,8 @@ pub enum UpgradeError {
     },
     /// The history lacks a version below its newest.
     #[error(
-        "{} is missing in the history, but version {newest} was applied. If its result is there, record it with \
-         `schema baseline --to {newest}`", label(*.version, .name)
+        "{} is missing in the history, but version {newest} was applied. `schema repair` records it if its result is \
+         there; `schema baseline --to {newest}` does on your word", label(*.version, .name)
     )]
     Missing {
         /// The version that is not in the history.
@@ -67,8 +68,8 @@ pub enum UpgradeError {
     },
     /// An older step was applied after a newer one.
     #[error(
-        "{} was applied after version {after}: its result may have undone newer ones. Restore the backup taken before \
-         it", label(*.version, .name)
+        "{} was applied after version {after}: its result may have undone newer ones. `schema repair` checks that, \
+         `schema restore FILE` goes back to before it", label(*.version, .name)
     )]
     OutOfOrder {
         /// The older step.
@@ -80,8 +81,8 @@ pub enum UpgradeError {
     },
     /// The database was written by a newer program.
     #[error(
-        "the database is at version {found} ({name}), this program knows up to {known}: use a newer release, \
-         or restore the backup taken before the upgrade"
+        "the database is at version {found} ({name}), this program knows up to {known}: use the newer release, go back \
+         with its `schema downgrade --to {known}`, or `schema restore FILE`"
     )]
     UnknownFuture {
         /// The database's version.
@@ -93,14 +94,90 @@ pub enum UpgradeError {
     },
     /// There are trees, but no history.
     #[error(
-        "the database has content ({trees}) but no history: say which version it is at with `schema baseline --to N`"
+        "the database has content ({trees}) but no history: `schema repair` records the steps whose results are there; \
+         `schema baseline --to N` says by hand which version it is at"
     )]
     Unversioned {
         /// Some of its trees.
         trees: String,
     },
+    /// A step's result is there, but not in the history: what stopped the system before this one for days.
+    #[error(
+        "the result of {} is in the database, but the history does not have it. Nothing needs to be wiped: \
+         `schema repair` records it, and `schema upgrade` goes over it without harm", label(*.version, .name)
+    )]
+    Unrecorded {
+        /// The version that the history lacks.
+        version: u32,
+        /// Its name.
+        name: String,
+    },
+    /// A way back was begun and not ended.
+    #[error(
+        "the downgrade from {} was interrupted after {chunks} chunks: `schema downgrade --to {}` ends it, \
+         `schema upgrade` takes it back", label(*.version, .name), .version - 1
+    )]
+    HalfDowngraded {
+        /// The version on whose way back it stopped.
+        version: u32,
+        /// Its name.
+        name: String,
+        /// Chunks that were done.
+        chunks: u64,
+    },
+    /// An older database, and a program that was told not to upgrade by itself.
+    #[error(
+        "the database is at version {at}, this program needs {newest}, and it was told not to upgrade by itself: run \
+         `schema dry-run` and then `schema upgrade`"
+    )]
+    Pending {
+        /// Where it is.
+        at: u32,
+        /// What is needed.
+        newest: u32,
+    },
+    /// The operator has ended the downgrade window.
+    #[error("version {finalised} was finalised, there is no way back to {to}{}", hint(.backup.as_ref()))]
+    Finalised {
+        /// The finalised version.
+        finalised: u32,
+        /// What was asked for.
+        to: u32,
+        /// The backup from before.
+        backup: Option<PathBuf>,
+    },
+    /// A step has no way back.
+    #[error("{} has no way back{}", label(*.version, .name), hint(.backup.as_ref()))]
+    NotReversible {
+        /// The version.
+        version: u32,
+        /// Its name.
+        name: String,
+        /// The backup from before.
+        backup: Option<PathBuf>,
+    },
+    /// A copy would not fit.
+    #[error("a copy needs up to {needed} bytes, {} has {free}: make room or name another place", .path.display())]
+    NoSpace {
+        /// Where.
+        path: PathBuf,
+        /// What it may need.
+        needed: u64,
+        /// What there is.
+        free: u64,
+    },
+    /// A backup that cannot be used.
+    #[error("the backup {} cannot be used: {problem}", .path.display())]
+    Backup {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A history or progress row fails its checksum.
-    #[error("the {what} row {key} is damaged: restore the newest backup")]
+    #[error(
+        "the {what} row {key} is damaged: `schema repair` writes it anew if the step's result is there, else restore a backup"
+    )]
     Damaged {
         /// Which tree.
         what: &'static str,
@@ -161,6 +238,10 @@ pub enum UpgradeError {
         /// What it said.
         source: std::io::Error,
     },
+}
+
+fn hint(backup: Option<&PathBuf>) -> String {
+    backup.map_or_else(String::new, |path| format!(": `schema restore {}` goes back to before it", path.display()))
 }
 
 impl UpgradeError {

@@ -69,6 +69,15 @@ impl Medium for Faulty<'_> {
         self.write(|| self.inner.ensure_tree(tree))
     }
 
+    fn drop_tree(&self, tree: &str) -> Result<(), sled::Error> {
+        self.write(|| self.inner.drop_tree(tree))
+    }
+
+    fn last_key(&self, tree: &str) -> Result<Option<Vec<u8>>, sled::Error> {
+        self.check()?;
+        self.inner.last_key(tree)
+    }
+
     fn trees(&self) -> Vec<String> {
         self.inner.trees()
     }

@@ -3,36 +3,13 @@
 //! Stands alone: any program with a sled database can use it. It knows nothing of actors, networks or ledgers; the
 //! steps of the Aurigraph node are ordinary steps, in [`node`].
 //!
-//! ```
-//! use aurigraph_schema_upgrades::{Advance, Change, Database, Medium, Plan, Step, StepError};
-//!
-//! /// Every user has a greeting.
-//! struct Greetings;
-//!
-//! impl Step for Greetings {
-//!     fn version(&self) -> u32 { 1 }
-//!     fn name(&self) -> &str { "greetings" }
-//!     fn content(&self) -> &[&str] { &["users: name -> greeting; a missing greeting is \"hello\""] }
-//!     fn advance(&self, medium: &dyn Medium, from: Option<&[u8]>) -> Result<Advance, StepError> {
-//!         // A wanted result, in chunks: running it twice changes nothing more.
-//!         let chunk = medium.scan("users", from, 1_000)?;
-//!         let missing = chunk.iter().filter(|(_, greeting)| greeting.is_empty());
-//!         let changes: Vec<Change> = missing.map(|(name, _)| Change::put(name, b"hello")).collect();
-//!         medium.apply("users", &changes)?;
-//!         Ok(chunk.last().map_or(Advance::Done, |(name, _)| Advance::More(name.clone())))
-//!     }
-//! }
-//!
-//! let directory = tempfile::tempdir()?;
-//! let plan = Plan::new(vec![Box::new(Greetings)])?;
-//! let database = Database::open(sled::Config::new().path(directory.path().join("db")))?;
-//! let report = plan.upgrade(&database, None)?;
-//! assert_eq!(report.applied, vec![1]);
-//! assert!(plan.status(&database)?.pending.is_empty());
-//! # Ok::<(), Box<dyn std::error::Error>>(())
-//! ```
+//! The README, below, has a use outside the node.
+#![doc = include_str!("../README.md")]
 
+pub mod backup;
+mod content;
 mod database;
+mod dry_run;
 mod error;
 pub mod faults;
 mod history;
@@ -40,15 +17,25 @@ mod lock;
 mod medium;
 pub mod node;
 mod plan;
+mod progress;
+mod repair;
+mod restore;
+mod run;
 mod step;
+mod swap;
 
 #[cfg(test)]
 mod tests;
 
+pub use content::{Content, content};
 pub use database::Database;
+pub use dry_run::{DryRun, Effect};
 pub use error::{PlanError, UpgradeError, is_damage};
 pub use history::{HistoryRow, Origin};
-pub use lock::Holder;
+pub use lock::{Holder, rfc3339};
 pub use medium::{Change, Medium, Pairs};
-pub use plan::{Plan, Report, Status};
-pub use step::{Advance, Step, StepError, checksum, label};
+pub use plan::{Options, Plan, Report, Status};
+pub use progress::Progress;
+pub use repair::Finding;
+pub use restore::{Restored, restore};
+pub use step::{Advance, Presence, Recognise, Recognised, Step, StepError, checksum, label};

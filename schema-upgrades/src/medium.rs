@@ -34,6 +34,18 @@ pub trait Medium {
     /// sled's.
     fn ensure_tree(&self, tree: &str) -> Result<(), sled::Error>;
 
+    /// Takes a tree away. Steps empty it in chunks before.
+    ///
+    /// # Errors
+    /// sled's.
+    fn drop_tree(&self, tree: &str) -> Result<(), sled::Error>;
+
+    /// The last key of a tree.
+    ///
+    /// # Errors
+    /// sled's.
+    fn last_key(&self, tree: &str) -> Result<Option<Vec<u8>>, sled::Error>;
+
     /// The names of all trees.
     fn trees(&self) -> Vec<String>;
 

@@ -1,14 +1,24 @@
 //! The steps of the Aurigraph node's store, one folder each under `steps/`.
 
 use crate::plan::Plan;
-use crate::step::Step;
+use crate::step::{Recognised, Step};
 
-#[path = "../steps/V001__first_layout/step.rs"]
-pub mod v001_first_layout;
+#[path = "../steps/V001__first_layout"]
+/// V001, with how its result is recognised.
+pub mod v001_first_layout {
+    pub use step::*;
+
+    pub mod presence;
+    mod step;
+}
+
+#[path = "../steps/V002__audit_times/step.rs"]
+pub mod v002_audit_times;
 
 /// The node's plan.
 #[must_use]
 pub fn plan() -> Plan {
-    let steps: Vec<Box<dyn Step>> = vec![Box::new(v001_first_layout::FirstLayout)];
+    let first = Recognised::new(v001_first_layout::FirstLayout, v001_first_layout::presence::presence);
+    let steps: Vec<Box<dyn Step>> = vec![Box::new(first), Box::new(v002_audit_times::AuditTimes)];
     Plan::new(steps).expect("the steps above stand in order (tested)")
 }

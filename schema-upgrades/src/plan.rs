@@ -1,17 +1,22 @@
-//! The steps of a program, and what they do to a database: status, validate, upgrade, baseline.
+//! The steps of a program, and what can be asked of them: the crate's front door. The work is in `run`, `repair` and
+//! `dry_run`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use crate::backup::{self, Backup};
 use crate::database::Database;
+use crate::dry_run::{self, DryRun};
 use crate::error::{PlanError, UpgradeError};
-use crate::history::{self, HISTORY, HistoryRow, Origin, PROGRESS, ProgressRow};
-use crate::lock::{Holder, now_ms};
+use crate::history::HistoryRow;
 use crate::medium::Medium;
-use crate::step::{Advance, Step, checksum, label};
+use crate::progress::Progress;
+use crate::repair::{self, Finding};
+use crate::run::Run;
+use crate::step::{Step, label};
 
 /// The ordered steps of a program.
 pub struct Plan {
-    steps: Vec<Box<dyn Step>>,
+    pub(crate) steps: Vec<Box<dyn Step>>,
 }
 
 /// Where a database stands.
@@ -27,6 +32,18 @@ pub struct Status {
     pub pending: Vec<String>,
     /// The version of an interrupted step, and its finished chunks.
     pub interrupted: Option<(u32, u64)>,
+    /// Up to this version there is no way back; 0 if nothing was finalised.
+    pub finalised: u32,
+    /// The lowest version that `downgrade` reaches from here.
+    pub downgrade_to: u32,
+}
+
+/// How an upgrade or a downgrade is to be done.
+pub struct Options<'a> {
+    /// The folder for the backup that is taken first; none takes none.
+    pub backups: Option<PathBuf>,
+    /// Told after each chunk.
+    pub observe: &'a mut dyn FnMut(&Progress),
 }
 
 /// What an upgrade did.
@@ -40,6 +57,14 @@ pub struct Report {
     pub applied: Vec<u32>,
     /// The step that was resumed, if one was.
     pub resumed: Option<u32>,
+    /// The backup that was taken first, or by the attempt that was resumed.
+    pub backup: Option<PathBuf>,
+    /// The most bytes that one chunk read and wrote.
+    pub largest_chunk: u64,
+}
+
+fn log(progress: &Progress) {
+    tracing::info!(%progress, "schema upgrade");
 }
 
 impl Plan {
@@ -72,45 +97,131 @@ impl Plan {
     /// # Errors
     /// [`UpgradeError::Sled`], [`UpgradeError::Damaged`].
     pub fn status(&self, database: &Database) -> Result<Status, UpgradeError> {
-        let run = Run { plan: self, medium: database, path: database.path().to_owned() };
+        let run = self.run(database);
         let applied = run.rows()?;
         let version = applied.last().map_or(0, |row| row.version);
-        let done: Vec<u32> = applied.iter().map(|row| row.version).collect();
-        let pending = self.steps.iter().filter(|step| !done.contains(&step.version()));
-        let interrupted = run.progress()?.filter(|row| !done.contains(&row.version));
+        let done = |version: u32| applied.iter().any(|row| row.version == version);
+        let pending = self.steps.iter().filter(|step| !done(step.version()));
+        let pending = pending.map(|step| label(step.version(), step.name())).collect();
+        let interrupted = run.progress()?.filter(|row| run.is_under_way(row, &applied));
+        let finalised = run.finalised()?;
         Ok(Status {
             version,
             newest: self.newest(),
-            pending: pending.map(|step| label(step.version(), step.name())).collect(),
+            pending,
             interrupted: interrupted.map(|row| (row.version, row.chunks)),
+            finalised,
+            downgrade_to: self.lowest_from(version, finalised),
             applied,
         })
     }
 
-    /// Compares the history with the plan.
+    fn lowest_from(&self, version: u32, finalised: u32) -> u32 {
+        let back = self.steps.iter().rev().filter(|step| step.version() <= version);
+        let steps = back.take_while(|step| step.reversible() && step.version() > finalised).count();
+        version.saturating_sub(u32::try_from(steps).unwrap_or(u32::MAX))
+    }
+
+    /// Compares the history with the plan, and with what steps recognise in the database.
     ///
     /// # Errors
-    /// [`UpgradeError`]: damaged, unversioned, unknown future, missing, altered, out of order.
+    /// [`UpgradeError`]: damaged, unversioned, unknown future, missing, altered, out of order, unrecorded, half
+    /// downgraded. Each says what mends it.
     pub fn validate(&self, database: &Database) -> Result<(), UpgradeError> {
-        Run { plan: self, medium: database, path: database.path().to_owned() }.validate().map(|_| ())
+        self.run(database).validate_strictly()
     }
 
     /// Validates, then applies what is pending, up to a version or to the newest. Interrupted steps go on at the chunk
-    /// where they were.
+    /// where they were. A backup is taken first if anything is there, into [`backup::default_folder`].
     ///
     /// # Errors
-    /// Those of [`Plan::validate`], [`UpgradeError::NoSuchVersion`], [`UpgradeError::Step`], [`UpgradeError::Sled`].
+    /// Those of [`Plan::validate`] but for [`UpgradeError::Unrecorded`], which an upgrade mends by itself;
+    /// [`UpgradeError::NoSuchVersion`], [`UpgradeError::Step`], [`UpgradeError::Sled`], those of [`backup::write`].
     pub fn upgrade(&self, database: &Database, to: Option<u32>) -> Result<Report, UpgradeError> {
-        self.upgrade_on(database, database.path().to_owned(), to)
+        let backups = Some(backup::default_folder(database.path()));
+        self.upgrade_with(database, to, Options { backups, observe: &mut log })
     }
 
-    /// [`Plan::upgrade`] on any medium, so that tests can put faults in between. `name` is for the messages.
+    /// [`Plan::upgrade`] with the backup's place and an observer.
+    ///
+    /// # Errors
+    /// Those of [`Plan::upgrade`].
+    pub fn upgrade_with(
+        &self,
+        database: &Database,
+        to: Option<u32>,
+        options: Options<'_>,
+    ) -> Result<Report, UpgradeError> {
+        let to = self.known(to.unwrap_or_else(|| self.newest()))?;
+        let Options { backups, observe } = options;
+        let take = |from: u32| self.backup_before(database, backups.as_deref(), "upgrade", from);
+        self.run(database).upgrade(to, &take, observe)
+    }
+
+    /// [`Plan::upgrade`] on any medium and without a backup, so that tests can put faults in between. `name` is for the
+    /// messages.
     ///
     /// # Errors
     /// Those of [`Plan::upgrade`].
     pub fn upgrade_on(&self, medium: &dyn Medium, name: PathBuf, to: Option<u32>) -> Result<Report, UpgradeError> {
         let to = self.known(to.unwrap_or_else(|| self.newest()))?;
-        Run { plan: self, medium, path: name }.upgrade(to)
+        Run { plan: self, medium, path: name }.upgrade(to, &|_| Ok(None), &mut log)
+    }
+
+    /// Goes back to an older version, step by step, as long as no step on the way was finalised. What was written since
+    /// the upgrade is kept.
+    ///
+    /// # Errors
+    /// [`UpgradeError::Finalised`], [`UpgradeError::NotReversible`], and those of [`Plan::upgrade`].
+    pub fn downgrade(&self, database: &Database, to: u32, options: Options<'_>) -> Result<Report, UpgradeError> {
+        let to = self.known(to)?;
+        let Options { backups, observe } = options;
+        let take = |from: u32| self.backup_before(database, backups.as_deref(), "downgrade", from);
+        self.run(database).downgrade(to, &take, observe)
+    }
+
+    /// [`Plan::downgrade`] on any medium and without a backup, for tests.
+    ///
+    /// # Errors
+    /// Those of [`Plan::downgrade`].
+    pub fn downgrade_on(&self, medium: &dyn Medium, name: PathBuf, to: u32) -> Result<Report, UpgradeError> {
+        Run { plan: self, medium, path: name }.downgrade(self.known(to)?, &|_| Ok(None), &mut log)
+    }
+
+    /// Ends the downgrade window at the database's version, and gives that version back.
+    ///
+    /// # Errors
+    /// Those of [`Plan::validate`].
+    pub fn finalise(&self, database: &Database) -> Result<u32, UpgradeError> {
+        self.run(database).finalise()
+    }
+
+    /// Takes a verified backup.
+    ///
+    /// # Errors
+    /// Those of [`backup::write`].
+    pub fn backup(&self, database: &Database, file: &Path) -> Result<Backup, UpgradeError> {
+        // A history that cannot be read is no reason to refuse a backup.
+        let version = self.status(database).map_or(0, |status| status.version);
+        backup::write(database, version, file)
+    }
+
+    /// Applies what is pending to a copy beside the database, and says what each step would change. The copy is removed.
+    ///
+    /// # Errors
+    /// Those of [`Plan::upgrade`].
+    pub fn dry_run(&self, database: &Database, to: Option<u32>) -> Result<DryRun, UpgradeError> {
+        dry_run::run(self, database, self.known(to.unwrap_or_else(|| self.newest()))?)
+    }
+
+    /// Says everything that is wrong with the history, and mends what can be mended without losing anything: a step is
+    /// recorded if its result is there. Rows that are replaced are kept aside, content is never touched but by the steps
+    /// themselves.
+    ///
+    /// # Errors
+    /// [`UpgradeError::Sled`], [`UpgradeError::Step`].
+    pub fn repair(&self, database: &Database) -> Result<Vec<Finding>, UpgradeError> {
+        repair::run(&self.run(database))
     }
 
     /// Records that an existing database is at a version, because an operator says so. Nothing of its content changes.
@@ -119,165 +230,28 @@ impl Plan {
     /// [`UpgradeError::NoSuchVersion`], [`UpgradeError::BaselineBehind`], those of damaged or altered histories.
     pub fn baseline(&self, database: &Database, version: u32) -> Result<(), UpgradeError> {
         let version = self.known(version)?;
-        Run { plan: self, medium: database, path: database.path().to_owned() }.baseline(version)
+        self.run(database).baseline(version)
+    }
+
+    fn run<'a>(&'a self, database: &'a Database) -> Run<'a> {
+        Run { plan: self, medium: database, path: database.path().to_owned() }
+    }
+
+    fn backup_before(
+        &self,
+        database: &Database,
+        folder: Option<&Path>,
+        what: &str,
+        from: u32,
+    ) -> Result<Option<PathBuf>, UpgradeError> {
+        let Some(folder) = folder else { return Ok(None) };
+        let file = backup::free_name(folder, &format!("V{from:03}-before-{what}"));
+        backup::write(database, from, &file)?;
+        Ok(Some(file))
     }
 
     fn known(&self, version: u32) -> Result<u32, UpgradeError> {
         let newest = self.newest();
         if version <= newest { Ok(version) } else { Err(UpgradeError::NoSuchVersion { version, newest }) }
-    }
-}
-
-/// One run of a plan on one database.
-struct Run<'a> {
-    plan: &'a Plan,
-    medium: &'a dyn Medium,
-    path: PathBuf,
-}
-
-impl Run<'_> {
-    fn sled<T>(&self, result: Result<T, sled::Error>) -> Result<T, UpgradeError> {
-        result.map_err(|source| UpgradeError::Sled { path: self.path.clone(), source })
-    }
-
-    fn rows(&self) -> Result<Vec<HistoryRow>, UpgradeError> {
-        self.sled(history::rows(self.medium))?
-    }
-
-    fn progress(&self) -> Result<Option<ProgressRow>, UpgradeError> {
-        self.sled(history::progress(self.medium))?
-    }
-
-    /// The database's version, if the history agrees with the plan.
-    fn validate(&self) -> Result<u32, UpgradeError> {
-        let rows = self.rows()?;
-        let Some(newest) = rows.last().map(|row| row.version) else {
-            self.refuse_unversioned()?;
-            return Ok(0);
-        };
-        self.compare(&rows)?;
-        let missing = |version: u32| version < newest && rows.iter().all(|row| row.version != version);
-        if let Some(step) = self.plan.steps.iter().find(|step| missing(step.version())) {
-            return Err(UpgradeError::Missing { version: step.version(), name: step.name().to_owned(), newest });
-        }
-        Self::check_order(&rows)?;
-        Ok(newest)
-    }
-
-    /// Steps must have been applied in the order of their versions; a baseline may fill a hole later.
-    fn check_order(rows: &[HistoryRow]) -> Result<(), UpgradeError> {
-        let late = rows.iter().filter(|row| row.origin == Origin::Applied).find_map(|row| {
-            let before = rows.iter().find(|other| other.version > row.version && other.sequence < row.sequence)?;
-            Some((row, before.version))
-        });
-        late.map_or(Ok(()), |(row, after)| {
-            Err(UpgradeError::OutOfOrder { version: row.version, name: row.name.clone(), after })
-        })
-    }
-
-    /// Every recorded step must be one of the plan, unaltered.
-    fn compare(&self, rows: &[HistoryRow]) -> Result<(), UpgradeError> {
-        let known = self.plan.newest();
-        if let Some(row) = rows.iter().find(|row| row.version > known) {
-            return Err(UpgradeError::UnknownFuture { found: row.version, name: row.name.clone(), known });
-        }
-        for row in rows {
-            let Some(step) = self.plan.steps.iter().find(|step| step.version() == row.version) else { continue };
-            let declared = hex::encode(checksum(step.as_ref()));
-            if row.checksum != declared || row.name != step.name() {
-                return Err(UpgradeError::Altered {
-                    version: row.version,
-                    name: step.name().to_owned(),
-                    recorded: format!("{} {}", row.name, row.checksum),
-                    declared: format!("{} {declared}", step.name()),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    /// An empty database needs no history; an interrupted first step explains its own trees.
-    fn refuse_unversioned(&self) -> Result<(), UpgradeError> {
-        if self.progress()?.is_some() {
-            return Ok(());
-        }
-        let own = ["__sled__default", HISTORY, PROGRESS];
-        let mut trees: Vec<String> = Vec::new();
-        for tree in self.medium.trees() {
-            let foreign = !own.contains(&tree.as_str());
-            let filled = foreign || tree == own[0];
-            if filled && !self.sled(self.medium.scan(&tree, None, 1))?.is_empty() {
-                trees.push(tree);
-            }
-        }
-        if trees.is_empty() { Ok(()) } else { Err(UpgradeError::Unversioned { trees: trees.join(", ") }) }
-    }
-
-    fn upgrade(&self, to: u32) -> Result<Report, UpgradeError> {
-        let from = self.validate()?;
-        let interrupted = self.progress()?;
-        let mut report = Report { from, to: from, applied: Vec::new(), resumed: None };
-        for step in self.plan.steps.iter().filter(|step| step.version() > from && step.version() <= to) {
-            let declared = hex::encode(checksum(step.as_ref()));
-            // Progress of a step whose content has changed since is worth nothing: steps are idempotent.
-            let before = interrupted.as_ref().filter(|row| row.version == step.version() && row.checksum == declared);
-            if before.is_some() {
-                report.resumed = Some(step.version());
-            }
-            self.apply(step.as_ref(), declared, before)?;
-            report.applied.push(step.version());
-            report.to = step.version();
-        }
-        if report.applied.is_empty() && interrupted.is_some_and(|row| row.version <= from) {
-            self.sled(history::set_progress(self.medium, None))?;
-        }
-        Ok(report)
-    }
-
-    fn apply(&self, step: &dyn Step, declared: String, before: Option<&ProgressRow>) -> Result<(), UpgradeError> {
-        let (version, name) = (step.version(), step.name());
-        tracing::info!(step = label(version, name), resumed = before.is_some(), "applying a schema upgrade");
-        let mut row = before.cloned().unwrap_or(ProgressRow { version, checksum: declared, chunks: 0, from: None });
-        // Recorded before the first change, so that a half-made first layout is never taken for a foreign database.
-        self.sled(history::set_progress(self.medium, Some(&row)))?;
-        self.sled(self.medium.flush())?;
-        loop {
-            let from = row.from.as_ref().and_then(|text| hex::decode(text).ok());
-            row.chunks += 1;
-            let failed = |source| UpgradeError::Step { version, name: name.to_owned(), chunk: row.chunks, source };
-            let advance = step.advance(self.medium, from.as_deref()).map_err(failed)?;
-            // The chunk is durable before its progress is: a crash in between repeats it.
-            self.sled(self.medium.flush())?;
-            let Advance::More(next) = advance else { break };
-            row.from = Some(hex::encode(next));
-            self.sled(history::set_progress(self.medium, Some(&row)))?;
-        }
-        self.finish(step, row.checksum, row.chunks, Origin::Applied)?;
-        self.sled(history::set_progress(self.medium, None))?;
-        self.sled(self.medium.flush())
-    }
-
-    fn finish(&self, step: &dyn Step, checksum: String, chunks: u64, origin: Origin) -> Result<(), UpgradeError> {
-        let (version, name) = (step.version(), step.name().to_owned());
-        let sequence = self.rows()?.iter().map(|row| row.sequence).max().unwrap_or(0) + 1;
-        let (done_ms, by) = (now_ms(), Holder::this());
-        let row = HistoryRow { version, name, checksum, sequence, origin, chunks, done_ms, by };
-        self.sled(history::record(self.medium, &row))?;
-        self.sled(self.medium.flush())
-    }
-
-    fn baseline(&self, version: u32) -> Result<(), UpgradeError> {
-        let rows = self.rows()?;
-        self.compare(&rows)?;
-        let at = rows.last().map_or(0, |row| row.version);
-        if version < at {
-            return Err(UpgradeError::BaselineBehind { at, version });
-        }
-        let recorded: Vec<u32> = rows.iter().map(|row| row.version).collect();
-        let steps = self.plan.steps.iter().filter(|step| step.version() <= version);
-        for step in steps.filter(|step| !recorded.contains(&step.version())) {
-            self.finish(step.as_ref(), hex::encode(checksum(step.as_ref())), 0, Origin::Baseline)?;
-        }
-        Ok(())
     }
 }

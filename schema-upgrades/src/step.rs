@@ -23,6 +23,96 @@ pub trait Step: Send + Sync {
     /// # Errors
     /// Whatever the medium or the step's own checks say.
     fn advance(&self, medium: &dyn Medium, from: Option<&[u8]>) -> Result<Advance, StepError>;
+
+    /// Whether the wanted result is in the database, whatever the history says. `repair` records a step only if this is
+    /// [`Presence::Complete`]. Reads in chunks of bounded size.
+    ///
+    /// # Errors
+    /// Whatever the medium says.
+    fn presence(&self, _medium: &dyn Medium) -> Result<Presence, StepError> {
+        Ok(Presence::Unknown)
+    }
+
+    /// The tree that the step walks, if what it hands to [`Advance::More`] are keys of it: then the time left is known.
+    fn source(&self) -> Option<&str> {
+        None
+    }
+
+    /// True if [`Step::retreat`] goes back to the version before.
+    fn reversible(&self) -> bool {
+        false
+    }
+
+    /// Does one chunk of the way back to the version before, under the same rules as [`Step::advance`].
+    ///
+    /// # Errors
+    /// Whatever the medium or the step's own checks say; the provided one always.
+    fn retreat(&self, _medium: &dyn Medium, _from: Option<&[u8]>) -> Result<Advance, StepError> {
+        Err("this step has no way back".into())
+    }
+}
+
+/// Whether a step's wanted result is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// All of it.
+    Complete,
+    /// Some of it; the text says what is missing.
+    Partial(String),
+    /// Nothing of it.
+    Absent,
+    /// The step cannot tell.
+    Unknown,
+}
+
+/// How a step recognises its result.
+pub type Recognise = fn(&dyn Medium) -> Result<Presence, StepError>;
+
+/// A released step that learned to recognise its result later: its own content, and with it its checksum, stays.
+pub struct Recognised<S> {
+    step: S,
+    presence: Recognise,
+}
+
+impl<S: Step> Recognised<S> {
+    /// The step with its recogniser.
+    pub const fn new(step: S, presence: Recognise) -> Self {
+        Self { step, presence }
+    }
+}
+
+impl<S: Step> Step for Recognised<S> {
+    fn version(&self) -> u32 {
+        self.step.version()
+    }
+
+    fn name(&self) -> &str {
+        self.step.name()
+    }
+
+    fn content(&self) -> &[&str] {
+        self.step.content()
+    }
+
+    fn advance(&self, medium: &dyn Medium, from: Option<&[u8]>) -> Result<Advance, StepError> {
+        self.step.advance(medium, from)
+    }
+
+    fn presence(&self, medium: &dyn Medium) -> Result<Presence, StepError> {
+        (self.presence)(medium)
+    }
+
+    fn source(&self) -> Option<&str> {
+        self.step.source()
+    }
+
+    fn reversible(&self) -> bool {
+        self.step.reversible()
+    }
+
+    fn retreat(&self, medium: &dyn Medium, from: Option<&[u8]>) -> Result<Advance, StepError> {
+        self.step.retreat(medium, from)
+    }
 }
 
 /// How far a step is after a chunk.

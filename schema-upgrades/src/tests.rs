@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use crate::faults::{Fault, Faulty};
-use crate::history::{self, HISTORY, ProgressRow};
-use crate::{Advance, Change, Database, Medium, Plan, PlanError, Step, StepError, UpgradeError};
+use crate::history::{self, Direction, HISTORY, ProgressRow};
+use crate::{Advance, Change, Database, Medium, Plan, PlanError, Presence, Step, StepError, UpgradeError};
+
+mod node;
+mod tools;
 
 const ROWS: u32 = 25;
 const CHUNK: usize = 4;
@@ -25,6 +28,10 @@ impl Step for Rows {
     }
     fn content(&self) -> &[&str] {
         &["rows: number -> text"]
+    }
+    fn presence(&self, medium: &dyn Medium) -> Result<Presence, StepError> {
+        let filled = !medium.scan("rows", None, 1)?.is_empty();
+        Ok(if filled { Presence::Complete } else { Presence::Absent })
     }
     fn advance(&self, medium: &dyn Medium, _from: Option<&[u8]>) -> Result<Advance, StepError> {
         let rows: Vec<Change> =
@@ -49,6 +56,28 @@ impl Step for Marked {
         let plain = chunk.iter().filter(|(_, text)| !text.starts_with(b"#"));
         let changes: Vec<Change> =
             plain.map(|(key, text)| Change::put(key, &[b"#", text.as_slice()].concat())).collect();
+        medium.apply("rows", &changes)?;
+        Ok(chunk.last().map_or(Advance::Done, |(key, _)| Advance::More(key.clone())))
+    }
+    fn presence(&self, medium: &dyn Medium) -> Result<Presence, StepError> {
+        let rows = medium.scan("rows", None, usize::MAX)?;
+        let plain = rows.iter().filter(|(_, text)| !text.starts_with(b"#")).count();
+        Ok(match rows.len() - plain {
+            0 => Presence::Absent,
+            _ if plain == 0 => Presence::Complete,
+            _ => Presence::Partial(format!("{plain} rows have no mark")),
+        })
+    }
+    fn source(&self) -> Option<&str> {
+        Some("rows")
+    }
+    fn reversible(&self) -> bool {
+        true
+    }
+    fn retreat(&self, medium: &dyn Medium, from: Option<&[u8]>) -> Result<Advance, StepError> {
+        let chunk = medium.scan("rows", from, CHUNK)?;
+        let marked = chunk.iter().filter_map(|(key, text)| Some((key, text.strip_prefix(b"#")?)));
+        let changes: Vec<Change> = marked.map(|(key, text)| Change::put(key, text)).collect();
         medium.apply("rows", &changes)?;
         Ok(chunk.last().map_or(Advance::Done, |(key, _)| Advance::More(key.clone())))
     }
@@ -183,7 +212,8 @@ fn an_interrupted_step_goes_on_at_its_chunk_and_status_says_so() {
 fn progress_of_a_step_that_has_changed_since_is_not_used() {
     let (_directory, database) = fresh();
     plan().upgrade(&database, Some(1)).unwrap();
-    let stale = ProgressRow { version: 2, checksum: "old".to_owned(), chunks: 6, from: Some(hex::encode([0xff; 4])) };
+    let fresh = ProgressRow::new(2, "old".to_owned(), Direction::Up, None);
+    let stale = ProgressRow { chunks: 6, from: Some(hex::encode([0xff; 4])), ..fresh };
     history::set_progress(&database, Some(&stale)).unwrap();
     assert_eq!(plan().upgrade(&database, None).unwrap().resumed, None);
     assert_eq!(rows(&database), wanted());

@@ -147,6 +147,9 @@ impl AuditReader {
     /// If the store fails.
     pub fn search(&self, filter: &AuditFilter, page: usize, page_size: usize) -> Result<AuditPage, StoreError> {
         let skip = page.saturating_mul(page_size);
+        if filter.date_from.is_some() || filter.date_to.is_some() {
+            return self.search_between(filter, skip, page_size);
+        }
         let (mut logs, mut total, mut oldest) = (Vec::new(), 0, 0);
         self.walk(bounds::SEARCHED, |entry| {
             oldest = entry.id;
@@ -159,6 +162,30 @@ impl AuditReader {
             true
         })?;
         Ok(AuditPage { logs, total, complete: oldest <= 1 })
+    }
+
+    /// A search between two times: by the index, so that the bound of what is searched counts from the later one.
+    fn search_between(&self, filter: &AuditFilter, skip: usize, page_size: usize) -> Result<AuditPage, StoreError> {
+        let range = (filter.date_from.unwrap_or(0), filter.date_to.unwrap_or(u64::MAX));
+        let (mut logs, mut total, mut before, mut left) = (Vec::new(), 0, None, bounds::SEARCHED);
+        while left > 0 {
+            let limit = left.min(bounds::CHUNK);
+            let rows = self.store.audit_rows_between(range, before, limit)?;
+            left -= rows.len();
+            before = rows.last().map(|(time, id, _)| (*time, *id));
+            for entry in rows.iter().filter_map(|(_, _, bytes)| AuditEntry::decode(bytes).ok()) {
+                if filter.accepts(&entry) {
+                    if total >= skip && logs.len() < page_size {
+                        logs.push(entry);
+                    }
+                    total += 1;
+                }
+            }
+            if rows.len() < limit {
+                return Ok(AuditPage { logs, total, complete: true });
+            }
+        }
+        Ok(AuditPage { logs, total, complete: false })
     }
 
     /// The log in numbers, over its newest entries.

@@ -41,7 +41,8 @@ struct Node {
 impl Node {
     async fn start(name: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), name, StoreOptions { cache: 4 << 20 }).unwrap();
+        let store =
+            Store::open(directory.path(), name, StoreOptions { cache: 4 << 20, ..StoreOptions::default() }).unwrap();
         let registry = Registry::new(name);
         let tree = Self::tree(&store, &registry).await;
         Self { store, registry, tree, _directory: directory }

@@ -87,7 +87,8 @@ impl Audit {
             key.map(|validator| validator.consensus_key.as_bytes()),
         );
         let journal = Journal::open(dir, &identity, JournalOptions::default(), Fatal::default()).map_err(text)?;
-        let store = Store::open(dir, &node.name, StoreOptions::default()).map_err(text)?;
+        let store =
+            Store::open(dir, &node.name, StoreOptions { upgrade: false, ..StoreOptions::default() }).map_err(text)?;
         let ledger = Ledger::from_genesis(&genesis, Arc::new(CpuHasher)).map_err(text)?;
         let block_hash = ledger.header().hash();
         Ok(Self {

@@ -51,6 +51,9 @@ pub enum Command {
     /// Look at a chain on disk
     #[command(subcommand)]
     Chain(Chain),
+    /// Look at and change the schema version of a stopped node's store
+    #[command(subcommand, after_help = SCHEMA_HELP)]
+    Schema(Schema),
     /// Load a cluster with pre-signed transfers and report what it committed
     Bench(Bench),
 }
@@ -332,6 +335,145 @@ pub struct ChainVerify {
     /// The config that the chain's genesis is read from
     #[arg(long, default_value = "cluster-configs/four-validators.toml")]
     pub config: PathBuf,
+}
+
+const SCHEMA_HELP: &str = "\
+The node must be stopped; --data-dir is its own folder, e.g. .aurigraph/four-validators/v1. Nothing is ever wiped: a
+backup is taken before every upgrade and downgrade, a restore keeps what it replaces, a repair keeps rows aside.
+
+Exit codes:
+  0  done; for validate: the history agrees with this program; for repair: nothing is left to mend
+  1  failed: the system refused, no space, a step failed (the next upgrade resumes it)
+  2  the command line is wrong
+  3  a backup file cannot be used
+  5  there is no store, it is in use, or its schema is not as it must be; the message says what mends it";
+
+/// `aurigraph schema`.
+#[derive(Debug, Subcommand)]
+pub enum Schema {
+    /// Show the version, what was applied and what is pending; changes and judges nothing
+    #[command(after_help = "Examples:\n  aurigraph schema status --data-dir .aurigraph/four-validators/v1")]
+    Status(SchemaStore),
+    /// Compare the history with this program; a refusal names the command that mends it
+    #[command(after_help = "Examples:\n  aurigraph schema validate --data-dir .aurigraph/four-validators/v1 --json")]
+    Validate(SchemaStore),
+    /// Upgrade a copy, and say per step which keys and bytes it would change
+    #[command(after_help = "Examples:\n  aurigraph schema dry-run --data-dir .aurigraph/four-validators/v1")]
+    DryRun(SchemaDryRun),
+    /// Take a verified backup, then apply what is pending; an interrupted step goes on where it was
+    #[command(after_help = "Examples:\n  aurigraph schema upgrade --data-dir .aurigraph/four-validators/v1")]
+    Upgrade(SchemaUpgrade),
+    /// Go back to an older version, keeping what was written since, until that version is finalised
+    #[command(after_help = "Examples:\n  aurigraph schema downgrade --to 1 --data-dir .aurigraph/four-validators/v1")]
+    Downgrade(SchemaDowngrade),
+    /// Say what is wrong with the history, and mend what can be mended without losing anything
+    #[command(
+        after_help = "A step is recorded if its result is in the store; a row that is replaced is kept aside.\n\n\
+                            Examples:\n  aurigraph schema repair --data-dir .aurigraph/four-validators/v1"
+    )]
+    Repair(SchemaRepair),
+    /// Record on your word that the store is at a version
+    #[command(after_help = "Examples:\n  aurigraph schema baseline --to 1 --data-dir .aurigraph/four-validators/v1")]
+    Baseline(SchemaBaseline),
+    /// Write everything that the store holds to one checksummed file, and read it back
+    #[command(after_help = "Examples:\n  aurigraph schema backup --data-dir .aurigraph/four-validators/v1")]
+    Backup(SchemaBackup),
+    /// Put a backup in the store's place; what was there is kept beside it
+    #[command(after_help = "Examples:\n  aurigraph schema restore v1.backup --data-dir .aurigraph/four-validators/v1")]
+    Restore(SchemaRestore),
+    /// End the downgrade window at the store's version
+    #[command(after_help = "Examples:\n  aurigraph schema finalise --data-dir .aurigraph/four-validators/v1")]
+    Finalise(SchemaStore),
+}
+
+/// Which store.
+#[derive(Debug, Clone, Args)]
+pub struct SchemaStore {
+    /// The node's own folder
+    #[arg(long, default_value = ".")]
+    pub data_dir: PathBuf,
+}
+
+/// `aurigraph schema dry-run`.
+#[derive(Debug, Args)]
+pub struct SchemaDryRun {
+    /// Up to this version [default: the newest]
+    #[arg(long)]
+    pub to: Option<u32>,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
+}
+
+/// `aurigraph schema upgrade`.
+#[derive(Debug, Args)]
+pub struct SchemaUpgrade {
+    /// Up to this version [default: the newest]
+    #[arg(long)]
+    pub to: Option<u32>,
+    /// Take no backup first
+    #[arg(long)]
+    pub no_backup: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
+}
+
+/// `aurigraph schema downgrade`.
+#[derive(Debug, Args)]
+pub struct SchemaDowngrade {
+    /// Back to this version
+    #[arg(long)]
+    pub to: u32,
+    /// Take no backup first
+    #[arg(long)]
+    pub no_backup: bool,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
+}
+
+/// `aurigraph schema repair`.
+#[derive(Debug, Args)]
+pub struct SchemaRepair {
+    /// Restore this backup instead of mending
+    #[arg(long)]
+    pub from_backup: Option<PathBuf>,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
+}
+
+/// `aurigraph schema baseline`.
+#[derive(Debug, Args)]
+pub struct SchemaBaseline {
+    /// The version that the store is at
+    #[arg(long)]
+    pub to: u32,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
+}
+
+/// `aurigraph schema backup`.
+#[derive(Debug, Args)]
+pub struct SchemaBackup {
+    /// Where to write it; an existing file is never overwritten [default: a new file in <data dir>/store.backups]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
+}
+
+/// `aurigraph schema restore`.
+#[derive(Debug, Args)]
+pub struct SchemaRestore {
+    /// The backup
+    pub file: PathBuf,
+    /// Which store.
+    #[command(flatten)]
+    pub store: SchemaStore,
 }
 
 /// `aurigraph bench`.

@@ -13,6 +13,7 @@ mod keys;
 mod node;
 mod output;
 mod proof;
+mod schema;
 mod signals;
 mod tx;
 mod up;
@@ -50,6 +51,7 @@ fn run(command: &Command, output: Output) -> CliResult {
         Command::Tx(command) => block_on(tx::run(command, output)),
         Command::Status(args) => block_on(tx::status(args, output)),
         Command::Proof(command) => block_on(proof::run(command, output)),
+        Command::Schema(command) => schema::run(command, output),
         Command::Bench(args) => block_on(bench::run(args, output)),
     }
 }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::blocks::{apply_all, write_block};
 use super::checkpoint::{self, Checkpoints};
 use super::error::StoreError;
-use super::layout::{AUDIT, height_key};
+use super::layout::{AUDIT, AUDIT_TIMES, audit_time_key, height_key};
 use super::open::Store;
 use super::types::{CheckpointDone, StoredBlock};
 use crate::bounds::storage as bounds;
@@ -202,6 +202,9 @@ impl<'a> StoreWriter<'a> {
 
     fn audit(&self, rows: &[(u64, Bytes)]) -> Result<(), StoreError> {
         let database = &self.store.shared.database;
+        // The index first: what a crash leaves of it points nowhere, which readers skip; an entry without it stays unfound.
+        let times = rows.iter().filter_map(|(id, entry)| audit_time_key(*id, entry));
+        apply_all(database, AUDIT_TIMES, times.map(|key| Change::put(&key, &[])))?;
         apply_all(database, AUDIT, rows.iter().map(|(id, entry)| Change::put(&height_key(*id), entry)))?;
         Ok(database.flush()?)
     }

@@ -1,4 +1,4 @@
-//! Keys and values of the trees that `V001__first_layout` describes.
+//! Keys and values of the trees that the notes of the schema's steps describe.
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::DIGEST_LEN;
@@ -11,6 +11,8 @@ use super::types::{BlockRow, StoredBlock, StoredTransaction, TransactionLocation
 pub(super) use aurigraph_schema_upgrades::node::v001_first_layout::{
     AUDIT, BLOCK_TRANSACTIONS, BLOCKS, CHECKPOINTS, HEIGHTS, PAGES, RECEIPTS, TRANSACTIONS,
 };
+
+pub(super) use aurigraph_schema_upgrades::node::v002_audit_times::AUDIT_TIMES;
 
 /// Transactions in one group of `block_transactions`: 38 KB.
 pub(super) const GROUP: usize = 1_000;
@@ -34,6 +36,20 @@ pub(super) const fn height_key(height: u64) -> [u8; 8] {
 
 pub(super) fn height_of(key: &[u8]) -> Option<u64> {
     key.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes))
+}
+
+/// The key of `audit_times` for an entry, as `V002__audit_times` makes it; none for an entry of another form.
+pub(super) fn audit_time_key(id: u64, entry: &[u8]) -> Option<[u8; 16]> {
+    let time = entry.get(9..)?.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))?;
+    (entry.first() == Some(&1)).then(|| time_key(time, id))
+}
+
+/// The key of `audit_times` for a time and an entry number.
+pub(super) fn time_key(time: u64, id: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&time.to_be_bytes());
+    key[8..].copy_from_slice(&id.to_be_bytes());
+    key
 }
 
 /// The key of the group that begins with this transaction.

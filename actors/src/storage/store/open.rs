@@ -21,11 +21,13 @@ use crate::bounds::storage::STORE_CACHE;
 pub struct StoreOptions {
     /// sled's cache in bytes.
     pub cache: u64,
+    /// Bring an older schema up by itself; without it, a store that is not new is refused with what to run.
+    pub upgrade: bool,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache: STORE_CACHE }
+        Self { cache: STORE_CACHE, upgrade: true }
     }
 }
 
@@ -142,13 +144,23 @@ fn open_whole(path: &Path, suspect: &Path, options: StoreOptions) -> Result<Data
 fn open_at(path: &Path, options: StoreOptions) -> Result<Database, UpgradeError> {
     let config = sled::Config::new().path(path).cache_capacity(options.cache).flush_every_ms(None);
     let database = Database::open(config)?;
-    match catch_unwind(AssertUnwindSafe(|| node::plan().upgrade(&database, None))) {
-        Ok(result) => result.map(|_| database),
+    match catch_unwind(AssertUnwindSafe(|| bring_up(&database, options))) {
+        Ok(result) => result.map(|()| database),
         Err(_) => {
             let text = "while its schema was read".to_owned();
             Err(UpgradeError::Panicked { path: path.to_owned(), text })
         }
     }
+}
+
+fn bring_up(database: &Database, options: StoreOptions) -> Result<(), UpgradeError> {
+    let plan = node::plan();
+    let status = plan.status(database)?;
+    // A new store is no upgrade, and a newer or damaged one is refused by the upgrade itself.
+    if !options.upgrade && (1..status.newest).contains(&status.version) {
+        return Err(UpgradeError::Pending { at: status.version, newest: status.newest });
+    }
+    plan.upgrade(database, None).map(|_| ())
 }
 
 /// Reads both ends of every tree and the newest checkpoint. What only fails its checksums is no reason here: then the

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use super::checkpoint;
 use super::error::StoreError;
 use super::layout::{
-    AUDIT, BLOCK_TRANSACTIONS, BLOCKS, ENTRY, HEIGHTS, RECEIPTS, TRANSACTIONS, damaged, decode_block, decode_entry,
-    decode_location, decode_receipts, group_first, group_key, height_key, height_of,
+    AUDIT, AUDIT_TIMES, BLOCK_TRANSACTIONS, BLOCKS, ENTRY, HEIGHTS, RECEIPTS, TRANSACTIONS, audit_time_key, damaged,
+    decode_block, decode_entry, decode_location, decode_receipts, group_first, group_key, height_key, height_of,
+    time_key,
 };
 use super::open::Shared;
 use super::types::{BlockRow, StoredCheckpoint, TransactionLocation, TransactionRow};
@@ -215,6 +216,43 @@ impl StoreReader {
             Ok((id, Bytes::copy_from_slice(&bytes)))
         })
         .collect()
+    }
+
+    /// Audit rows with times from `from_ms` to `to_ms`, both included, newest first; `before` is the time and number of the
+    /// last row of the page before.
+    ///
+    /// # Errors
+    /// If sled fails or a key of the index is damaged.
+    pub fn audit_rows_between(
+        &self,
+        (from_ms, to_ms): (u64, u64),
+        before: Option<(u64, u64)>,
+        limit: usize,
+    ) -> Result<Vec<(u64, u64, Bytes)>, StoreError> {
+        let tree = self.shared.database.sled().open_tree(AUDIT_TIMES)?;
+        let start = Bound::Included(time_key(from_ms, 0));
+        let end = match before {
+            Some((time, id)) => Bound::Excluded(time_key(time, id)),
+            None => Bound::Included(time_key(to_ms, u64::MAX)),
+        };
+        let mut rows = Vec::new();
+        if from_ms > to_ms || before.is_some_and(|before| before <= (from_ms, 0)) {
+            return Ok(rows);
+        }
+        for pair in tree.range((start, end)).rev() {
+            let (key, _) = pair?;
+            let parts = key.split_first_chunk::<8>().and_then(|(time, id)| Some((time, id.first_chunk::<8>()?)));
+            let (time, id) = parts.ok_or_else(|| damaged("audit time key", &key))?;
+            let (time, id) = (u64::from_be_bytes(*time), u64::from_be_bytes(*id));
+            // An index key without its entry, or of a number that was given again, is what a crash left.
+            let entry =
+                self.get(AUDIT, &height_key(id))?.filter(|it| audit_time_key(id, it) == Some(time_key(time, id)));
+            rows.extend(entry.map(|entry| (time, id, Bytes::from(entry))));
+            if rows.len() == limit {
+                break;
+            }
+        }
+        Ok(rows)
     }
 
     /// The schema version that the store is at.

@@ -20,7 +20,7 @@ use super::actor::{StoreActor, StoreMsg, StoreWriter};
 use super::blocks::write_block;
 use super::checkpoint::{self, Checkpoints};
 use super::error::StoreError;
-use super::layout::{PAGES, SlotValue};
+use super::layout::{AUDIT_TIMES, PAGES, SlotValue, time_key};
 use super::open::{Store, StoreOptions};
 use super::types::{CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation};
 use crate::bounds::storage::STORE_MAILBOX;
@@ -118,7 +118,7 @@ fn consensus(view: &StateView) -> Bytes {
 }
 
 fn open(directory: &Path) -> Store {
-    Store::open(directory, "v1", StoreOptions { cache: 4 << 20 }).unwrap()
+    Store::open(directory, "v1", StoreOptions { cache: 4 << 20, ..StoreOptions::default() }).unwrap()
 }
 
 fn write(store: &Store, checkpoints: &mut Checkpoints, view: &StateView) -> checkpoint::Written {
@@ -182,7 +182,7 @@ fn a_block_is_found_by_height_by_hash_and_by_each_of_its_transactions() {
     let store = open(directory.path());
     blocks.iter().for_each(|block| assert_indexed(&store, block));
     let reader = store.reader();
-    assert_eq!(reader.schema_version().unwrap(), 1);
+    assert_eq!(reader.schema_version().unwrap(), aurigraph_schema_upgrades::node::plan().newest());
     assert_eq!(reader.highest_indexed_height().unwrap(), Some(4));
     let heights = |below, limit| -> Vec<u64> {
         reader.headers_below(below, limit).unwrap().iter().map(|row| row.height).collect()
@@ -546,4 +546,83 @@ async fn five_deaths_lose_no_acknowledged_block_checkpoint_or_audit_row() {
     for found in 1..=height {
         assert_eq!(reader.header_by_height(found).unwrap().unwrap().hash, block(found, 3).hash);
     }
+}
+
+/// Audit rows as the audit actor makes them, with times that go back now and then.
+fn audit_rows(ids: std::ops::RangeInclusive<u64>) -> Vec<(u64, Bytes)> {
+    use crate::audit::{AuditEntry, AuditLevel, AuditRecord};
+    let record = || AuditRecord::system(AuditLevel::Info, "test", "was written", "store", "");
+    ids.map(|id| (id, AuditEntry::new(id, audit_time(id), Hash::ZERO, record()).encode().into())).collect()
+}
+
+const fn audit_time(id: u64) -> u64 {
+    1_000 + id * 10 - (id % 4) * 12
+}
+
+fn write_audit(store: &Store, ids: std::ops::RangeInclusive<u64>) {
+    StoreWriter::new(store).unwrap().apply(StoreMsg::Audit { rows: audit_rows(ids), reply: None }).unwrap();
+}
+
+#[test]
+fn audit_entries_are_indexed_by_time_as_the_upgrade_does_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    write_audit(&store, 1..=1_200);
+    let database = &store.shared.database;
+    let index = || database.scan(AUDIT_TIMES, None, usize::MAX).unwrap();
+    let written = index();
+    assert_eq!(written.len(), 1_200);
+    let (plan, name) = (aurigraph_schema_upgrades::node::plan(), || "test".into());
+    plan.downgrade_on(database, name(), 1).unwrap();
+    assert!(!database.trees().contains(&AUDIT_TIMES.to_owned()));
+    plan.upgrade_on(database, name(), None).unwrap();
+    assert_eq!(index(), written);
+}
+
+#[test]
+fn audit_rows_are_found_between_two_times_page_by_page() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    write_audit(&store, 1..=100);
+    let reader = store.reader();
+    let between = |range, before, limit| reader.audit_rows_between(range, before, limit).unwrap();
+    let ids = |rows: &[(u64, u64, Bytes)]| rows.iter().map(|(_, id, _)| *id).collect::<Vec<_>>();
+    let (from, to) = (1_200, 1_400);
+    let mut wanted: Vec<u64> = (1..=100).filter(|id| (from..=to).contains(&audit_time(*id))).collect();
+    wanted.sort_by_key(|id| std::cmp::Reverse((audit_time(*id), *id)));
+    let all = between((from, to), None, 100);
+    assert_eq!(ids(&all), wanted);
+    let first = between((from, to), None, 5);
+    let rest = between((from, to), Some((first[4].0, first[4].1)), 100);
+    assert_eq!([ids(&first), ids(&rest)].concat(), wanted);
+    assert!(between((to, from), None, 9).is_empty() && between((0, 900), None, 9).is_empty());
+    let oldest = all.last().unwrap();
+    assert!(between((oldest.0, to), Some((oldest.0, oldest.1)), 9).is_empty());
+
+    // What a crash leaves: an index key whose entry was never written, and one of a number that was given again.
+    let stray = [(1_300, 999), (1_300, 30)].map(|(time, id)| Change::put(&time_key(time, id), &[]));
+    store.shared.database.apply(AUDIT_TIMES, &stray).unwrap();
+    assert_eq!(ids(&between((from, to), None, 100)), wanted);
+}
+
+#[test]
+fn an_older_store_is_upgraded_after_a_backup_if_that_is_allowed_and_else_says_what_to_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    write_audit(&store, 1..=10);
+    aurigraph_schema_upgrades::node::plan().downgrade_on(&store.shared.database, "test".into(), 1).unwrap();
+    store.shared.database.sync().unwrap();
+    drop(store);
+    let manual = StoreOptions { cache: 4 << 20, upgrade: false };
+    let refused = Store::open(directory.path(), "v1", manual).err().unwrap().to_string();
+    assert!(refused.contains("version 1") && refused.contains("`schema upgrade`"), "{refused}");
+    assert!(!directory.path().join("store.backups").exists());
+    let store = open(directory.path());
+    assert_eq!((store.set_aside(), store.reader().schema_version().unwrap()), (None, 2));
+    assert_eq!(store.reader().audit_rows_between((0, u64::MAX), None, 99).unwrap().len(), 10);
+    assert_eq!(std::fs::read_dir(directory.path().join("store.backups")).unwrap().count(), 1);
+    drop(store);
+    assert!(Store::open(directory.path(), "v1", manual).is_ok(), "nothing is pending any more");
+    let new = tempfile::tempdir().unwrap();
+    assert!(Store::open(new.path(), "v1", manual).is_ok(), "a new store is no upgrade");
 }

@@ -1,0 +1,87 @@
+//! Putting a new directory in an old one's place, so that a crash in between is ended by whoever comes next.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::path::{Path, PathBuf};
+
+use fs2::FileExt as _;
+use serde::{Deserialize, Serialize};
+
+use crate::error::UpgradeError;
+
+/// Both renames, written down before the first one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Swap {
+    /// Comes into the place.
+    pub new: PathBuf,
+    /// Where the old one goes, if there is one.
+    pub aside: Option<PathBuf>,
+}
+
+/// `<place>.<suffix>` beside a directory.
+pub(crate) fn beside(place: &Path, suffix: &str) -> PathBuf {
+    let mut name = place.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{suffix}"));
+    place.with_file_name(name)
+}
+
+/// The first free name `<place>.<word>-<ms>`.
+pub(crate) fn free(place: &Path, word: &str, ms: u64) -> PathBuf {
+    let names = (ms..).map(|at| beside(place, &format!("{word}-{at}")));
+    names.into_iter().find(|path| !path.exists()).unwrap_or_else(|| beside(place, word))
+}
+
+fn note(place: &Path) -> PathBuf {
+    beside(place, "swap")
+}
+
+fn io(doing: &'static str, path: &Path) -> impl Fn(std::io::Error) -> UpgradeError {
+    move |source| UpgradeError::Io { doing, path: path.to_owned(), source }
+}
+
+fn sync_folder(place: &Path) -> Result<(), UpgradeError> {
+    let folder = place.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder).and_then(|it| it.sync_all()).map_err(io("sync", folder))
+}
+
+/// Writes down what is to be done.
+pub(crate) fn begin(place: &Path, swap: &Swap) -> Result<(), UpgradeError> {
+    let (note, part) = (note(place), beside(place, "swap.part"));
+    let text = serde_json::to_vec(swap).map_err(|error| io("write", &note)(error.into()))?;
+    let write = || {
+        let mut file = File::create(&part)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&part, &note)
+    };
+    write().map_err(io("write", &note))?;
+    sync_folder(place)
+}
+
+/// Does what was written down, or what is left of it. Without a note, nothing.
+pub(crate) fn finish(place: &Path) -> Result<(), UpgradeError> {
+    let note = note(place);
+    let mut file = match OpenOptions::new().read(true).write(true).open(&note) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io("open", &note)(error)),
+    };
+    file.lock_exclusive().map_err(io("lock", &note))?;
+    if !note.exists() {
+        // Somebody else has ended it meanwhile.
+        return Ok(());
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(io("read", &note))?;
+    let swap: Swap = serde_json::from_str(&text).map_err(|error| io("read", &note)(error.into()))?;
+    if swap.new.exists() {
+        if let Some(aside) = swap.aside.as_ref().filter(|aside| place.exists() && !aside.exists()) {
+            std::fs::rename(place, aside).map_err(io("rename", place))?;
+            sync_folder(place)?;
+        }
+        std::fs::rename(&swap.new, place).map_err(io("rename", &swap.new))?;
+        sync_folder(place)?;
+    }
+    std::fs::remove_file(&note).map_err(io("remove", &note))?;
+    sync_folder(place)
+}
