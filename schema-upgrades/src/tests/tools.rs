@@ -336,3 +336,26 @@ impl Step for Wide {
         Ok(chunk.last().map_or(Advance::Done, |(key, _)| Advance::More(key.clone())))
     }
 }
+
+#[test]
+fn a_way_back_that_was_cut_and_whose_taking_back_was_cut_too_can_still_be_gone() {
+    let (_directory, database) = fresh();
+    plan().upgrade(&database, Some(1)).unwrap();
+    let (first, mut at) = (own_content(&database), 0);
+    loop {
+        plan().upgrade_on(&database, PathBuf::from("test"), None).unwrap();
+        let down = Faulty::new(&database, 9, Fault::After);
+        plan().downgrade_on(&down, PathBuf::from("test"), 1).unwrap_err();
+        let up = Faulty::new(&database, at, Fault::Before);
+        let _ = plan().upgrade_on(&up, PathBuf::from("test"), None);
+        plan().downgrade_on(&database, PathBuf::from("test"), 1).unwrap();
+        assert_eq!(own_content(&database), first, "write {at} of the way up");
+        assert_eq!(plan().status(&database).unwrap().version, 1);
+        plan().validate(&database).unwrap_or_else(|error| panic!("write {at}: {error}"));
+        if !up.is_dead() {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 10, "only {at} writes were tried");
+}
