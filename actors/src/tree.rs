@@ -191,7 +191,7 @@ fn crypto(context: &Arc<NodeContext>) -> SupervisorSpec {
     workers.push(Worker { role: "gpu-worker/0".to_owned(), reserve: true });
     let verifiers = workers[..threads].iter().map(|worker| {
         ChildSpec::behaviour(worker.role.clone(), bounds::crypto::VERIFIER_MAILBOX, || {
-            Verifier::cpu(aurigraph_gpu::cpu_verifier())
+            Verifier::cpu(crate::crypto::cpu_back_end())
         })
     });
     let gpu = context.settings.features.gpu_acceleration;

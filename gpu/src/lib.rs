@@ -5,6 +5,7 @@
 //! that speak to C and to vector registers.
 
 mod aws;
+mod choice;
 mod device;
 mod hash;
 mod keccak;
@@ -15,21 +16,14 @@ mod reference;
 mod verify;
 
 pub use aws::AwsLc;
+pub use choice::{Chosen, SelfTestError, back_ends, fastest, self_test};
 pub use device::{Device, NoDevice, detect};
 pub use hash::CpuHasher;
 pub use kem::{
     CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Fips203, Kem, KemError, KemKeys, SharedSecret,
     random_32,
 };
-pub use keys::{Seed, SignError, Signer, public_key_of};
+pub use keys::{Seed, SignError, Signer, public_key_of, sign_with_context};
 pub use mldsa::{KeyCacheCounts, Native};
 pub use reference::Fips204;
 pub use verify::{BatchVerifier, PUBLIC_KEY_LEN, SIGNATURE_LEN, VerifyItem};
-
-use std::sync::Arc;
-
-/// The fastest back-end on this machine's processor.
-#[must_use]
-pub fn cpu_verifier() -> Arc<dyn BatchVerifier> {
-    Arc::new(AwsLc)
-}

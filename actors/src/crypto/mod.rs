@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides what a verdict means; that is the ledger's.
 
+mod back_end;
 mod cache;
 mod dispatcher;
 mod messages;
@@ -13,6 +14,7 @@ pub(crate) mod testing;
 mod tests;
 mod verifier;
 
+pub use back_end::cpu_back_end;
 pub use dispatcher::{Internal, VerifyDispatcher, Worker};
 pub use messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
 pub use verifier::{Verifier, VerifierState};

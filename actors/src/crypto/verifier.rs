@@ -44,7 +44,7 @@ impl Verifier {
             Ok(devices) => format!("{} devices, none with a back-end", devices.len()),
             Err(no_device) => no_device.to_string(),
         };
-        Self { back_end: aurigraph_gpu::cpu_verifier(), without_device: Some(why) }
+        Self { back_end: super::cpu_back_end(), without_device: Some(why) }
     }
 
     /// For a device's worker: why it runs on the processor.
@@ -132,6 +132,7 @@ fn check_until_ended(back_end: &dyn BatchVerifier, jobs: &Receiver<Job>, ended: 
             verdicts.push(back_end.verify(&VerifyItem::new(&item.public_key, &item.message, &item.signature)));
         }
         checks.increment(verdicts.len() as u64);
+        super::back_end::measure();
         job.reply.send(verdicts);
     }
 }

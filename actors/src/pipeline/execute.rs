@@ -161,7 +161,7 @@ fn load(node: &NodeContext) -> Result<Ledger, ActorError> {
 }
 
 fn run(mut ledger: Ledger, stream: u64, work: &Receiver<Box<VerifiedCommit>>, mouth: &Mouth<ExecuteMsg>) {
-    let checking = Checking(aurigraph_gpu::cpu_verifier());
+    let checking = Checking(crate::crypto::cpu_back_end());
     let (commit_index, view) = (ledger.commit_index(), ledger.snapshot());
     if !mouth.send(ExecuteMsg::Loaded(Box::new(Loaded { stream, commit_index, view }))) {
         return;

@@ -139,7 +139,7 @@ impl Audit {
         }
         self.last_commit = commit.header.digest();
         let input = self.input(&commit)?;
-        let outcome = self.ledger.execute(input, &Checking(aurigraph_gpu::cpu_verifier())).map_err(text)?;
+        let outcome = self.ledger.execute(input, &Checking(aurigraph_actors::crypto::cpu_back_end())).map_err(text)?;
         self.totals.commits += 1;
         if let Some(block) = &outcome.block {
             self.block(block)?;

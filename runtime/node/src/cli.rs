@@ -56,6 +56,9 @@ pub enum Command {
     Schema(Schema),
     /// Load a cluster with pre-signed transfers and report what it committed
     Bench(Bench),
+    /// Use and measure the signatures and key encapsulation by themselves
+    #[command(subcommand)]
+    Crypto(crate::crypto::Crypto),
 }
 
 /// `aurigraph up`.

@@ -8,6 +8,8 @@ use aurigraph_actors::config::ConfigError;
 pub enum Exit {
     /// Anything without a code of its own.
     Failed = 1,
+    /// The command line, or what it names, cannot be used.
+    Usage = 2,
     /// A config, genesis, key or input file is missing or wrong.
     BadFile = 3,
     /// A port is in use.

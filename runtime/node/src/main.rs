@@ -6,6 +6,7 @@ mod bench;
 mod chain;
 mod cli;
 mod compose;
+mod crypto;
 mod error;
 mod http;
 mod keyfile;
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let output = Output::new(cli.json);
     match run(&cli.command, output) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             if output == Output::Json {
                 say(&json_line(&serde_json::json!({ "error": error.message, "exit": error.exit as u8 })));
@@ -41,8 +42,10 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: &Command, output: Output) -> CliResult {
-    match command {
+fn run(command: &Command, output: Output) -> CliResult<ExitCode> {
+    let done = match command {
+        // An invalid signature is an answer with an exit code of its own.
+        Command::Crypto(command) => return crypto::run(command, output),
         Command::Keys(command) => keys::run(command, output),
         Command::Genesis(cli::Genesis::Create(args)) => keys::create_genesis(args, output),
         Command::Chain(cli::Chain::Verify(args)) => chain::verify(args, output),
@@ -53,7 +56,8 @@ fn run(command: &Command, output: Output) -> CliResult {
         Command::Proof(command) => block_on(proof::run(command, output)),
         Command::Schema(command) => schema::run(command, output),
         Command::Bench(args) => block_on(bench::run(args, output)),
-    }
+    };
+    done.map(|()| ExitCode::SUCCESS)
 }
 
 fn block_on(work: impl Future<Output = CliResult>) -> CliResult {
