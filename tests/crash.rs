@@ -50,6 +50,50 @@ async fn two_killed_nodes_stop_commits_without_a_fork_and_both_return() {
     cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
 }
 
+/// Its round says that it signs again; no log of the others may hold a word against it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_that_lost_its_directory_signs_again_above_a_proven_floor() {
+    let mut cluster = four().await;
+    let load = Load::start(cluster.wallets(4), &cluster.clients()[..3]);
+    cluster.wait_above(0, 10, WITHIN).await;
+    cluster.kill(3);
+    std::fs::remove_dir_all(cluster.node_dir(3)).unwrap();
+    cluster.launch(3, false);
+    eventually("the empty directory is refused", WITHIN, || {
+        let exited = cluster.exited(3);
+        async move { exited }
+    })
+    .await;
+    assert!(cluster.last_line(3).contains("--rejoin"), "{}", cluster.last_line(3));
+
+    cluster.rejoin(3);
+    let client = cluster.client(3);
+    let floor = eventually("it signs above a proven floor", 2 * WITHIN, || async {
+        let signing = client.get("/consensus/status").await.body["signing"].clone();
+        signing["floor"].as_f64().filter(|floor| signing["state"] == "signing" && *floor > 0.0)
+    })
+    .await;
+    let log = cluster.log(3);
+    assert!(log.contains("SigningFloorUnknown") && log.contains("the signing floor is proven"), "{log}");
+    eventually("the others accept what it signs", WITHIN, || async {
+        let round = client.metric("consensus_own_round", &[]).await;
+        (round > floor).then_some(())
+    })
+    .await;
+    let height = cluster.client(0).height().await.unwrap();
+    cluster.wait_above(0, height + 5, WITHIN).await;
+    load.stop().await;
+    cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
+    for node in 0..4 {
+        assert!(!cluster.log(node).contains("cannot both be honest"), "{}", cluster.log(node));
+    }
+    // From now on it starts like any other.
+    cluster.kill(3);
+    cluster.restart(3).await;
+    assert_eq!(cluster.client(3).read("/consensus/status").await["signing"]["state"], "signing");
+    cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn all_nodes_killed_under_load_lose_nothing_that_was_reported_committed() {
     let mut cluster = four().await;

@@ -139,6 +139,7 @@ impl ClusterConfig {
             checkpoint_every: Duration::from_millis(self.storage.checkpoint_every_ms),
             upgrade_schema: self.storage.upgrade_schema,
             initialise,
+            rejoin: false,
         })
     }
 

@@ -186,4 +186,7 @@ pub struct NodeSettings {
     pub upgrade_schema: bool,
     /// Data directories of validators are initialised once, by an explicit act: only then may this be true.
     pub initialise: bool,
+    /// A validator whose directory was lost starts with an empty one: it observes until the others have proved which rounds
+    /// it cannot have signed.
+    pub rejoin: bool,
 }

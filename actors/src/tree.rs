@@ -129,7 +129,8 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
     let own = settings.validator.and_then(|index| settings.genesis.validators.get(usize::from(index)));
     let key = own.map(|validator| validator.consensus_key.as_bytes());
     let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, key);
-    let options = JournalOptions { initialise: settings.initialise, ..JournalOptions::default() };
+    let options =
+        JournalOptions { initialise: settings.initialise, rejoin: settings.rejoin, ..JournalOptions::default() };
     let (fatal, name, upgrade) = (fatal.clone(), settings.name.clone(), settings.upgrade_schema);
     let opened = tokio::task::spawn_blocking(move || {
         // The journal holds the directory's lock, so it comes first.

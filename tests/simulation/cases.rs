@@ -78,6 +78,38 @@ fn one_comes_back_after_minutes_by_catching_up() {
 }
 
 #[test]
+fn an_older_or_an_empty_disk_observes_and_signs_again_without_saying_two_things() {
+    for seed in 60..80 {
+        let mut scenario = short(4, seed);
+        let node = usize::try_from(seed % 4).unwrap_or(0);
+        let kept_permille = [0, 10, 500, 990][usize::try_from(seed / 4 % 4).unwrap_or(0)];
+        scenario.faults.push((3_000, Fault::Loss { node, kept_permille, down_ms: 400 }));
+        scenario.snapshot_ms = seed.is_multiple_of(2).then_some(700);
+        scenario.quiet_ms = 8_000;
+        scenario.least_ms = 15_000;
+        let outcome = passes(&scenario);
+        let marks = &outcome.marks;
+        assert!(marks.get(Mark::LogDoubted) > 0 && marks.get(Mark::FloorProven) > 0, "seed {seed}: {marks}");
+    }
+}
+
+#[test]
+fn a_disk_that_is_lost_twice_and_among_restarts_of_all_is_made_good() {
+    for seed in 80..90 {
+        let mut scenario = short(4, seed);
+        let lose = |kept_permille| Fault::Loss { node: 1, kept_permille, down_ms: 300 };
+        scenario.faults.push((2_000, lose(0)));
+        scenario.faults.push((3_500 + seed * 10, Fault::CrashAll { down_ms: 200, late: None }));
+        scenario.faults.push((9_000 + seed * 10, lose(600)));
+        scenario.faults.push((10_500, Fault::Crash { node: 1, effects: 4, down_ms: Some(200) }));
+        scenario.quiet_ms = 16_000;
+        scenario.least_ms = 20_000;
+        let outcome = passes(&scenario);
+        assert!(outcome.marks.get(Mark::FloorProven) > 0, "seed {seed}: {}", outcome.marks);
+    }
+}
+
+#[test]
 fn two_halves_stop_and_go_on_when_they_meet() {
     let mut scenario = short(4, 50);
     scenario.least_ms = 12_000;

@@ -192,16 +192,25 @@ impl Cluster {
         self.launch_under(&[], node, initialise);
     }
 
+    /// Starts a node's process with an empty directory in place of a lost one.
+    pub fn rejoin(&mut self, node: usize) {
+        let binary = self.binary.clone();
+        self.launch_as(&[binary.as_path()], node, Some("--rejoin"));
+    }
+
     /// Starts a node's process by way of a command that becomes it (such as `nsenter`).
     pub fn launch_under(&mut self, wrapper: &[String], node: usize, initialise: bool) {
+        let binary = self.binary.clone();
+        let words: Vec<&Path> = wrapper.iter().map(Path::new).chain([binary.as_path()]).collect();
+        self.launch_as(&words, node, initialise.then_some("--init"));
+    }
+
+    fn launch_as(&mut self, words: &[&Path], node: usize, flag: Option<&str>) {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_file(node)).unwrap();
-        let words: Vec<&Path> = wrapper.iter().map(Path::new).chain([self.binary.as_path()]).collect();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).args(["node", "--stop-with-stdin", "--name", &self.nodes[node].name]);
         command.arg("--config").arg(&self.nodes[node].config).arg("--data-dir").arg(self.data_dir());
-        if initialise {
-            command.arg("--init");
-        }
+        command.args(flag);
         let child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.nodes[node].child = Some(child);
     }

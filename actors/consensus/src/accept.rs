@@ -114,6 +114,7 @@ impl Machine {
         match self.checking.remove(&ticket) {
             None => {}
             Some(Checking::Probe { peer, block }) => self.on_probe_checked(peer, block, ok),
+            Some(Checking::Proof { peer, nonce, round }) => self.on_proof_checked(peer, nonce, round, ok),
             Some(Checking::Block { incoming, requested }) => {
                 let reference = incoming.reference;
                 self.checking_refs.remove(&reference);
@@ -319,6 +320,7 @@ impl Machine {
     /// Two checked blocks of one slot are evidence, once per author.
     fn note_slot(&mut self, incoming: &Incoming) {
         let slot = incoming.reference.slot();
+        self.note_newest(incoming);
         let first = self.slots_seen.entry(slot).or_insert_with(|| incoming.block.clone()).clone();
         if first.core == incoming.block.core {
             return;
@@ -327,6 +329,14 @@ impl Machine {
         if self.accused.insert(slot.author) {
             let evidence = Evidence::equivocation(first.signed_core(), incoming.block.signed_core());
             self.out.push(Effect::Evidence(Box::new(evidence)));
+        }
+    }
+
+    /// What a validator that has lost its log must not sign over.
+    fn note_newest(&mut self, incoming: &Incoming) {
+        let Some(peer) = self.peers.get_mut(usize::from(incoming.reference.author)) else { return };
+        if peer.newest.as_ref().is_none_or(|(newest, _)| newest.round < incoming.reference.round) {
+            peer.newest = Some((incoming.reference, incoming.bytes.clone()));
         }
     }
 

@@ -121,12 +121,12 @@ pub struct SignedCore {
 }
 
 impl SignedCore {
-    fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         self.core.write(w);
         w.raw(self.signature.as_bytes());
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         Ok(Self { core: BlockCore::read(r)?, signature: Signature::read(r)? })
     }
 }

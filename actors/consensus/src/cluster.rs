@@ -38,6 +38,20 @@ fn twin_of(pushed: &[u8]) -> Vec<u8> {
     encode_block(&block.encode())
 }
 
+/// An answer to a probe, or its proof, with a round that is far too high.
+fn inflated(bytes: &[u8]) -> Vec<u8> {
+    match Message::decode(bytes) {
+        Ok(Message::ProbeReply { nonce, commit_index, round, newest }) => {
+            Message::ProbeReply { nonce, commit_index, round: round.map(|round| round + 1_000), newest }.encode()
+        }
+        Ok(Message::ProofReply(mut proof)) => {
+            proof.round += 1_000;
+            Message::ProofReply(proof).encode()
+        }
+        _ => bytes.to_vec(),
+    }
+}
+
 pub(crate) struct Node {
     pub(crate) machine: Option<Machine>,
     life: u32,
@@ -80,6 +94,8 @@ pub(crate) struct Cluster {
     pub(crate) equivocator: Option<usize>,
     /// Sends own blocks to the next node alone.
     pub(crate) whisperer: Option<usize>,
+    /// Says that it is in a far later round.
+    pub(crate) liar: Option<usize>,
     /// Nobody reports progress of execution.
     pub(crate) execution_stalls: bool,
     /// Keep what is sent.
@@ -123,13 +139,14 @@ impl Cluster {
             use_snapshots: false,
             equivocator: None,
             whisperer: None,
+            liar: None,
             execution_stalls: false,
             record_traffic: false,
             traffic: Vec::new(),
         }
     }
 
-    fn now(&self) -> Now {
+    pub(crate) fn now(&self) -> Now {
         Now { mono_ms: self.time, wall_ms: WALL_START + self.time }
     }
 
@@ -186,6 +203,8 @@ impl Cluster {
     pub(crate) fn wipe(&mut self, node: usize) {
         let state = &mut self.nodes[node];
         state.log.clear();
+        state.blocks.clear();
+        state.delivered.clear();
         state.synced = 0;
         state.snapshot = None;
         state.executed = 0;
@@ -303,7 +322,7 @@ impl Cluster {
         self.execute(node, effects);
     }
 
-    fn execute(&mut self, node: usize, effects: Vec<Effect>) {
+    pub(crate) fn execute(&mut self, node: usize, effects: Vec<Effect>) {
         for effect in effects {
             self.execute_one(node, effect);
         }
@@ -341,7 +360,8 @@ impl Cluster {
             }
             Effect::Send { to, lane, bytes } => {
                 assert!(lane == Lane::Bulk || bytes.len() <= 256 * 1024, "too large for the control lane");
-                self.transmit(node, usize::from(to), bytes.to_vec());
+                let bytes = if self.liar == Some(node) { inflated(&bytes) } else { bytes.to_vec() };
+                self.transmit(node, usize::from(to), bytes);
             }
             Effect::FetchBatches { batches, candidates } => self.fetch_batches(node, &batches, &candidates),
             Effect::ServeBlocks { to, request, commit_index, refs } => {
@@ -374,7 +394,10 @@ impl Cluster {
                 self.nodes[node].evidence += 1;
             }
             Effect::Charge { peer, offence } => {
-                assert!(self.equivocator.is_some(), "node {node} charges {peer} with {offence:?}");
+                assert!(
+                    self.equivocator.is_some() || self.liar == Some(usize::from(peer)),
+                    "node {node} charges {peer} with {offence:?}"
+                );
             }
             Effect::Alarm(alarm) => self.nodes[node].alarms.push(alarm),
             Effect::Halt(reason) => panic!("node {node} halts: {reason}"),

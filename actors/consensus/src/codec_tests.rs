@@ -6,7 +6,7 @@ use aurigraph_ledger::hash::{Hash, h};
 use crate::block::{Block, BlockCore, Evidence};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, blocks_root};
 use crate::config::{CORE_LEN, Config, MAX_BLOCK_BYTES, MAX_RANGE_BLOCK_BYTES, SIGNED_CORE_LEN};
-use crate::message::{CommitRange, Message};
+use crate::message::{CommitRange, Message, RoundProof};
 use crate::record::Record;
 use crate::snapshot::ConsensusSnapshot;
 use crate::testing::{Rng, genesis_of, reseal, sealed_block};
@@ -76,8 +76,10 @@ fn messages() -> Vec<Message> {
         Message::FetchRequest { request: 1, ancestors_above: 7, refs: vec![parent(3, 1), parent(3, 2)] },
         Message::FetchReply { request: 1, commit_index: 9, blocks: vec![bytes.clone(), bytes.clone()] },
         Message::ProbeRequest { nonce: 3 },
-        Message::ProbeReply { nonce: 3, commit_index: 4, newest: None },
-        Message::ProbeReply { nonce: 3, commit_index: 4, newest: Some(bytes) },
+        Message::ProbeReply { nonce: 3, commit_index: 4, round: None, newest: None },
+        Message::ProbeReply { nonce: 3, commit_index: 4, round: Some(7), newest: Some(bytes) },
+        Message::ProofRequest { nonce: 3 },
+        Message::ProofReply(RoundProof { nonce: 3, round: 7, cores: vec![block().signed_core(); 2] }),
         Message::CommitRangeRequest { request: 2, from: 8, count: 64 },
         Message::CommitRangeReply(range),
     ]
@@ -206,8 +208,10 @@ fn the_bytes_are_those_of_version_one() {
         "0xa21112990663281b",
         "0x0b8f53f5f409a4fb",
         "0x414013c3fc97f143",
-        "0x6f9b2880cb4b9fd2",
-        "0x6ed318ee90c8c8b9",
+        "0x3eefec9103d6911e",
+        "0xeb6c6e86b8d35404",
+        "0x1b980f7daf72a54e",
+        "0xfeaf3af6e597566f",
         "0x1b09d193abf0e577",
         "0x40473c14b3ed1ae5",
         "0xacc05c27643e1931",

@@ -214,14 +214,19 @@ pub enum Offence {
 /// What an operator should know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Alarm {
-    /// The log does not say what was signed last, or was found doubtful before: this validator observes and signs
-    /// nothing.
+    /// The log does not say what was signed last, or was found doubtful before: this validator observes until the
+    /// signing floor is proven.
     SigningFloorUnknown,
     /// A validly signed own block is missing from the log: another instance runs with this key, or the disk was
-    /// restored. This validator observes and signs nothing from here on.
+    /// restored. This validator observes until the signing floor is proven anew.
     OwnBlockNotInLog {
         /// The block.
         block: BlockRef,
+    },
+    /// After a doubt, the others have proved which rounds cannot have been signed: this validator signs those again.
+    SigningFloorProven {
+        /// Only rounds above.
+        floor: Round,
     },
     /// A validator votes for another commit at an index than this node has computed.
     CommitVoteDiffers {

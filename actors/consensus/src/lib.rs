@@ -8,7 +8,7 @@
 //! * **Start.** In a directory that was just initialised for the chain: [`Machine::new`]. With a log: sync the log,
 //!   cut its torn tail, then [`Machine::recover`] with the records in log order. Either way execute the returned
 //!   effects before the first step. A directory whose log is empty although it was initialised before is no fresh
-//!   one: `recover` with no records makes an observer of it. (A process that ended before `Floor { round: 0 }` was
+//!   one: `recover` with no records observes until the others have proved the signing floor. (A process that ended before `Floor { round: 0 }` was
 //!   durable has signed nothing; a driver that can tell starts it with `new` again.)
 //! * **Effects are executed in order.** `Append`s reach the log in the order they come in, interleaved with the batch
 //!   bodies of the batch store: a body is appended before its [`Event::BatchStored`] or [`Event::BatchSealed`] is
@@ -64,6 +64,8 @@ mod cluster;
 #[cfg(test)]
 mod codec_tests;
 #[cfg(test)]
+mod floor_tests;
+#[cfg(test)]
 mod fuzz;
 #[cfg(test)]
 mod pacing_tests;
@@ -82,10 +84,10 @@ pub use committee::{Committee, StakeSet};
 pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
 pub use event::{Alarm, Effect, Event, HaltReason, Offence};
 pub use machine::{Machine, RecoverError, Recovery};
-pub use message::{CommitRange, Lane, Message, RangeCommit};
+pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
 pub use record::{Record, SIGN_NOTHING};
 pub use snapshot::ConsensusSnapshot;
-pub use status::{Counters, Mode, PeerStatus, Status};
+pub use status::{Counters, Doubt, Mode, PeerStatus, Signing, SigningState, Status};
 pub use types::{
     AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Lsn, Now, RequestId, Round,
     Signature, Slot, Stake, Ticket, TimeMs,

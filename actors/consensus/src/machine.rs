@@ -50,6 +50,8 @@ pub(crate) struct Peer {
     pub(crate) vote: CommitRef,
     /// Newest checked attestation.
     pub(crate) attestation: CkptRef,
+    /// Its newest checked block with its bytes, also where garbage collection has passed it.
+    pub(crate) newest: Option<(BlockRef, Arc<[u8]>)>,
     /// Requests served in the current second.
     pub(crate) served: u32,
     /// The second that `served` counts.
@@ -63,6 +65,8 @@ pub(crate) enum Checking {
     Block { incoming: Incoming, requested: bool },
     /// An own block that a peer returned to the probe.
     Probe { peer: AuthorIdx, block: BlockRef },
+    /// A core of the proof that a peer is in this round.
+    Proof { peer: AuthorIdx, nonce: u64, round: Round },
 }
 
 /// The state machine.
@@ -140,6 +144,7 @@ impl Machine {
             claimed_commit: 0,
             vote: genesis,
             attestation: CkptRef::default(),
+            newest: None,
             served: 0,
             served_second: 0,
         };
@@ -235,10 +240,12 @@ impl Machine {
                 self.on_fetch_reply(peer, request, &blocks);
             }
             Ok(Message::ProbeRequest { nonce }) => self.on_probe_request(peer, nonce),
-            Ok(Message::ProbeReply { nonce, commit_index, newest }) => {
+            Ok(Message::ProbeReply { nonce, commit_index, round, newest }) => {
                 self.note_claim(peer, 0, commit_index);
-                self.on_probe_reply(peer, nonce, newest.as_deref());
+                self.on_probe_reply(peer, nonce, round, newest.as_deref());
             }
+            Ok(Message::ProofRequest { nonce }) => self.on_proof_request(peer, nonce),
+            Ok(Message::ProofReply(proof)) => self.on_proof_reply(peer, proof),
             Ok(Message::CommitRangeRequest { request, from, count }) => {
                 self.on_range_request(peer, request, from, count);
             }
@@ -314,7 +321,7 @@ impl Machine {
             mode: self.mode(),
             round: self.clock.round(),
             own_round: self.proposer.own_round(),
-            floor: self.proposer.floor,
+            signing: self.signing(),
             last_commit: self.linearizer.last_ref(),
             last_leader: last.map(|header| header.leader),
             last_commit_ms: last.map_or(0, |header| header.timestamp_ms),

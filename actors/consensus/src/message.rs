@@ -4,9 +4,11 @@
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 
+use crate::block::SignedCore;
 use crate::commit::CommitHeader;
 use crate::config::{
-    MAX_BLOCK_BYTES, MAX_COMMIT_BLOCKS, MAX_FETCH_REFS, MAX_FETCH_REPLY_BYTES, MAX_RANGE_BLOCK_BYTES, MAX_RANGE_COMMITS,
+    MAX_BLOCK_BYTES, MAX_COMMIT_BLOCKS, MAX_FETCH_REFS, MAX_FETCH_REPLY_BYTES, MAX_RANGE_BLOCK_BYTES,
+    MAX_RANGE_COMMITS, MAX_VALIDATORS,
 };
 use crate::types::{BlockRef, CommitIndex, RequestId, Round};
 
@@ -65,9 +67,19 @@ pub enum Message {
         nonce: u64,
         /// Index of the sender's newest commit.
         commit_index: CommitIndex,
+        /// The round that the sender can prove to be in, no lower than that of any block it has signed; none if it
+        /// cannot.
+        round: Option<Round>,
         /// The newest block of the asker that the sender holds.
         newest: Option<BlockBytes>,
     },
+    /// Asks the sender of a probe's answer to prove its round.
+    ProofRequest {
+        /// That of the probe.
+        nonce: u64,
+    },
+    /// The proof.
+    ProofReply(RoundProof),
     /// Asks for a range of commits.
     CommitRangeRequest {
         /// Comes back in the reply.
@@ -79,6 +91,33 @@ pub enum Message {
     },
     /// A range of commits.
     CommitRangeReply(CommitRange),
+}
+
+/// That a quorum has signed blocks of a round.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundProof {
+    /// That of the request.
+    pub nonce: u64,
+    /// The round after the one of the cores.
+    pub round: Round,
+    /// Cores of different validators, a quorum of stake; at most [`MAX_VALIDATORS`].
+    pub cores: Vec<SignedCore>,
+}
+
+impl RoundProof {
+    fn write(&self, w: &mut Writer) {
+        w.u64(self.nonce).u32(self.round).varint(self.cores.len() as u64);
+        for core in &self.cores {
+            core.write(w);
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let (nonce, round) = (r.u64()?, r.u32()?);
+        let count = r.varint_max("cores of a proof", MAX_VALIDATORS as u64)?;
+        let cores = (0..count).map(|_| SignedCore::read(r)).collect::<Result<_, _>>()?;
+        Ok(Self { nonce, round, cores })
+    }
 }
 
 /// A served range of commits. Commits are consecutive; `blocks` holds as many of their blocks as fit, in order: what
@@ -161,7 +200,7 @@ impl Message {
     #[must_use]
     pub const fn lane(&self) -> Lane {
         match self {
-            Self::CommitRangeRequest { .. } | Self::CommitRangeReply(_) => Lane::Bulk,
+            Self::CommitRangeRequest { .. } | Self::CommitRangeReply(_) | Self::ProofReply(_) => Lane::Bulk,
             _ => Lane::Control,
         }
     }
@@ -185,8 +224,12 @@ impl Message {
             Self::ProbeRequest { nonce } => {
                 w.u8(4).u64(*nonce);
             }
-            Self::ProbeReply { nonce, commit_index, newest } => {
+            Self::ProbeReply { nonce, commit_index, round, newest } => {
                 w.u8(5).u64(*nonce).u64(*commit_index);
+                match round {
+                    None => w.u8(0),
+                    Some(round) => w.u8(1).u32(*round),
+                };
                 match newest {
                     None => w.u8(0),
                     Some(bytes) => w.u8(1).bytes(bytes),
@@ -198,6 +241,13 @@ impl Message {
             Self::CommitRangeReply(range) => {
                 w.u8(7);
                 range.write(&mut w);
+            }
+            Self::ProofRequest { nonce } => {
+                w.u8(8).u64(*nonce);
+            }
+            Self::ProofReply(proof) => {
+                w.u8(9);
+                proof.write(&mut w);
             }
         }
         w.into_bytes()
@@ -220,15 +270,14 @@ impl Message {
             4 => Self::ProbeRequest { nonce: r.u64()? },
             5 => {
                 let (nonce, commit_index) = (r.u64()?, r.u64()?);
-                let newest = match r.u8()? {
-                    0 => None,
-                    1 => Some(r.bytes("block bytes", MAX_BLOCK_BYTES)?.to_vec()),
-                    tag => return Err(CodecError::Invalid { what: "option tag", value: u64::from(tag) }),
-                };
-                Self::ProbeReply { nonce, commit_index, newest }
+                let round = read_option(&mut r, Reader::u32)?;
+                let newest = read_option(&mut r, |r| Ok(r.bytes("block bytes", MAX_BLOCK_BYTES)?.to_vec()))?;
+                Self::ProbeReply { nonce, commit_index, round, newest }
             }
             6 => Self::CommitRangeRequest { request: r.u64()?, from: r.u64()?, count: r.u16()? },
             7 => Self::CommitRangeReply(CommitRange::read(&mut r)?),
+            8 => Self::ProofRequest { nonce: r.u64()? },
+            9 => Self::ProofReply(RoundProof::read(&mut r)?),
             tag => return Err(CodecError::Invalid { what: "message tag", value: u64::from(tag) }),
         };
         r.finish()?;
@@ -249,6 +298,17 @@ pub fn encode_block(block: &[u8]) -> Vec<u8> {
     let mut w = Writer::with_capacity(block.len() + 4);
     w.u8(1).bytes(block);
     w.into_bytes()
+}
+
+fn read_option<'a, T>(
+    r: &mut Reader<'a>,
+    read: impl FnOnce(&mut Reader<'a>) -> Result<T, CodecError>,
+) -> Result<Option<T>, CodecError> {
+    match r.u8()? {
+        0 => Ok(None),
+        1 => read(r).map(Some),
+        tag => Err(CodecError::Invalid { what: "option tag", value: u64::from(tag) }),
+    }
 }
 
 fn write_blocks(w: &mut Writer, blocks: &[BlockBytes]) {

@@ -79,7 +79,7 @@ impl Lone {
                     if let Ok(Message::ProbeRequest { nonce }) = Message::decode(&bytes)
                         && self.answer
                     {
-                        let reply = Message::ProbeReply { nonce, commit_index: 0, newest: None };
+                        let reply = Message::ProbeReply { nonce, commit_index: 0, round: Some(1), newest: None };
                         self.event(Event::Received { peer: to, bytes: reply.encode() });
                     }
                 }

@@ -17,7 +17,7 @@ use crate::message::{Lane, encode_block};
 use crate::pacing::LeaderTimeout;
 use crate::record::Record;
 use crate::suspend::Incoming;
-use crate::types::{AuthorIdx, BatchRef, BlockRef, CkptRef, Lsn, Round, Signature, Ticket, TimeMs};
+use crate::types::{AuthorIdx, BatchRef, BlockRef, CkptRef, CommitRef, Lsn, Round, Signature, Ticket, TimeMs};
 
 /// A signer that failed is asked again after this long.
 const SIGN_RETRY_MS: TimeMs = 200;
@@ -64,6 +64,10 @@ pub struct Proposer {
     pub(crate) own: Option<OwnBlock>,
     /// Only rounds above may be signed.
     pub(crate) floor: Round,
+    /// The highest round of an own block that was given to the log.
+    pub(crate) signed_round: Round,
+    /// Own blocks of the log that perhaps never left, and must not any more.
+    pub(crate) withheld: BTreeSet<BlockRef>,
     /// Rounds below may be skipped: catch-up has just passed them.
     pub(crate) skip_to: Round,
     pub(crate) pending: VecDeque<BatchRef>,
@@ -84,6 +88,8 @@ impl Proposer {
             last: None,
             own: None,
             floor: 0,
+            signed_round: 0,
+            withheld: BTreeSet::new(),
             skip_to: 0,
             pending: VecDeque::new(),
             attestation: CkptRef::default(),
@@ -111,6 +117,23 @@ impl Proposer {
             Some(InFlight::Appending { own, .. }) => own.reference.round,
             _ => 0,
         }
+    }
+
+    /// The newest own block of the log perhaps never left, and another process may have signed its round: it does not
+    /// leave now, and no block builds on it.
+    pub(crate) fn withhold_last(&mut self) {
+        self.withheld.extend(self.last.take());
+        self.own = None;
+    }
+
+    /// What is on its way stays here: the log became doubtful. Its payload goes into a later block.
+    pub(crate) fn drop_in_flight(&mut self) {
+        let batches = match self.in_flight.take() {
+            Some(InFlight::Signing { unsigned, .. }) => unsigned.batches,
+            Some(InFlight::Appending { own, .. }) => own.block.batches.clone(),
+            None => return,
+        };
+        self.requeue(&batches);
     }
 
     /// A batch was delivered: it needs no block any more.
@@ -318,6 +341,7 @@ impl Machine {
         let carries = self.may_carry_payload(round);
         let batches = if carries { self.proposer.take_payload() } else { Vec::new() };
         let before = self.proposer.own.as_ref().map_or(0, |own| own.block.core.timestamp_ms);
+        let (commit_vote, attestation) = self.watermarks(parents.first());
         let core = BlockCore {
             version: BLOCK_VERSION,
             supports: self.config.supports,
@@ -329,8 +353,8 @@ impl Machine {
             parents_root: parents_root(round, &parents),
             payload_root: payload_root(&batches),
             extras_root: Extras::default().root(),
-            commit_vote: self.linearizer.last_ref(),
-            attestation: self.proposer.attestation,
+            commit_vote,
+            attestation,
         };
         match reason {
             Reason::Fill => self.counters.blocks_filled += 1,
@@ -342,6 +366,18 @@ impl Machine {
             }
         }
         self.ask_signature(Box::new(Unsigned { core, parents, batches }));
+    }
+
+    /// Newest commit and checkpoint of this node; what the own block before said already is never taken back, also where
+    /// the log that it came from is lost.
+    fn watermarks(&self, before: Option<&BlockRef>) -> (CommitRef, CkptRef) {
+        let (mut vote, mut attestation) = (self.linearizer.last_ref(), self.proposer.attestation);
+        if let Some(stored) = before.and_then(|own| self.store.get(own)) {
+            let core = &stored.block.core;
+            vote = if core.commit_vote.index > vote.index { core.commit_vote } else { vote };
+            attestation = if core.attestation.seq > attestation.seq { core.attestation } else { attestation };
+        }
+        (vote, attestation)
     }
 
     fn ask_signature(&mut self, unsigned: Box<Unsigned>) {
@@ -366,7 +402,8 @@ impl Machine {
     /// Own block first; every author's block of the round before; the newest unreferenced older block of the others.
     fn choose_parents(&self, own: AuthorIdx, round: Round) -> Vec<BlockRef> {
         let genesis = self.ctx.genesis[usize::from(own)];
-        let mut parents = vec![self.proposer.last.unwrap_or(genesis)];
+        let before = self.proposer.last.or_else(|| self.own_before_loss(own, round));
+        let mut parents = vec![before.unwrap_or(genesis)];
         let oldest = round.saturating_sub(self.ctx.gc_depth).max(self.store.gc_round().saturating_add(1));
         for author in self.ctx.committee.authors().filter(|author| *author != own) {
             let strong = if round == 1 {
@@ -383,6 +420,18 @@ impl Machine {
         parents
     }
 
+    /// The newest own block that others may have, when the log does not say it.
+    fn own_before_loss(&self, own: AuthorIdx, round: Round) -> Option<BlockRef> {
+        let mut below = round;
+        while let Some(newest) = self.store.last_by_author(own, self.store.gc_round(), below) {
+            if !self.proposer.withheld.contains(&newest) {
+                return Some(newest);
+            }
+            below = newest.round;
+        }
+        None
+    }
+
     pub(crate) fn on_signed(&mut self, ticket: Ticket, signature: Signature) {
         let Some(InFlight::Signing { ticket: asked, unsigned, .. }) = self
             .proposer
@@ -391,15 +440,13 @@ impl Machine {
         else {
             return;
         };
-        if self.observer {
-            return;
-        }
         debug_assert_eq!(asked, ticket, "taken only if equal");
         let Unsigned { core, parents, batches } = *unsigned;
         let reference = core.reference();
         let block = Block { core, parents, batches, extras: Extras::default(), signature };
         let bytes: Arc<[u8]> = block.encode().into();
         let lsn = self.append(Record::OwnBlock(bytes.clone()), true);
+        self.proposer.signed_round = self.proposer.signed_round.max(reference.round);
         let own = OwnBlock { reference, block: Arc::new(block), bytes };
         self.proposer.in_flight = Some(InFlight::Appending { lsn, own });
     }
@@ -422,13 +469,9 @@ impl Machine {
 
     /// Only now does the own block count for anything, and leave.
     pub(crate) fn on_durable(&mut self, durable: Lsn) {
+        self.on_floor_durable(durable);
         let Some(InFlight::Appending { lsn, own }) = &self.proposer.in_flight else { return };
         if *lsn > durable {
-            return;
-        }
-        if self.observer {
-            // Signed just before the log became doubtful: it stays here.
-            self.proposer.in_flight = None;
             return;
         }
         let own = own.clone();

@@ -12,14 +12,15 @@ use crate::block::Block;
 use crate::commit::Commit;
 use crate::committer::Committer;
 use crate::config::{Config, ConfigError};
-use crate::event::{Alarm, Effect, HaltReason};
+use crate::event::{Effect, HaltReason};
 use crate::machine::Machine;
 use crate::propose::OwnBlock;
 use crate::record::{Record, SIGN_NOTHING};
 use crate::snapshot::ConsensusSnapshot;
+use crate::status::Doubt;
 use crate::store::Store;
 use crate::suspend::Incoming;
-use crate::types::{CkptRef, CommitIndex, Now};
+use crate::types::{BlockRef, CkptRef, CommitIndex, Now, Round};
 
 /// What a machine is recovered from, beside the log's records.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +71,8 @@ struct Replay {
     earlier: Vec<Arc<Commit>>,
     /// The log says what was signed.
     floor_known: bool,
-    own_seen_from_others: bool,
+    /// The newest own block that this log's owner has not signed.
+    foreign: Option<BlockRef>,
 }
 
 impl Machine {
@@ -124,6 +126,7 @@ impl Machine {
         );
         self.proposer.floor = snapshot.floor;
         self.proposer.last = snapshot.own_last;
+        self.proposer.signed_round = self.proposer.own_round();
         self.note_recent_commit(self.linearizer.last_ref());
         Ok(())
     }
@@ -138,7 +141,7 @@ impl Machine {
         match record {
             Record::Floor { round } => {
                 replay.floor_known = true;
-                self.proposer.floor = self.proposer.floor.max(round);
+                self.replay_floor(round);
             }
             Record::Block(bytes) => self.replay_block(replay, position, bytes, false)?,
             Record::OwnBlock(bytes) => self.replay_block(replay, position, bytes, true)?,
@@ -146,6 +149,16 @@ impl Machine {
             Record::Mode { .. } | Record::Snapshot(_) => {}
         }
         Ok(())
+    }
+
+    /// The newest floor holds: a proven one ends the doubt before it.
+    fn replay_floor(&mut self, round: Round) {
+        let proposer = &mut self.proposer;
+        let doubtful = proposer.floor == SIGN_NOTHING || round == SIGN_NOTHING;
+        proposer.floor = if doubtful { round } else { proposer.floor.max(round) };
+        if round == SIGN_NOTHING {
+            proposer.withhold_last();
+        }
     }
 
     fn replay_block(
@@ -169,12 +182,13 @@ impl Machine {
             if !self.linearizer.is_committed(&reference) && reference.round > self.store.gc_round() {
                 self.proposer.note_proposed(&block.batches);
             }
+            self.proposer.signed_round = self.proposer.signed_round.max(reference.round);
             if reference.round > self.proposer.own_round() || self.proposer.last == Some(reference) {
                 self.proposer.last = Some(reference);
                 self.proposer.own = Some(OwnBlock { reference, block: block.clone(), bytes: bytes.clone() });
             }
         } else if self.config.own == Some(reference.author) {
-            replay.own_seen_from_others = true;
+            replay.foreign = replay.foreign.max(Some(reference));
         }
         self.admit(Incoming { reference, block, bytes, from: reference.author });
         if own {
@@ -222,6 +236,7 @@ impl Machine {
         if self.halted {
             return;
         }
+        let doubt = self.doubt_after(&replay, restored);
         let replayed = std::mem::take(&mut self.replayed);
         for commit in replay.earlier.into_iter().chain(replayed) {
             let index = commit.header.index;
@@ -232,20 +247,27 @@ impl Machine {
                 self.out.push(Effect::Deliver { commit });
             }
         }
-        if let Some(own) = self.config.own {
-            let foreign = self.store.last_by_author(own, 0, u32::MAX).filter(|_| replay.own_seen_from_others);
-            if let Some(block) = foreign {
-                self.stop_signing(Alarm::OwnBlockNotInLog { block });
-            } else if replay.own_seen_from_others
-                || !replay.floor_known
-                || restored
-                || self.proposer.floor == SIGN_NOTHING
-            {
-                self.stop_signing(Alarm::SigningFloorUnknown);
-            }
-        }
         self.start_probe();
+        if let Some(doubt) = doubt {
+            self.proposer.withhold_last();
+            self.stop_signing(doubt);
+        }
         self.broadcast_own();
         self.settle();
+    }
+
+    /// What makes the replayed log doubtful.
+    fn doubt_after(&self, replay: &Replay, restored: bool) -> Option<Doubt> {
+        self.config.own?;
+        let foreign = replay.foreign.filter(|block| block.round > self.proposer.floor);
+        if !replay.floor_known {
+            Some(Doubt::LogLost)
+        } else if restored {
+            Some(Doubt::Restored)
+        } else if self.proposer.floor == SIGN_NOTHING {
+            Some(Doubt::Earlier)
+        } else {
+            foreign.map(Doubt::OwnBlock)
+        }
     }
 }

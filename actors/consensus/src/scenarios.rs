@@ -5,7 +5,7 @@ use aurigraph_ledger::hash::h;
 use crate::block::Block;
 use crate::cluster::{Cluster, stub_signature};
 use crate::config::Config;
-use crate::event::{Alarm, Effect, Event};
+use crate::event::{Effect, Event};
 use crate::machine::Machine;
 use crate::message::encode_block;
 use crate::status::Mode;
@@ -287,49 +287,6 @@ fn thirteen_validators_with_two_leaders_a_round_commit_with_four_down() {
         c.run_until(8_000, "a batch", |c| [0, 2, 3, 5, 6, 7, 9, 10, 11].iter().all(|node| c.has(*node, &batch)));
     }
     c.check_oracle(0);
-}
-
-#[test]
-fn a_rolled_back_disk_is_noticed_and_nothing_is_signed() {
-    let mut c = Cluster::new(&[1; 4], 11);
-    c.start_all();
-    c.run_for(4_000);
-    c.crash(3);
-    c.roll_back(3);
-    c.restart(3);
-    c.run_for(3_000);
-    assert_eq!(c.mode(3), Some(Mode::Observer));
-    assert!(matches!(c.nodes[3].alarms[..], [Alarm::OwnBlockNotInLog { .. }, ..]), "{:?}", c.nodes[3].alarms);
-    let batch = c.submit(0, "goes on");
-    c.run_until(5_000, "the observer follows", |c| (0..4).all(|node| c.has(node, &batch)));
-    for snapshots in [false, true] {
-        c.use_snapshots = snapshots;
-        c.take_snapshot(3);
-        c.crash(3);
-        c.restart(3);
-        c.run_for(3_000);
-        assert_eq!(c.mode(3), Some(Mode::Observer), "and it stays one after another restart");
-    }
-}
-
-#[test]
-fn an_empty_log_in_an_old_directory_signs_nothing() {
-    let mut c = Cluster::new(&[1; 4], 12);
-    c.start_all();
-    c.run_for(4_000);
-    c.crash(3);
-    c.wipe(3);
-    c.restart(3);
-    c.run_for(5_000);
-    assert_eq!(c.mode(3), Some(Mode::Observer));
-    assert_eq!(c.nodes[3].alarms.first(), Some(&Alarm::SigningFloorUnknown));
-    assert!(c.commits(3) + 3 >= c.commits(0), "it follows");
-    c.use_snapshots = true;
-    c.take_snapshot(3);
-    c.crash(3);
-    c.restart(3);
-    c.run_for(3_000);
-    assert_eq!(c.mode(3), Some(Mode::Observer), "a snapshot of an observer proves nothing");
 }
 
 #[test]

@@ -88,18 +88,25 @@ impl Machine {
         }
     }
 
-    /// Tells a validator which of its blocks is the newest here.
+    /// Tells a validator which of its blocks is the newest here, and in which round this node is.
     pub(crate) fn on_probe_request(&mut self, peer: AuthorIdx, nonce: u64) {
         if !self.may_serve(peer) {
             return;
         }
-        let newest = self
-            .store
-            .last_by_author(peer, self.store.gc_round(), Round::MAX)
-            .and_then(|block| self.store.get(&block).map(|stored| (block, stored.bytes.clone())));
-        let waiting = self.suspended.newest_of(peer).map(|incoming| (incoming.reference, incoming.bytes.clone()));
-        let newest = newest.max(waiting).map(|(_, bytes)| bytes.to_vec());
+        let newest = self.peers.get(usize::from(peer)).and_then(|state| state.newest.as_ref());
+        let newest = newest.map(|(_, bytes)| bytes.to_vec());
         let commit_index = self.linearizer.last_ref().index;
-        self.send(peer, &Message::ProbeReply { nonce, commit_index, newest });
+        let round = self.provable_round();
+        self.send(peer, &Message::ProbeReply { nonce, commit_index, round, newest });
+    }
+
+    /// Proves the round that the answer to a probe told of, or a later one.
+    pub(crate) fn on_proof_request(&mut self, peer: AuthorIdx, nonce: u64) {
+        if !self.may_serve(peer) {
+            return;
+        }
+        if let Some(proof) = self.round_proof(nonce) {
+            self.send(peer, &Message::ProofReply(proof));
+        }
     }
 }

@@ -31,6 +31,63 @@ impl Mode {
     }
 }
 
+/// Whether blocks are signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SigningState {
+    /// This node has no consensus key.
+    NoKey,
+    /// The log is intact; waits for the answers that every process start asks for.
+    Waiting,
+    /// What was signed last is unknown: nothing is signed until the floor is proven.
+    Doubtful,
+    /// The floor is proven; signs when the cluster is past it and no other process signs with this key.
+    Proven,
+    /// Rounds above the floor are signed.
+    Signing,
+}
+
+impl SigningState {
+    /// The state's name for logs, metrics and the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NoKey => "no_key",
+            Self::Waiting => "waiting",
+            Self::Doubtful => "doubtful",
+            Self::Proven => "proven",
+            Self::Signing => "signing",
+        }
+    }
+}
+
+/// Why the log does not say what was signed last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// The log does not start where a first initialisation starts it.
+    #[error("the log was lost: the directory does not say what was signed before")]
+    LogLost,
+    /// The directory is marked as restored from a copy.
+    #[error("the directory was restored from a copy")]
+    Restored,
+    /// An earlier life of the process was in doubt already.
+    #[error("the log was found doubtful before the last restart")]
+    Earlier,
+    /// An own block that is not in the log.
+    #[error("own block {0} is not in the log: another process signs with this key, or the disk went back in time")]
+    OwnBlock(BlockRef),
+}
+
+/// What this validator may sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signing {
+    /// Whether it signs.
+    pub state: SigningState,
+    /// Only rounds above may be signed; none if that is unknown.
+    pub floor: Option<Round>,
+    /// Why not.
+    pub doubt: Option<Doubt>,
+}
+
 /// What is known of one validator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -88,8 +145,8 @@ pub struct Status {
     pub round: Round,
     /// The own newest block's round.
     pub own_round: Round,
-    /// Only rounds above may be signed.
-    pub floor: Round,
+    /// What may be signed, and why not more.
+    pub signing: Signing,
     /// The newest commit.
     pub last_commit: CommitRef,
     /// Its leader; `None` before the first.

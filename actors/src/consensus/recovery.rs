@@ -1,6 +1,7 @@
 //! Rebuilding the machine from the journal, and the snapshots that keep that short.
 
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
         // the two that are not read again here are Order's to find in the log.
         executed_index: marked.as_ref().map_or(0, |mark| mark.commit_index),
         checkpoint: marked.and_then(|mark| mark.checkpoint).map(|(seq, digest)| CkptRef { seq, digest }),
-        restored: false,
+        restored: restored_mark(&node.settings.data_dir).exists(),
     };
     let mut records = Vec::new();
     let mut bad = None;
@@ -91,14 +92,18 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
         return Err(bad.into());
     }
     let config = node.consensus_config();
-    // The journal refuses a validator's directory that was not initialised by an explicit act. So a log that holds
-    // nothing of consensus is a fresh one: an own block is in the log before it leaves the process.
-    let (machine, effects) = if records.is_empty() && snapshots.newest.is_none() {
-        Machine::new(config, now)?
-    } else {
-        Machine::recover(config, now, recovery, records)?
-    };
+    // The journal refuses a validator's directory that was not initialised by an explicit act, and says whether that act
+    // replaced a lost one. Otherwise a log that holds nothing of consensus is a fresh one: an own block is in the log
+    // before it leaves the process.
+    let fresh = records.is_empty() && snapshots.newest.is_none() && !journal.is_after_loss() && !recovery.restored;
+    let (machine, effects) =
+        if fresh { Machine::new(config, now)? } else { Machine::recover(config, now, recovery, records)? };
     Ok(Recovered { machine, effects, snapshots })
+}
+
+/// The file that an operator leaves in a directory restored from a copy.
+pub(super) fn restored_mark(data_dir: &Path) -> PathBuf {
+    data_dir.join("RESTORED")
 }
 
 fn newest_mark(journal: &JournalReader) -> Result<Option<Mark>, ActorError> {

@@ -5,12 +5,13 @@
 //! were written, so the validator fails and rebuilds itself from what is in the log.
 
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aurigraph_consensus::{
-    AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Mode, Now, Offence, Record as LogRecord,
-    Signature,
+    Alarm, AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Mode, Now, Offence,
+    Record as LogRecord, Signature,
 };
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::Hash;
@@ -72,6 +73,8 @@ pub struct State {
     timer: u64,
     tasks: JoinSet<()>,
     offences: Seldom<(AuthorIdx, Offence)>,
+    /// The mark of a restored directory, until the log says that it is doubtful.
+    restored_mark: Option<PathBuf>,
 }
 
 impl Behaviour for Validator {
@@ -92,6 +95,7 @@ impl Behaviour for Validator {
             None => None,
         };
         let now = self.node.now();
+        let restored_mark = Some(recovery::restored_mark(&self.node.settings.data_dir)).filter(|mark| mark.exists());
         let recovered = recovery::recover(&self.node, now).await?;
         let mut state = State {
             machine: recovered.machine,
@@ -109,6 +113,7 @@ impl Behaviour for Validator {
             timer: 0,
             tasks: JoinSet::new(),
             offences: Seldom::default(),
+            restored_mark,
         };
         self.execute(ctx, &mut state, recovered.effects)?;
         self.follow_links(ctx, &mut state)?;
@@ -150,6 +155,7 @@ impl Behaviour for Validator {
             ValidatorMsg::Internal(Internal::SignFailed(ticket)) => Event::SignFailed { ticket },
             ValidatorMsg::Internal(Internal::Durable(lsn)) => {
                 Self::same_journal(state)?;
+                Self::clear_restored_mark(state)?;
                 Event::Durable { lsn }
             }
             ValidatorMsg::Internal(Internal::JournalLost(reason)) => {
@@ -258,6 +264,9 @@ impl Validator {
                     metrics::counter!("consensus_offences_total", "peer" => self.node.validator_name(peer).to_owned())
                         .increment(1);
                 }
+                Effect::Alarm(Alarm::SigningFloorProven { floor }) => {
+                    tracing::info!(floor, "the signing floor is proven: this validator signs rounds above it");
+                }
                 Effect::Alarm(alarm) => {
                     tracing::error!(?alarm, "consensus alarm");
                     metrics::counter!("consensus_alarms_total").increment(1);
@@ -350,6 +359,12 @@ impl Validator {
         Self::same_journal(state)
     }
 
+    /// The first synced record of a restored directory says that the log is doubtful: from here on it needs no mark.
+    fn clear_restored_mark(state: &mut State) -> Result<(), ActorError> {
+        let Some(mark) = state.restored_mark.take() else { return Ok(()) };
+        std::fs::remove_file(&mark).map_err(|error| format!("cannot remove {}: {error}", mark.display()).into())
+    }
+
     /// Fails when the journal is another incarnation than the one that holds our appends.
     fn same_journal(state: &State) -> Result<(), ActorError> {
         if state.journal.generation() == state.journal_generation {
@@ -418,11 +433,15 @@ impl Validator {
         #[allow(clippy::cast_precision_loss)]
         {
             metrics::gauge!("consensus_round").set(f64::from(status.round));
+            metrics::gauge!("consensus_own_round").set(f64::from(status.own_round));
             metrics::gauge!("consensus_commit_index").set(status.last_commit.index as f64);
             metrics::gauge!("consensus_suspended_blocks").set(status.suspended as f64);
             metrics::gauge!("consensus_wanted_blocks").set(status.wanted as f64);
             metrics::gauge!("consensus_undecided_slots").set(status.undecided as f64);
             metrics::gauge!("consensus_pending_batches").set(status.pending_batches as f64);
+            let floor = status.signing.floor.map_or(f64::INFINITY, f64::from);
+            metrics::gauge!("consensus_signing_floor").set(floor);
+            metrics::gauge!("consensus_log_doubtful").set(if status.signing.doubt.is_some() { 1.0 } else { 0.0 });
             metrics::gauge!("consensus_active").set(if status.mode == Mode::Active { 1.0 } else { 0.0 });
         }
         self.node.consensus_status.send_replace(Some(status));

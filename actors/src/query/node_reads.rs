@@ -17,8 +17,8 @@ use super::values::{Timestamp, Units};
 use super::views::{
     AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, FeatureView, HealthView,
     InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, Page, PerformanceView, ReadyCheck,
-    ReadyView, SlashingEventPage, TopologyEdge, TopologySummary, TopologyView, ValidatorDetail, ValidatorMetrics,
-    ValidatorPage, ValidatorStatus, ValidatorView,
+    ReadyView, SigningView, SlashingEventPage, TopologyEdge, TopologySummary, TopologyView, ValidatorDetail,
+    ValidatorMetrics, ValidatorPage, ValidatorStatus, ValidatorView,
 };
 use crate::published::{BlockSummary, Published};
 
@@ -178,6 +178,11 @@ impl NodeReads {
             last_commit_index: status.as_ref().map(|status| status.last_commit.index),
             executed_commit_index: published.executed_commit,
             mode: status.as_ref().map(|status| status.mode.name().to_owned()),
+            signing: status.as_ref().map(|status| SigningView {
+                state: status.signing.state.name().to_owned(),
+                floor: status.signing.floor,
+                why: status.signing.doubt.map(|doubt| doubt.to_string()),
+            }),
             connected_validators: status.as_ref().map(|status| connected(status) as u64),
         })
     }

@@ -89,7 +89,8 @@ pub struct Up {
     long_about = "Run one node of a config in the foreground, logging to stderr. This is how a node that died is \
                   brought back, and how a cluster is spread over several hosts.",
     after_help = "Examples:\n  aurigraph node --config cluster-configs/four-validators.toml --name v2\n  \
-                  aurigraph node --config four-hosts.toml --name v1 --init"
+                  aurigraph node --config four-hosts.toml --name v1 --init\n  \
+                  aurigraph node --config four-hosts.toml --name v1 --rejoin"
 )]
 pub struct Node {
     /// The cluster config
@@ -105,6 +106,10 @@ pub struct Node {
     /// journal it cannot know what it signed
     #[arg(long)]
     pub init: bool,
+    /// Start a validator whose data directory is lost with an empty one, on a running chain: it observes until the others
+    /// have proved which rounds it cannot have signed, then signs again
+    #[arg(long, conflicts_with = "init")]
+    pub rejoin: bool,
     /// End in order when standard input ends: set by `up`, so that no node outlives it
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,

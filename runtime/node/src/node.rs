@@ -25,7 +25,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 pub async fn run(args: &cli::Node, output: Output) -> CliResult {
     let config = ClusterConfig::load(&args.config)?;
     let base = args.data_dir.clone().unwrap_or_else(|| config.default_data_dir());
-    let settings = config.node_settings(&args.name, &base, args.init)?;
+    let mut settings = config.node_settings(&args.name, &base, args.init)?;
+    settings.rejoin = args.rejoin;
     check_port(&settings.name, "REST", settings.rest)?;
     check_port(&settings.name, "node", settings.listen)?;
     let mut signals = Signals::new()?;

@@ -55,6 +55,8 @@ pub(crate) struct Checks {
     blocks_said: BTreeMap<(AuthorIdx, u32), Hash>,
     attested: BTreeMap<(AuthorIdx, u64), Hash>,
     voted: BTreeMap<(AuthorIdx, u64), Hash>,
+    /// Correct validators whose disks went back in time: alone they may doubt their logs.
+    pub(crate) lost: BTreeSet<usize>,
 }
 
 impl Checks {
@@ -72,6 +74,7 @@ impl Checks {
             blocks_said: BTreeMap::new(),
             attested: BTreeMap::new(),
             voted: BTreeMap::new(),
+            lost: BTreeSet::new(),
         }
     }
 
@@ -278,11 +281,19 @@ impl Checks {
         Ok(())
     }
 
-    pub(crate) fn alarm(&self, number: usize, alarm: &Alarm) -> Result<(), Broken> {
+    pub(crate) fn alarm(&self, number: usize, alarm: &Alarm, marks: &mut Coverage) -> Result<(), Broken> {
         let accused = match alarm {
             Alarm::CommitVoteDiffers { author, .. } => Some(*author),
             Alarm::WatermarkFell { block } => Some(block.author),
-            Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } => None,
+            Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } if self.lost.contains(&number) => {
+                marks.hit(Mark::LogDoubted);
+                return Ok(());
+            }
+            Alarm::SigningFloorProven { .. } if self.lost.contains(&number) => {
+                marks.hit(Mark::FloorProven);
+                return Ok(());
+            }
+            Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } | Alarm::SigningFloorProven { .. } => None,
         };
         if accused.is_none_or(|author| self.is_correct(author)) {
             return broken(Property::NoFalseEvidence, format!("{number} raises {alarm:?}"));

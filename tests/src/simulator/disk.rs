@@ -39,6 +39,12 @@ impl Disk {
         self.synced = self.synced.max(up_to);
     }
 
+    /// The disk comes back as it was when it held this part of what it holds now.
+    pub(crate) fn go_back(&mut self, permille: usize) {
+        self.entries.truncate(self.entries.len() * permille / 1_000);
+        self.synced = self.entries.len();
+    }
+
     /// A random part of what was not synced survives; the record after it may be torn.
     ///
     /// # Errors

@@ -154,7 +154,7 @@ impl World<'_> {
             }
             Effect::Alarm(alarm) => {
                 self.say(|| format!("node {author}: {alarm:?}"));
-                self.checks.alarm(node, &alarm)?;
+                self.checks.alarm(node, &alarm, &mut self.marks)?;
             }
             Effect::Halt(reason) => return broken(Property::Survival, format!("{node} halts: {reason}")),
         }

@@ -23,6 +23,7 @@ impl World<'_> {
                 }
                 return Ok(());
             }
+            Fault::Loss { node, kept_permille, down_ms } => return self.lose(*node, *kept_permille, *down_ms),
             Fault::CrashAll { down_ms, late } => {
                 self.marks.hit(Mark::RestartOfAll);
                 return self.crash_all(*down_ms, *late);
@@ -37,7 +38,7 @@ impl World<'_> {
                 self.cut(pairs);
                 *for_ms
             }
-            Fault::Loss { permille, for_ms } => {
+            Fault::Drops { permille, for_ms } => {
                 self.marks.hit(Mark::LossBurst);
                 self.network.burst_permille += permille;
                 *for_ms
@@ -67,6 +68,20 @@ impl World<'_> {
         Ok(())
     }
 
+    /// A process ends and comes back with an older disk, or an empty one. One that is down already keeps what it has.
+    fn lose(&mut self, node: usize, kept_permille: usize, down_ms: Ms) -> Result<(), Broken> {
+        if self.nodes.get(&node).is_none_or(|state| state.machine.is_none()) {
+            return Ok(());
+        }
+        self.crash(node, Some(down_ms))?;
+        self.marks.hit(if kept_permille == 0 { Mark::Wiped } else { Mark::RolledBack });
+        self.checks.lost.insert(node);
+        if let Some(state) = self.nodes.get_mut(&node) {
+            state.lose(kept_permille, &self.genesis);
+        }
+        Ok(())
+    }
+
     fn crash_all(&mut self, down_ms: Ms, late: Option<(usize, Option<Ms>)>) -> Result<(), Broken> {
         let nodes: Vec<usize> = self.nodes.keys().copied().collect();
         for node in nodes {
@@ -91,14 +106,14 @@ impl World<'_> {
                 }
             }
             Fault::OneWay { pairs, .. } => self.heal(pairs),
-            Fault::Loss { permille, .. } => self.network.burst_permille -= permille,
+            Fault::Drops { permille, .. } => self.network.burst_permille -= permille,
             Fault::Slow { node, extra_ms, .. } => self.network.slow_ms[*node] -= extra_ms,
             Fault::ClockJump { node, by_ms, .. } => {
                 if let Some(state) = self.nodes.get_mut(node) {
                     state.jump_ms -= by_ms;
                 }
             }
-            Fault::Crash { .. } | Fault::CrashAll { .. } | Fault::ExecutorStall { .. } => {}
+            Fault::Crash { .. } | Fault::Loss { .. } | Fault::CrashAll { .. } | Fault::ExecutorStall { .. } => {}
         }
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct Node {
     pub(crate) delivered: u64,
     pub(crate) skew_ms: i64,
     pub(crate) jump_ms: i64,
+    /// An operator has put an empty directory in place of the lost one.
+    after_loss: bool,
 }
 
 /// The core of an encoded block.
@@ -56,6 +58,7 @@ impl Node {
             delivered: 0,
             skew_ms,
             jump_ms: 0,
+            after_loss: false,
         }
     }
 
@@ -95,6 +98,14 @@ impl Node {
         self.disk.crash(rng, lies, marks)
     }
 
+    /// While the process is down, its disk goes back to a part of what it holds; what it had executed is lost.
+    pub(crate) fn lose(&mut self, kept_permille: usize, genesis: &Genesis) {
+        self.disk.go_back(kept_permille);
+        self.executor = Executor::new(genesis);
+        let record = |entry: &Entry| matches!(entry, Entry::Record(_));
+        self.after_loss |= !self.disk.entries.iter().any(record);
+    }
+
     /// The process starts from what the disk and the store hold.
     ///
     /// # Errors
@@ -122,7 +133,7 @@ impl Node {
         }
         let (snapshot, from) = if snapshots { self.newest_snapshot() } else { (None, 0) };
         let records = self.records(from)?;
-        let (machine, effects) = if records.is_empty() && snapshot.is_none() {
+        let (machine, effects) = if records.is_empty() && snapshot.is_none() && !self.after_loss {
             if self.life > 0 {
                 marks.hit(Mark::RestartFresh);
             }

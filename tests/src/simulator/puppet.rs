@@ -117,7 +117,10 @@ impl Puppet {
                 reply(Message::CommitRangeReply(CommitRange::new(request, self.claim())))
             }
             Ok(Message::ProbeRequest { nonce }) if self.rng.chance(700) => {
-                reply(Message::ProbeReply { nonce, commit_index: self.claim(), newest: None })
+                let seen = self.seen.last_key_value().map_or(0, |(round, _)| *round);
+                let round = if self.rng.chance(300) { seen + 100_000 } else { seen };
+                let round = self.rng.chance(800).then_some(round);
+                reply(Message::ProbeReply { nonce, commit_index: self.claim(), round, newest: None })
             }
             _ => Vec::new(),
         }

@@ -39,6 +39,15 @@ pub enum Fault {
         /// Who stays down for how much longer; for ever without a time.
         late: Option<(usize, Option<Ms>)>,
     },
+    /// A process ends, and comes back with an older state of its disk.
+    Loss {
+        /// Which validator.
+        node: usize,
+        /// How much of the log is left, of a thousand; nothing, if the disk was replaced.
+        kept_permille: usize,
+        /// How long it is down.
+        down_ms: Ms,
+    },
     /// Two sides cannot talk.
     Partition {
         /// The one side.
@@ -54,7 +63,7 @@ pub enum Fault {
         for_ms: Ms,
     },
     /// More messages than usual are lost.
-    Loss {
+    Drops {
         /// Of a thousand.
         permille: u64,
         /// For how long.
@@ -245,8 +254,20 @@ impl Scenario {
             let down_ms = Some(rng.between(6_000, 9_000));
             self.faults.push((rng.between(1_000, 4_000), Fault::Crash { node, effects, down_ms }));
         }
+        self.draw_loss(rng);
         self.faults.sort_by_key(|(at, _)| *at);
         self.quiet_ms = self.faults.iter().map(|(at, fault)| at + fault.duration_ms()).max().unwrap_or(0) + 500;
+    }
+
+    /// A lost disk is a fault of its owner: only where nobody else is faulty, and its stake is none too many.
+    fn draw_loss(&mut self, rng: &mut Rng) {
+        let most = Committee::new(self.stakes.clone()).map_or(0, |committee| committee.faulty());
+        let node = rng.index(self.stakes.len());
+        if self.byzantine.is_empty() && self.stakes[node] <= most && rng.chance(350) {
+            let kept_permille = if rng.chance(500) { 0 } else { rng.index(1_000) };
+            let down_ms = rng.between(50, 2_500);
+            self.faults.push((rng.between(2_000, 10_000), Fault::Loss { node, kept_permille, down_ms }));
+        }
     }
 
     /// Whether the validator is faulty.
@@ -260,10 +281,12 @@ impl Fault {
     fn duration_ms(&self) -> Ms {
         match self {
             Self::Crash { down_ms, .. } => down_ms.unwrap_or(0),
+            // The floor takes its time.
+            Self::Loss { down_ms, .. } => down_ms + 5_000,
             Self::CrashAll { down_ms, late } => down_ms + late.and_then(|(_, more)| more).unwrap_or(0) + 300,
             Self::Partition { for_ms, .. }
             | Self::OneWay { for_ms, .. }
-            | Self::Loss { for_ms, .. }
+            | Self::Drops { for_ms, .. }
             | Self::Slow { for_ms, .. }
             | Self::ClockJump { for_ms, .. }
             | Self::ExecutorStall { for_ms, .. } => *for_ms,
@@ -329,7 +352,7 @@ fn draw_fault(rng: &mut Rng, n: usize, correct: &[usize]) -> Fault {
             let pairs = (0..n).flat_map(|a| (0..n).map(move |b| (a, b)));
             Fault::OneWay { pairs: pairs.filter(|(a, b)| a != b && rng.chance(250)).collect(), for_ms }
         }
-        12 => Fault::Loss { permille: rng.between(100, 400), for_ms },
+        12 => Fault::Drops { permille: rng.between(100, 400), for_ms },
         13 => Fault::Slow { node, extra_ms: rng.between(50, 500), for_ms },
         14 => Fault::ClockJump { node, by_ms: signed(rng, 4_000), for_ms },
         _ => Fault::ExecutorStall { node, for_ms },

@@ -144,8 +144,23 @@ pub struct ConsensusView {
     pub executed_commit_index: u64,
     /// `probing`, `active`, `catch_up`, `observer` or `halted`.
     pub mode: Option<String>,
+    /// Whether this validator signs, and why not; none before consensus has reported.
+    pub signing: Option<SigningView>,
     /// Validators whose links are up, this one included.
     pub connected_validators: Option<u64>,
+}
+
+/// What a validator may sign.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SigningView {
+    /// `signing`; `waiting` for the answers that every start asks for; `doubtful` when the log does not say what was signed
+    /// last; `proven` when the others have proved the floor and it is about to sign; `no_key` at an observer.
+    pub state: String,
+    /// Only rounds above may be signed; none if that is unknown.
+    pub floor: Option<u32>,
+    /// What makes the log doubtful.
+    pub why: Option<String>,
 }
 
 /// One actor or supervisor.

@@ -26,8 +26,8 @@ pub enum JournalError {
     },
     /// A validator's directory without its first record: an earlier signature of it may exist elsewhere.
     #[error(
-        "data directory {} was never initialised for validator {node}: initialise it once, by an explicit act \
-         (a validator that lost its directory must not sign again by itself)", .directory.display()
+        "data directory {} was never initialised for validator {node}: start it once with --init if {node} has never \
+         signed on this chain, or with --rejoin if it has and its directory is lost", .directory.display()
     )]
     Uninitialised {
         /// The directory.

@@ -36,6 +36,8 @@ pub struct JournalIdentity {
 }
 
 const INIT_VERSION: u8 = 1;
+/// That of a directory that takes the place of a lost one.
+const INIT_AFTER_LOSS: u8 = 2;
 const MAX_NODE_NAME: usize = 256;
 /// No first frame is longer: nothing but zeros stands behind this place in a log that has not begun.
 const INIT_FRAME: u64 = 512;
@@ -47,9 +49,9 @@ impl JournalIdentity {
         Self { chain_id, node: node.to_owned(), validator_key: consensus_key.map(blake3_digest) }
     }
 
-    fn encode(&self, salt: &Hash) -> Bytes {
+    fn encode(&self, salt: &Hash, after_loss: bool) -> Bytes {
         let mut w = Writer::new();
-        w.u8(INIT_VERSION).hash(&self.chain_id).bytes(self.node.as_bytes());
+        w.u8(if after_loss { INIT_AFTER_LOSS } else { INIT_VERSION }).hash(&self.chain_id).bytes(self.node.as_bytes());
         match &self.validator_key {
             Some(key) => w.u8(1).hash(key),
             None => w.u8(0),
@@ -58,14 +60,15 @@ impl JournalIdentity {
         w.into_bytes().into()
     }
 
-    /// The identity and the log's salt.
-    fn decode(bytes: &[u8]) -> Result<(Self, Hash), CodecError> {
+    /// What the first record says.
+    fn decode(bytes: &[u8]) -> Result<Owner, CodecError> {
         let invalid = |what, value: u8| CodecError::Invalid { what, value: u64::from(value) };
         let mut r = Reader::new(bytes);
-        match r.u8()? {
-            INIT_VERSION => {}
+        let after_loss = match r.u8()? {
+            INIT_VERSION => false,
+            INIT_AFTER_LOSS => true,
             other => return Err(invalid("init record version", other)),
-        }
+        };
         let chain_id = r.hash()?;
         let node = String::from_utf8_lossy(r.bytes("node name", MAX_NODE_NAME)?).into_owned();
         let validator_key = match r.u8()? {
@@ -75,8 +78,15 @@ impl JournalIdentity {
         };
         let salt = r.hash()?;
         r.finish()?;
-        Ok((Self { chain_id, node, validator_key }, salt))
+        Ok(Owner { identity: Self { chain_id, node, validator_key }, salt, after_loss })
     }
+}
+
+/// What a log's first record says.
+struct Owner {
+    identity: JournalIdentity,
+    salt: Hash,
+    after_loss: bool,
 }
 
 impl std::fmt::Display for JournalIdentity {
@@ -96,11 +106,13 @@ pub struct JournalOptions {
     pub segment_bytes: u64,
     /// May a validator's empty directory be given its first record: an explicit act, once in its life.
     pub initialise: bool,
+    /// May it be given one that says that an earlier directory was lost: what was signed before is unknown.
+    pub rejoin: bool,
 }
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { segment_bytes: bounds::JOURNAL_SEGMENT, initialise: false }
+        Self { segment_bytes: bounds::JOURNAL_SEGMENT, initialise: false, rejoin: false }
     }
 }
 
@@ -111,6 +123,8 @@ pub(super) struct Shared {
     pub segment_bytes: u64,
     /// Random, from the first record: what its sync marks are known by.
     pub salt: Hash,
+    /// Whether this directory takes the place of a lost one.
+    pub after_loss: bool,
     pub index: RwLock<Index>,
     /// Why nothing may be written any more.
     pub failed: Mutex<Option<JournalError>>,
@@ -141,17 +155,17 @@ impl Journal {
         std::fs::create_dir_all(&directory).map_err(JournalError::io("create", &directory))?;
         let lock = lock(data_dir)?;
         let owner = owner(data_dir, &directory)?;
-        let salt = match &owner {
-            Some((found, salt)) if found == identity => *salt,
-            Some((found, _)) => {
-                let (found, expected) = (found.to_string(), identity.to_string());
+        let (salt, after_loss) = match &owner {
+            Some(owner) if owner.identity == *identity => (owner.salt, owner.after_loss),
+            Some(owner) => {
+                let (found, expected) = (owner.identity.to_string(), identity.to_string());
                 return Err(JournalError::Foreign { directory: data_dir.to_owned(), found, expected });
             }
-            None if identity.validator_key.is_some() && !options.initialise => {
+            None if identity.validator_key.is_some() && !options.initialise && !options.rejoin => {
                 let node = identity.node.clone();
                 return Err(JournalError::Uninitialised { directory: data_dir.to_owned(), node });
             }
-            None => fresh_salt(&directory)?,
+            None => (fresh_salt(&directory)?, options.rejoin),
         };
         let journal = Self(Arc::new(Shared {
             index: RwLock::new(load(&directory)?),
@@ -159,6 +173,7 @@ impl Journal {
             node: identity.node.clone(),
             segment_bytes: options.segment_bytes,
             salt,
+            after_loss,
             failed: Mutex::new(None),
             fatal,
             owner: LeaseHolder::new(),
@@ -167,7 +182,7 @@ impl Journal {
         }));
         let mut writer = LogWriter::open(Arc::clone(&journal.0))?;
         if owner.is_none() {
-            writer.append(&[Record::new(RecordKind::Init, Hash::ZERO, identity.encode(&salt))])?;
+            writer.append(&[Record::new(RecordKind::Init, Hash::ZERO, identity.encode(&salt, after_loss))])?;
             writer.sync()?;
         }
         Ok(journal)
@@ -180,9 +195,9 @@ impl Journal {
     }
 }
 
-/// Whose log it is, and its salt, from the first record. None for a log that has not begun: empty, or torn in its very
+/// What the first record says. None for a log that has not begun: empty, or torn in its very
 /// first write. Changes nothing, so that a foreign directory stays as it is.
-fn owner(data_dir: &Path, directory: &Path) -> Result<Option<(JournalIdentity, Hash)>, JournalError> {
+fn owner(data_dir: &Path, directory: &Path) -> Result<Option<Owner>, JournalError> {
     let Some(first) = segment::list(directory)?.first().copied() else { return Ok(None) };
     let path = segment::path(directory, first);
     let corrupt = |what: String| JournalError::Corrupt { path: path.clone(), offset: 0, what };

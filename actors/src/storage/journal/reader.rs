@@ -29,6 +29,12 @@ impl JournalReader {
         Self { shared }
     }
 
+    /// Whether the directory takes the place of a lost one, so that the log's beginning says nothing of what was signed.
+    #[must_use]
+    pub fn is_after_loss(&self) -> bool {
+        self.shared.after_loss
+    }
+
     /// The newest record of this kind and key. Its checksum was verified.
     ///
     /// # Errors

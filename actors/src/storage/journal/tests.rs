@@ -23,7 +23,7 @@ pub(super) fn identity() -> JournalIdentity {
 }
 
 pub(super) fn options() -> JournalOptions {
-    JournalOptions { segment_bytes: SEGMENT, initialise: true }
+    JournalOptions { segment_bytes: SEGMENT, initialise: true, rejoin: false }
 }
 
 fn open(directory: &Path) -> Result<Journal, JournalError> {
@@ -521,6 +521,20 @@ fn a_validators_empty_directory_needs_an_explicit_act_and_an_observers_does_not(
     let directory = tempfile::tempdir().unwrap();
     let observer = JournalIdentity::new(Hash([7; 32]), "o1", None);
     drop(Journal::open(directory.path(), &observer, careful, Fatal::default()).unwrap());
+}
+
+#[test]
+fn a_directory_in_place_of_a_lost_one_says_so_at_every_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |options| Journal::open(directory.path(), &identity(), options, Fatal::default()).unwrap();
+    let after_loss = JournalOptions { initialise: false, rejoin: true, ..options() };
+    assert!(open(after_loss).reader().is_after_loss());
+    assert!(open(JournalOptions { rejoin: false, ..after_loss }).reader().is_after_loss());
+
+    let directory = tempfile::tempdir().unwrap();
+    let open = |options| Journal::open(directory.path(), &identity(), options, Fatal::default()).unwrap();
+    assert!(!open(options()).reader().is_after_loss());
+    assert!(!open(after_loss).reader().is_after_loss(), "a directory that is known stays what it is");
 }
 
 #[test]

@@ -111,8 +111,8 @@ fn must_initialise(config: &ClusterConfig, base: &Path) -> CliResult<bool> {
         (Some(known), Some(new)) => Err(CliError::new(
             Exit::DataDirectory,
             format!(
-                "{}: not initialised, while {} is. A validator without its journal cannot know what it signed; restore \
-                 the directory, or start the chain anew with --fresh",
+                "{}: not initialised, while {} is. A validator without its journal cannot know what it signed; start it \
+                 once with `aurigraph node --rejoin` beside the others, or start the chain anew with --fresh",
                 config.node_dir(new, base).display(),
                 config.node_dir(known, base).display()
             ),
