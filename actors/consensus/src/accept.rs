@@ -138,6 +138,8 @@ impl Machine {
         self.note_slot(&incoming);
         let latest = self.now.wall_ms.saturating_add(self.config.pacing.max_drift_ms);
         let timestamp = incoming.block.core.timestamp_ms;
+        // Also one that a block here came to need while the signature was checked: nobody would ask for it any more.
+        let requested = requested || self.suspended.is_awaited(&reference);
         if timestamp > latest && !requested {
             let held = self.held.keys().filter(|(_, block)| block.author == reference.author).count();
             if held < HELD_PER_AUTHOR {

@@ -294,3 +294,36 @@ fn validators_that_vote_for_another_chain_raise_an_alarm_and_then_stop_this_one(
     assert_eq!(machine.mode(), Mode::Halted);
     assert!(push(&mut machine, now, &block(3)).is_empty(), "a halted machine does nothing");
 }
+
+/// The block was pushed and is from the far future; while its signature is checked another block comes that needs it, and
+/// takes it for being on its way. Held back for ever, it would keep that one and all after it waiting for ever.
+#[test]
+fn a_block_from_the_future_that_is_needed_while_its_signature_is_checked_is_not_held_back() {
+    let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+    let (mut machine, _) = Machine::new(config(), now).expect("valid");
+    let genesis = |author: usize| {
+        let mut parents = genesis_of(&config());
+        parents[..=author].rotate_right(1);
+        parents
+    };
+    let first = |author: u16| sealed_block(&config(), 1, author, genesis(usize::from(author)), vec![]);
+    let mut late = first(2);
+    late.core.timestamp_ms = u64::MAX;
+    let late = reseal(late);
+    let refs = [first(1).reference(), late.reference(), first(3).reference()];
+    let child = sealed_block(&config(), 2, 1, refs.to_vec(), vec![]);
+    let mut push = |block: &Block| {
+        let bytes = encode_block(&block.encode()).clone();
+        let effects = machine.step(now, Event::Received { peer: block.core.author, bytes });
+        let ticket = effects.iter().find_map(|effect| match effect {
+            Effect::VerifySig { ticket, .. } => Some(*ticket),
+            _ => None,
+        });
+        ticket.expect("a check")
+    };
+    let tickets = [&first(1), &first(3), &late, &child].map(&mut push);
+    for at in [0, 1, 3, 2] {
+        machine.step(now, Event::SigChecked { ticket: tickets[at], ok: true });
+    }
+    assert!(machine.store.contains(&child.reference()), "{:?}", machine.status());
+}
