@@ -57,7 +57,8 @@ fn all_restart_in_their_first_moments() {
 #[test]
 fn all_restart_but_one_and_go_on() {
     for seed in 20..30 {
-        let mut scenario = short(4, seed);
+        // No table takes the absent leader out before it has been missed.
+        let mut scenario = Scenario { schedule_window: 1_000_000, ..short(4, seed) };
         let down = usize::try_from(seed % 4).unwrap_or(0);
         scenario.faults.push((2_000, Fault::CrashAll { down_ms: 300, late: Some((down, None)) }));
         scenario.quiet_ms = 3_000;
@@ -117,4 +118,19 @@ fn two_halves_stop_and_go_on_when_they_meet() {
     scenario.quiet_ms = 8_500;
     let outcome = passes(&scenario);
     assert_eq!(outcome.marks.get(Mark::Heal), 1);
+}
+
+#[test]
+fn a_silent_validator_is_swapped_out_and_comes_back_into_the_rotation() {
+    let mut scenario = Scenario::calm(4, 60);
+    scenario.faults.push((2_000, Fault::Crash { node: 2, effects: 0, down_ms: Some(10_000) }));
+    scenario.quiet_ms = 13_000;
+    scenario.least_ms = 25_000;
+    let with = passes(&scenario);
+    let marks = &with.marks;
+    assert!(marks.get(Mark::SwappedOut) > 0 && marks.get(Mark::SwappedIn) > 0, "{marks}");
+    scenario.schedule_window = 1_000_000;
+    let without = passes(&scenario);
+    let (skips, usual) = (marks.get(Mark::Skip), without.marks.get(Mark::Skip));
+    assert!(skips * 2 < usual, "{skips} leader slots skipped, {usual} without reputation");
 }

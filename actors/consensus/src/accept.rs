@@ -9,10 +9,11 @@ use crate::block::{Block, BlockCore, Evidence};
 use crate::committer::{Decided, Decision};
 use crate::config::CORE_LEN;
 use crate::event::{Alarm, Effect, HaltReason, Offence};
+use crate::flush::Flush;
 use crate::machine::{Checking, Machine};
 use crate::record::Record;
 use crate::suspend::Incoming;
-use crate::types::{AuthorIdx, BlockRef, CommitIndex, Round, Ticket};
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, Round, Ticket};
 use crate::validity::Invalid;
 
 /// Blocks with timestamps in the future that are held per author.
@@ -311,9 +312,14 @@ impl Machine {
         if vote.digest == digest || self.dissenters.contains(author) {
             return;
         }
-        let own = crate::types::CommitRef { index, digest };
-        self.dissenters.add(&self.ctx.committee, author);
+        let own = CommitRef { index, digest };
         self.out.push(Effect::Alarm(Alarm::CommitVoteDiffers { author, vote, own }));
+        self.note_dissent(author, own);
+    }
+
+    /// A validator has another commit than this node: one may lie, V of stake may not.
+    pub(crate) fn note_dissent(&mut self, author: AuthorIdx, own: CommitRef) {
+        self.dissenters.add(&self.ctx.committee, author);
         if self.dissenters.stake() >= self.ctx.committee.validity() {
             self.halt(HaltReason::CommitDiffers { own, voters: self.dissenters.authors().collect() });
         }
@@ -359,6 +365,9 @@ impl Machine {
             }
             let Some(decided) = self.committer.pop() else { return };
             self.count_decision(decided);
+            if decided.decision == Decision::Skip {
+                self.schedule.on_skip(decided.slot.author);
+            }
             if let Decision::Commit(leader) = decided.decision {
                 self.commit(decided, leader);
             }
@@ -383,7 +392,8 @@ impl Machine {
             Ok(flush) => flush,
             Err(reason) => return self.halt(reason),
         };
-        let commit = flush.commit;
+        self.follow_schedule(&flush, leader.round);
+        let commit = flush.commit.clone();
         let reference = self.linearizer.last_ref();
         self.note_recent_commit(reference);
         for block in &commit.blocks {
@@ -407,7 +417,19 @@ impl Machine {
         for author in self.ctx.committee.authors() {
             self.compare_vote(author, reference.index);
         }
+        self.compare_range(&flush.commit.header);
         self.collect_garbage(self.linearizer.gc_round());
+    }
+
+    /// Counts a commit for the schedule, while its blocks are in the store. After the last commit of a window nothing is
+    /// decided before the new leaders hold.
+    fn follow_schedule(&mut self, flush: &Flush, round: Round) {
+        if !self.schedule.on_commit(&self.ctx.committee, &self.store, flush) {
+            return;
+        }
+        if let Err(reason) = self.committer.reschedule(&self.ctx.committee, &self.schedule, &self.store, round) {
+            self.halt(reason);
+        }
     }
 
     pub(crate) fn collect_garbage(&mut self, gc_round: Round) {

@@ -5,12 +5,14 @@
 //! included, and this node decides every commit itself. A range only tells which blocks to take next. Certified
 //! application (consensus.md 9.5) can replace this later without changing what is sent.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+
+use aurigraph_ledger::hash::Hash;
 
 use crate::block::BlockCore;
-use crate::commit::blocks_root;
+use crate::commit::{CommitHeader, blocks_root};
 use crate::config::{CORE_LEN, MAX_RANGE_COMMITS};
-use crate::event::Offence;
+use crate::event::{Alarm, Effect, Offence};
 use crate::machine::{Machine, highest_with};
 use crate::message::{CommitRange, Message, RangeCommit};
 use crate::record::Record;
@@ -42,6 +44,8 @@ pub struct CatchUp {
     next_from: CommitIndex,
     /// Blocks of the newest range that are not accepted yet.
     pending: BTreeSet<BlockRef>,
+    /// Commits of the newest range that are not decided here yet: digest, and that of the leader schedule.
+    claims: BTreeMap<CommitIndex, (AuthorIdx, Hash, Hash)>,
     progress_ms: TimeMs,
     tried: BTreeSet<AuthorIdx>,
     last_peer: Option<AuthorIdx>,
@@ -195,6 +199,10 @@ impl Machine {
         }
         self.catch_up.tried.clear();
         self.catch_up.progress_ms = self.now.mono_ms;
+        let own = self.linearizer.last_ref().index;
+        let open = range.commits.iter().map(|commit| &commit.header).filter(|header| header.index > own);
+        self.catch_up.claims =
+            open.map(|header| (header.index, (peer, header.digest(), header.schedule_digest))).collect();
         self.catch_up.next_from = request.from.saturating_add(range.commits.len() as u64);
         let refs: Vec<BlockRef> = range.commits.iter().flat_map(|commit| commit.blocks.iter().copied()).collect();
         let missing = |block: &&BlockRef| block.round > self.store.gc_round() && !self.store.contains(block);
@@ -216,6 +224,18 @@ impl Machine {
         }
     }
 
+    /// Compares an own commit with what a peer has said of it in a range. The header is not signed, but the channel names
+    /// the peer: validators that say so count as if they had voted for it, and one alone stops nobody.
+    pub(crate) fn compare_range(&mut self, header: &CommitHeader) {
+        let Some((author, digest, found)) = self.catch_up.claims.remove(&header.index) else { return };
+        let own = header.reference();
+        if digest != own.digest && !self.dissenters.contains(author) {
+            let (index, computed) = (header.index, header.schedule_digest);
+            self.out.push(Effect::Alarm(Alarm::CommitRangeDiffers { author, index, found, computed }));
+            self.note_dissent(author, own);
+        }
+    }
+
     /// Whether these are consecutive commits of one chain with the blocks their headers name, and the own chain's if
     /// it reaches that far.
     fn is_chain(&self, from: CommitIndex, commits: &[RangeCommit]) -> bool {
@@ -233,5 +253,48 @@ impl Machine {
             previous = Some(header.digest());
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::event::HaltReason;
+    use crate::types::{LeaderSlot, Now};
+
+    /// One peer that serves another commit is reported and believed by nobody; V of stake stop this node.
+    #[test]
+    fn a_range_with_another_schedule_raises_an_alarm_and_from_enough_peers_halts() {
+        let config = Config::new(Hash([1; 32]), Hash([2; 32]), vec![1; 4], Some(0));
+        let (mut machine, _) = Machine::new(config, Now::default()).expect("valid");
+        let header = |index, schedule_digest| CommitHeader {
+            epoch: 0,
+            index,
+            prev_digest: Hash::ZERO,
+            timestamp_ms: 5,
+            leader: BlockRef { round: 3, author: 1, digest: Hash([3; 32]) },
+            blocks_root: Hash::ZERO,
+            block_count: 1,
+            gc_round: 0,
+            schedule_digest,
+            last_decided: LeaderSlot { round: 3, offset: 0, author: 1 },
+        };
+        let other = header(1, Hash([8; 32]));
+        for (peer, halts) in [(1, false), (1, false), (2, true)] {
+            machine.catch_up.claims.insert(1, (peer, other.digest(), other.schedule_digest));
+            machine.compare_range(&header(1, Hash([7; 32])));
+            assert_eq!(machine.halted, halts, "peer {peer}");
+        }
+        let alarms = machine.out.iter().filter(|effect| {
+            matches!(effect, Effect::Alarm(Alarm::CommitRangeDiffers { index: 1, found, computed, .. })
+                if (*found, *computed) == (Hash([8; 32]), Hash([7; 32])))
+        });
+        assert_eq!(alarms.count(), 2);
+        let halt = machine.out.iter().any(|effect| {
+            matches!(effect, Effect::Halt(reason)
+                if matches!(reason.as_ref(), HaltReason::CommitDiffers { voters, .. } if *voters == [1, 2]))
+        });
+        assert!(halt);
     }
 }

@@ -98,6 +98,8 @@ pub(crate) struct Cluster {
     pub(crate) liar: Option<usize>,
     /// Nobody reports progress of execution.
     pub(crate) execution_stalls: bool,
+    /// Digest of the leader schedule by decided slot: what the first node that got there had.
+    schedules: BTreeMap<(u32, u16), Hash>,
     /// Keep what is sent.
     pub(crate) record_traffic: bool,
     pub(crate) traffic: Vec<Vec<u8>>,
@@ -141,6 +143,7 @@ impl Cluster {
             whisperer: None,
             liar: None,
             execution_stalls: false,
+            schedules: BTreeMap::new(),
             record_traffic: false,
             traffic: Vec::new(),
         }
@@ -234,6 +237,7 @@ impl Cluster {
 
     fn install(&mut self, node: usize, machine: Machine, effects: Vec<Effect>) {
         let life = self.nodes[node].life;
+        self.check_schedule(&machine);
         self.nodes[node].machine = Some(machine);
         self.nodes[node].life_delivered.clear();
         self.execute(node, effects);
@@ -319,7 +323,17 @@ impl Cluster {
         let now = self.now();
         let Some(machine) = self.nodes[node].machine.as_mut() else { return };
         let effects = machine.step(now, event);
+        let machine = self.nodes[node].machine.take().expect("just stepped");
+        self.check_schedule(&machine);
+        self.nodes[node].machine = Some(machine);
         self.execute(node, effects);
+    }
+
+    /// The schedule's state is a function of the decided slots, also after a restart.
+    fn check_schedule(&mut self, machine: &Machine) {
+        let (slot, digest) = (machine.last_decided().position(), machine.schedule().digest());
+        let agreed = *self.schedules.entry(slot).or_insert(digest);
+        assert_eq!(agreed, digest, "{:?} has another leader schedule after {slot:?}", machine.config().own);
     }
 
     pub(crate) fn execute(&mut self, node: usize, effects: Vec<Effect>) {
@@ -501,13 +515,16 @@ impl Cluster {
                 oracle.insert(block.reference(), &block.parents);
             }
         }
-        let expected = oracle.commits(&|round| machine.leaders(round));
+        let schedule = machine.schedule();
+        let candidates = |round| schedule.candidates(machine.committee(), round);
+        let expected = oracle.follow(schedule.rules(), &candidates).commits;
         let delivered: Vec<_> = self.nodes[node].delivered.values().collect();
         assert!(expected.len() >= delivered.len(), "node {node} has more commits than the oracle");
         for (commit, expected) in delivered.into_iter().zip(expected) {
             let mut blocks: Vec<BlockRef> = commit.blocks.iter().map(|b| b.block).collect();
             blocks.sort_unstable();
             assert_eq!((commit.header.leader, blocks), (expected.leader, expected.blocks), "node {node}");
+            assert_eq!(commit.header.schedule_digest, expected.schedule_digest, "node {node}");
         }
     }
 

@@ -139,6 +139,10 @@ pub(crate) fn check(config: &Config) -> Result<Committee, ConfigError> {
     if leaders == 0 || usize::from(leaders) > n {
         return Err(ConfigError::Leaders { leaders, n });
     }
+    let (window, percent) = (config.params.schedule_window, config.params.schedule_swap_percent);
+    if window == 0 || percent > 33 {
+        return Err(ConfigError::Schedule { window, percent });
+    }
     if config.params.gc_depth < 3 {
         return Err(ConfigError::GcDepth(config.params.gc_depth));
     }

@@ -261,6 +261,35 @@ impl Committer {
         Ok(())
     }
 
+    /// The leaders of the rounds above `round` have changed: forgets what was decided under the old ones.
+    ///
+    /// That is every slot above the round, and what a later leader has decided in the round's remaining slots: that
+    /// leader may be none now, and another node may decide these slots only after the change. Direct decisions there
+    /// stand: they rest on the slot's own votes, and every later leader agrees with them.
+    ///
+    /// # Errors
+    /// If a slot has two certified versions.
+    pub fn reschedule(
+        &mut self,
+        committee: &Committee,
+        schedule: &Schedule,
+        store: &Store,
+        round: Round,
+    ) -> Result<(), HaltReason> {
+        let kept = self.slots.partition_point(|state| state.slot.round <= round);
+        self.slots.truncate(kept);
+        for state in self.slots.iter_mut().filter(|state| matches!(state.decided, Some((_, false)))) {
+            state.decided = None;
+        }
+        let first = round.saturating_add(1);
+        self.next_round = self.next_round.min(first);
+        for (reference, stored) in store.from_round(first) {
+            self.on_accept(committee, schedule, reference, &stored.block)?;
+        }
+        self.dirty = true;
+        Ok(())
+    }
+
     /// The next slot in order, if it is decided.
     pub fn pop(&mut self) -> Option<Decided> {
         let (decision, direct) = self.slots.front()?.decided?;

@@ -42,6 +42,10 @@ pub struct EpochParams {
     pub gc_depth: Round,
     /// Leader slots of a round.
     pub leaders_per_round: u16,
+    /// Commits between two tables of the leader schedule.
+    pub schedule_window: u32,
+    /// Stake that a table may take out of the rotation, in percent; at most F in any case, 0 for none ever.
+    pub schedule_swap_percent: u8,
 }
 
 /// When to propose (consensus.md 4.5). Local.
@@ -129,7 +133,12 @@ impl Config {
             epoch_seed,
             own,
             supports: BLOCK_VERSION,
-            params: EpochParams { gc_depth, leaders_per_round: if n <= 10 { 1 } else { 2 } },
+            params: EpochParams {
+                gc_depth,
+                leaders_per_round: if n <= 10 { 1 } else { 2 },
+                schedule_window: 300,
+                schedule_swap_percent: 20,
+            },
             pacing: Pacing {
                 t_leader_initial_ms: 300,
                 t_leader_min_ms: 100,
@@ -186,6 +195,14 @@ pub enum ConfigError {
         leaders: u16,
         /// Validators in the list.
         n: usize,
+    },
+    /// Leader tables need a window, and may not swap more than can be faulty.
+    #[error("a leader table after {window} commits with {percent} % of stake, possible are 1 or more and at most 33 %")]
+    Schedule {
+        /// Commits between two tables.
+        window: u32,
+        /// Percent of stake.
+        percent: u8,
     },
     /// Garbage collection would eat undecided rounds.
     #[error("gc_depth is {0}, at least 3 is needed")]

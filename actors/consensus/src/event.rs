@@ -237,6 +237,17 @@ pub enum Alarm {
         /// What this node has.
         own: CommitRef,
     },
+    /// A validator has served another commit at an index than this node has computed from the blocks.
+    CommitRangeDiffers {
+        /// Who.
+        author: AuthorIdx,
+        /// Where.
+        index: CommitIndex,
+        /// The leader schedule that its header names.
+        found: Hash,
+        /// The one that the blocks give.
+        computed: Hash,
+    },
     /// A block carries a lower commit vote or attestation than the author's block before. Told once per author.
     WatermarkFell {
         /// The block.
@@ -272,6 +283,25 @@ pub enum HaltReason {
         logged: Hash,
         /// From the blocks.
         computed: Hash,
+    },
+    /// The leader schedule that a logged commit was made under is another one than its blocks give.
+    #[error(
+        "commit {index} in the log names leader schedule {found}, its blocks give {computed} \
+         (from round {from_round} without {bad:?}, with {good:?} instead)"
+    )]
+    ScheduleDiffers {
+        /// The index.
+        index: CommitIndex,
+        /// In the log.
+        found: Hash,
+        /// From the blocks.
+        computed: Hash,
+        /// First round of the newest table here.
+        from_round: Round,
+        /// Out of the rotation here.
+        bad: Vec<AuthorIdx>,
+        /// Their stand-ins here.
+        good: Vec<AuthorIdx>,
     },
     /// A committed block is gone before its children: an error of this program.
     #[error("block {block} is missing below round {round}")]

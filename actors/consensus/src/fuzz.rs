@@ -14,7 +14,7 @@ const ROUNDS: Round = 12;
 const BYZANTINE: AuthorIdx = 3;
 
 /// Three correct validators and one that makes zero to three blocks a round.
-fn random_dag(rng: &mut Rng) -> Dag {
+pub(crate) fn random_dag(rng: &mut Rng) -> Dag {
     let mut dag = Dag::new(&[1; 4]);
     let genesis: Vec<BlockRef> = (0..4).map(|a| dag.name(&format!("{}0", letter(a)))).collect();
     let mut own = genesis.clone();
@@ -73,7 +73,7 @@ fn random_dag(rng: &mut Rng) -> Dag {
 }
 
 /// The history of some blocks: what one node may have seen.
-fn random_view(dag: &Dag, rng: &mut Rng) -> Vec<(BlockRef, Vec<BlockRef>)> {
+pub(crate) fn random_view(dag: &Dag, rng: &mut Rng) -> Vec<(BlockRef, Vec<BlockRef>)> {
     let mut keep = BTreeSet::new();
     for (block, parents) in dag.blocks.iter().rev() {
         if keep.contains(block) || rng.chance(15) {
@@ -85,7 +85,7 @@ fn random_view(dag: &Dag, rng: &mut Rng) -> Vec<(BlockRef, Vec<BlockRef>)> {
 }
 
 /// The same blocks in another order in which parents still come first.
-fn random_order(blocks: &[(BlockRef, Vec<BlockRef>)], rng: &mut Rng) -> Vec<(BlockRef, Vec<BlockRef>)> {
+pub(crate) fn random_order(blocks: &[(BlockRef, Vec<BlockRef>)], rng: &mut Rng) -> Vec<(BlockRef, Vec<BlockRef>)> {
     let mut open: Vec<_> = blocks.to_vec();
     let mut done = BTreeSet::new();
     let mut order = Vec::with_capacity(open.len());
@@ -99,7 +99,7 @@ fn random_order(blocks: &[(BlockRef, Vec<BlockRef>)], rng: &mut Rng) -> Vec<(Blo
     order
 }
 
-fn oracle_of(committee: &Committee, blocks: &[(BlockRef, Vec<BlockRef>)], mutation: Mutation) -> Oracle {
+pub(crate) fn oracle_of(committee: &Committee, blocks: &[(BlockRef, Vec<BlockRef>)], mutation: Mutation) -> Oracle {
     let mut oracle = Oracle::new(committee.clone(), 60, mutation);
     for (block, parents) in blocks {
         oracle.insert(*block, parents);
@@ -111,7 +111,7 @@ fn oracle_of(committee: &Committee, blocks: &[(BlockRef, Vec<BlockRef>)], mutati
 fn conflicts(seed: u64, mutation: Mutation) -> (usize, usize) {
     let mut rng = Rng(seed);
     let dag = random_dag(&mut rng);
-    let schedule = Schedule::rotating(if seed.is_multiple_of(2) { 2 } else { 1 });
+    let schedule = Schedule::rotating(4, if seed.is_multiple_of(2) { 2 } else { 1 }, u32::MAX);
     let lead = |round| schedule.leaders(&dag.committee, round);
     let mut seen: BTreeMap<LeaderSlot, Decision> = BTreeMap::new();
     let (mut decisions, mut conflicts) = (0, 0);
@@ -128,7 +128,7 @@ fn conflicts(seed: u64, mutation: Mutation) -> (usize, usize) {
 }
 
 /// What the incremental committer knows of every slot.
-fn statuses(runner: &Runner) -> Vec<(LeaderSlot, Option<Decision>)> {
+pub(crate) fn statuses(runner: &Runner) -> Vec<(LeaderSlot, Option<Decision>)> {
     runner.decided.iter().map(|d| (d.slot, Some(d.decision))).chain(runner.committer.statuses()).collect()
 }
 
@@ -225,7 +225,7 @@ fn errors_in_the_rule_that_break_safety_are_found_by_conflicting_views() {
 
 #[test]
 fn errors_in_the_rule_that_break_liveness_or_order_are_found_by_vectors() {
-    let lead = |committee: &Committee, round| Schedule::rotating(1).leaders(committee, round);
+    let lead = |committee: &Committee, round| Schedule::rotating(4, 1, u32::MAX).leaders(committee, round);
     let split = "full 1\nA1': A0 B0 C0 D0\nA2: A1 B1 C1 D1\nB2: A1' B1 C1 D1\nC2: B1 C1 D1\nD2: B1 C1 D1";
     let dag = Dag::parse(&[1; 4], split);
     let decide = |mutation| {

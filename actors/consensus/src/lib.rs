@@ -45,11 +45,13 @@ pub mod flush;
 pub mod machine;
 pub mod message;
 pub mod oracle;
+pub mod oracle_schedule;
 pub mod pacing;
 pub mod probe;
 pub mod propose;
 pub mod record;
 pub mod recover;
+pub mod reputation;
 pub mod schedule;
 mod serve;
 pub mod snapshot;
@@ -74,6 +76,8 @@ mod robustness;
 #[cfg(test)]
 mod scenarios;
 #[cfg(test)]
+mod schedule_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod vectors;
@@ -86,8 +90,9 @@ pub use event::{Alarm, Effect, Event, HaltReason, Offence};
 pub use machine::{Machine, RecoverError, Recovery};
 pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
 pub use record::{Record, SIGN_NOTHING};
+pub use reputation::{Reputation, ScheduleRules, Table};
 pub use snapshot::ConsensusSnapshot;
-pub use status::{Counters, Doubt, Mode, PeerStatus, Signing, SigningState, Status};
+pub use status::{Counters, Doubt, Mode, PeerStatus, ScheduleStatus, Signing, SigningState, Status};
 pub use types::{
     AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Lsn, Now, RequestId, Round,
     Signature, Slot, Stake, Ticket, TimeMs,

@@ -98,6 +98,7 @@ pub struct Machine {
     pub(crate) fallen: BTreeSet<AuthorIdx>,
     /// Accepted blocks with payload that no commit holds.
     pub(crate) open_payload: BTreeSet<BlockRef>,
+    /// Digests of the newest own commits.
     pub(crate) recent_commits: BTreeMap<CommitIndex, Hash>,
     /// When the first block of the newest rounds was accepted.
     pub(crate) first_seen: BTreeMap<Round, TimeMs>,
@@ -313,6 +314,12 @@ impl Machine {
         self.linearizer.last_ref()
     }
 
+    /// The newest decided leader slot.
+    #[must_use]
+    pub const fn last_decided(&self) -> LeaderSlot {
+        self.committer.last_decided()
+    }
+
     /// The machine's state at a glance.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -336,6 +343,7 @@ impl Machine {
             wanted_batches: self.batches.wanted(),
             pending_batches: self.proposer.pending.len(),
             t_leader_ms: self.proposer.timeout.get(),
+            schedule: self.schedule.status(self.linearizer.last_ref().index),
             peers: self.ctx.committee.authors().map(|author| self.peer_status(author)).collect(),
             counters: self.counters,
         }
@@ -386,6 +394,7 @@ impl Machine {
             floor: self.proposer.floor,
             // The log holds an own block before the store does.
             highest_round: self.store.highest_round().max(self.proposer.appending_round()),
+            reputation: self.schedule.reputation().clone(),
         }
     }
 
@@ -404,6 +413,12 @@ impl Machine {
     #[must_use]
     pub fn leaders(&self, round: Round) -> Vec<AuthorIdx> {
         self.schedule.leaders(&self.ctx.committee, round)
+    }
+
+    /// The leader schedule.
+    #[must_use]
+    pub const fn schedule(&self) -> &Schedule {
+        &self.schedule
     }
 
     /// The configuration.

@@ -32,17 +32,23 @@ pub enum Mutation {
     SkipOnlyUnreferenced,
     /// Garbage collection is not part of the flush.
     FlushWithoutGc,
+    /// A new leader table is applied one commit late.
+    ScheduleLate,
+    /// What was decided under the old leaders beyond the last commit of a window is still output.
+    KeepOldStatuses,
+    /// What later leaders of the old table decided in the other slots of the round that ends a window is kept.
+    KeepOldAnchors,
 }
 
 /// A whole DAG.
 #[derive(Debug, Clone)]
 pub struct Oracle {
-    committee: Committee,
-    mutation: Mutation,
+    pub(crate) committee: Committee,
+    pub(crate) mutation: Mutation,
     gc_depth: Round,
-    names: Vec<BlockRef>,
-    parents: Vec<Vec<usize>>,
-    index: BTreeMap<BlockRef, usize>,
+    pub(crate) names: Vec<BlockRef>,
+    pub(crate) parents: Vec<Vec<usize>>,
+    pub(crate) index: BTreeMap<BlockRef, usize>,
     rounds: BTreeMap<Round, Vec<usize>>,
 }
 
@@ -53,6 +59,13 @@ pub struct OracleCommit {
     pub leader: BlockRef,
     /// The blocks, sorted by reference.
     pub blocks: Vec<BlockRef>,
+}
+
+/// What is ordered already.
+#[derive(Debug, Default)]
+pub(crate) struct Flushed {
+    committed: BTreeSet<usize>,
+    gc_round: Round,
 }
 
 impl Oracle {
@@ -93,6 +106,16 @@ impl Oracle {
         leaders: &dyn Fn(Round) -> Vec<AuthorIdx>,
         last: LeaderSlot,
     ) -> Vec<(LeaderSlot, Option<Decision>)> {
+        self.decide_knowing(leaders, last, &mut BTreeMap::new())
+    }
+
+    /// The same. `direct` holds what was found directly before, by round and author: that depends on the DAG alone.
+    pub(crate) fn decide_knowing(
+        &self,
+        leaders: &dyn Fn(Round) -> Vec<AuthorIdx>,
+        last: LeaderSlot,
+        direct: &mut BTreeMap<(Round, AuthorIdx), Option<Decision>>,
+    ) -> Vec<(LeaderSlot, Option<Decision>)> {
         let highest = self.rounds.last_key_value().map_or(0, |(round, _)| *round);
         let mut slots = Vec::new();
         for round in last.round.max(1)..=highest {
@@ -105,42 +128,43 @@ impl Oracle {
         let mut status: Vec<Option<Decision>> = vec![None; slots.len()];
         for position in (0..slots.len()).rev() {
             let slot = slots[position];
-            status[position] = self.direct(slot).or_else(|| self.indirect(slot, &slots, &status));
+            let own = *direct.entry((slot.round, slot.author)).or_insert_with(|| self.direct(slot));
+            status[position] = own.or_else(|| self.indirect(slot, &slots, &status));
         }
         slots.into_iter().zip(status).collect()
     }
 
-    /// The commits of the longest decided prefix.
+    /// The commits of the longest decided prefix, under leaders that never change.
     #[must_use]
     pub fn commits(&self, leaders: &dyn Fn(Round) -> Vec<AuthorIdx>) -> Vec<OracleCommit> {
-        let mut commits = Vec::new();
-        let mut committed = BTreeSet::new();
-        let mut gc_round = 0;
-        for (_, decision) in self.decide(leaders, LeaderSlot::default()) {
-            match decision {
-                None => break,
-                Some(Decision::Skip) => {}
-                Some(Decision::Commit(leader)) => {
-                    let floor = if self.mutation == Mutation::FlushWithoutGc { 0 } else { gc_round };
-                    let mut seen = BTreeSet::from([self.index[&leader]]);
-                    let mut open = vec![self.index[&leader]];
-                    while let Some(next) = open.pop() {
-                        for parent in &self.parents[next] {
-                            let new = self.names[*parent].round > floor && !committed.contains(parent);
-                            if new && seen.insert(*parent) {
-                                open.push(*parent);
-                            }
-                        }
-                    }
-                    committed.extend(seen.iter().copied());
-                    let mut blocks: Vec<BlockRef> = seen.iter().map(|id| self.names[*id]).collect();
-                    blocks.sort_unstable();
-                    commits.push(OracleCommit { leader, blocks });
-                    gc_round = gc_round.max(leader.round.saturating_sub(self.gc_depth));
+        let mut flushed = Flushed::default();
+        let decided = self.decide(leaders, LeaderSlot::default());
+        let prefix = decided.into_iter().map_while(|(_, decision)| decision);
+        let leaders = prefix.filter_map(|decision| match decision {
+            Decision::Commit(leader) => Some(leader),
+            Decision::Skip => None,
+        });
+        leaders.map(|leader| OracleCommit { leader, blocks: self.flush(leader, &mut flushed) }).collect()
+    }
+
+    /// The history of a leader that no commit holds yet, sorted.
+    pub(crate) fn flush(&self, leader: BlockRef, flushed: &mut Flushed) -> Vec<BlockRef> {
+        let floor = if self.mutation == Mutation::FlushWithoutGc { 0 } else { flushed.gc_round };
+        let mut seen = BTreeSet::from([self.index[&leader]]);
+        let mut open = vec![self.index[&leader]];
+        while let Some(next) = open.pop() {
+            for parent in &self.parents[next] {
+                let new = self.names[*parent].round > floor && !flushed.committed.contains(parent);
+                if new && seen.insert(*parent) {
+                    open.push(*parent);
                 }
             }
         }
-        commits
+        flushed.committed.extend(seen.iter().copied());
+        flushed.gc_round = flushed.gc_round.max(leader.round.saturating_sub(self.gc_depth));
+        let mut blocks: Vec<BlockRef> = seen.iter().map(|id| self.names[*id]).collect();
+        blocks.sort_unstable();
+        blocks
     }
 
     fn at(&self, round: Round) -> &[usize] {

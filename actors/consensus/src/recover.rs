@@ -51,6 +51,14 @@ pub enum RecoverError {
         /// Of the configuration.
         expected: Hash,
     },
+    /// A snapshot whose leader schedule names validators that this committee has not, or is none.
+    #[error("the snapshot's leader schedule is none of the committee's {validators} validators: {scores} scores")]
+    Schedule {
+        /// In the committee.
+        validators: usize,
+        /// In the snapshot.
+        scores: usize,
+    },
     /// A logged block does not decode or breaks a validity rule.
     #[error("record {position} of the log is no valid block: {reason}")]
     Block {
@@ -64,8 +72,8 @@ pub enum RecoverError {
 /// What a replay has learned beside the machine's state.
 #[derive(Debug, Default)]
 struct Replay {
-    /// Digests of logged commits that the blocks have not given yet.
-    logged: BTreeMap<CommitIndex, Hash>,
+    /// Digests of logged commits that the blocks have not given yet, and of the leader schedules they name.
+    logged: BTreeMap<CommitIndex, (Hash, Hash)>,
     last_logged: CommitIndex,
     /// Commits before the snapshot that must be delivered again.
     earlier: Vec<Arc<Commit>>,
@@ -114,6 +122,10 @@ impl Machine {
                 epoch: snapshot.epoch,
                 expected: self.config.chain_id,
             });
+        }
+        let (validators, scores) = (self.ctx.committee.len(), snapshot.reputation.scores.len());
+        if !self.schedule.restore(&self.ctx.committee, snapshot.reputation) {
+            return Err(RecoverError::Schedule { validators, scores });
         }
         self.store = Store::new(snapshot.gc_round);
         self.committer = Committer::new(snapshot.last_decided);
@@ -203,7 +215,7 @@ impl Machine {
         let index = commit.header.index;
         replay.last_logged = replay.last_logged.max(index);
         if index > base {
-            replay.logged.insert(index, commit.header.digest());
+            replay.logged.insert(index, (commit.header.digest(), commit.header.schedule_digest));
             self.check_replayed(replay);
             let done = self.executed_index.min(replay.last_logged);
             while self.replayed.front().is_some_and(|commit| commit.header.index <= done) {
@@ -219,12 +231,27 @@ impl Machine {
         while let Some(entry) = replay.logged.first_entry() {
             let index = *entry.key();
             let Some(computed) = self.recent_commits.get(&index).copied() else { return };
-            let logged = entry.remove();
+            let (logged, schedule) = entry.remove();
             if logged != computed {
-                self.halt(HaltReason::LoggedCommitDiffers { index, logged, computed });
+                let reason = self.logged_schedule_differs(index, schedule);
+                self.halt(reason.unwrap_or(HaltReason::LoggedCommitDiffers { index, logged, computed }));
                 return;
             }
         }
+    }
+
+    /// Whether it is the leader schedule in which a logged commit differs from the one just computed.
+    fn logged_schedule_differs(&self, index: CommitIndex, found: Hash) -> Option<HaltReason> {
+        let header = &self.replayed.iter().find(|commit| commit.header.index == index)?.header;
+        let table = self.schedule.table(header.leader.round);
+        (header.schedule_digest != found).then(|| HaltReason::ScheduleDiffers {
+            index,
+            found,
+            computed: header.schedule_digest,
+            from_round: table.from_round,
+            bad: table.bad.iter().copied().collect(),
+            good: table.good.clone(),
+        })
     }
 
     /// Hands out what the replay has given, and goes to work.

@@ -1,77 +1,220 @@
-//! Who leads a round (consensus.md 7): the stake-weighted base, integers only.
+//! Who leads a round (consensus.md 7): a stake-weighted draw, from which reputation swaps the worst validators out,
+//! integers only.
 //!
-//! The reputation swaps of section 7 will change leaders from a round on; callers therefore ask per round and never
-//! assume that two rounds share a table.
+//! Leaders change from a round on; callers therefore ask per round and never assume that two rounds share a table.
+//! What the swaps are made from stands in `reputation`.
 
 use aurigraph_ledger::hash::{Hash, h_parts};
 
 use crate::committee::Committee;
 use crate::config::Config;
-use crate::types::{AuthorIdx, Round, Stake};
+use crate::flush::Flush;
+use crate::reputation::{Reputation, ScheduleRules, Table, stand_in, votes};
+use crate::status::ScheduleStatus;
+use crate::store::Store;
+use crate::types::{AuthorIdx, CommitIndex, Round, Stake};
+
+/// How the order of a round's candidates is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Base {
+    /// Drawn by stake.
+    Drawn,
+    /// `(r - 1 + offset) mod n`, as in the vectors of consensus.md 5.7.
+    #[cfg(test)]
+    Rotating,
+}
 
 /// The leader schedule of an epoch.
 #[derive(Debug, Clone)]
 pub struct Schedule {
-    epoch_seed: Hash,
-    leaders_per_round: u16,
-    /// Tests of the commit rule use the rotation of the published vectors.
-    #[cfg(test)]
-    rotation: bool,
+    rules: ScheduleRules,
+    base: Base,
+    reputation: Reputation,
 }
 
 impl Schedule {
-    /// The schedule of a configuration.
+    /// The schedule at the start of a configuration's epoch.
     #[must_use]
-    pub const fn new(config: &Config) -> Self {
+    pub fn new(config: &Config) -> Self {
         Self {
-            epoch_seed: config.epoch_seed,
-            leaders_per_round: config.params.leaders_per_round,
-            #[cfg(test)]
-            rotation: false,
+            rules: ScheduleRules::new(config.epoch_seed, &config.params),
+            base: Base::Drawn,
+            reputation: Reputation::new(config.stakes.len()),
         }
     }
 
-    /// Leader `(r - 1 + offset) mod n`, as in the vectors of consensus.md 5.7.
+    /// Leader `(r - 1 + offset) mod n`, with a new table after every `window` commits.
     #[cfg(test)]
     #[must_use]
-    pub(crate) const fn rotating(leaders_per_round: u16) -> Self {
-        Self { epoch_seed: Hash::ZERO, leaders_per_round, rotation: true }
+    pub(crate) fn rotating(n: usize, leaders_per_round: u16, window: u32) -> Self {
+        let rules = ScheduleRules { epoch_seed: Hash::ZERO, leaders_per_round, window, swap_percent: 20 };
+        Self { rules, base: Base::Rotating, reputation: Reputation::new(n) }
     }
 
-    /// The leaders of a round, by offset; all distinct.
+    /// Takes over the state of a snapshot. Returns false, and does nothing, if it is not one of this committee.
+    pub fn restore(&mut self, committee: &Committee, reputation: Reputation) -> bool {
+        let fits = reputation.fits(committee);
+        if fits {
+            self.reputation = reputation;
+        }
+        fits
+    }
+
+    /// The leaders of a round, by offset; all distinct. Fewer than usual if fewer are in the rotation.
     #[must_use]
     pub fn leaders(&self, committee: &Committee, round: Round) -> Vec<AuthorIdx> {
-        #[cfg(test)]
-        if self.rotation {
-            let n = u32::try_from(committee.len()).expect("few validators");
-            let author = |offset: u16| u16::try_from((round - 1 + u32::from(offset)) % n).expect("few validators");
-            return (0..self.leaders_per_round).map(author).collect();
-        }
-        let seed = h_parts("leader", &[self.epoch_seed.as_bytes(), &round.to_le_bytes()]);
-        let mut draw = Draw { seed, counter: 0 };
-        let mut left: Vec<AuthorIdx> = committee.authors().collect();
-        let mut stake = committee.total();
-        let mut leaders = Vec::with_capacity(usize::from(self.leaders_per_round));
-        while leaders.len() < usize::from(self.leaders_per_round) && stake > 0 {
-            let mut point = draw.below(stake);
-            let hit = left.iter().position(|author| {
-                let share = committee.stake(*author);
-                let inside = point < share;
-                point = point.saturating_sub(share);
-                inside
-            });
-            let Some(position) = hit else { break };
-            let author = left.remove(position);
-            stake -= committee.stake(author);
-            leaders.push(author);
+        let table = self.table(round);
+        let mut candidates = Candidates::new(self, committee, round);
+        let mut leaders = Vec::with_capacity(usize::from(self.rules.leaders_per_round));
+        let mut position: u16 = 0;
+        while leaders.len() < usize::from(self.rules.leaders_per_round) {
+            let Some(mut author) = candidates.next(committee) else { break };
+            if table.bad.contains(&author) {
+                let at = stand_in(&self.rules.epoch_seed, round, position, table.good.len());
+                author = table.good.get(at).copied().unwrap_or(author);
+            }
+            if !leaders.contains(&author) {
+                leaders.push(author);
+            }
+            position = position.saturating_add(1);
         }
         leaders
+    }
+
+    /// All validators in the order in which they would lead the round if nobody were swapped.
+    #[must_use]
+    pub fn candidates(&self, committee: &Committee, round: Round) -> Vec<AuthorIdx> {
+        let mut candidates = Candidates::new(self, committee, round);
+        std::iter::from_fn(|| candidates.next(committee)).collect()
+    }
+
+    /// The table that holds for a round; for a round below all that are kept, the oldest.
+    #[must_use]
+    pub fn table(&self, round: Round) -> &Table {
+        let tables = &self.reputation.tables;
+        let held = tables.iter().rev().find(|table| table.from_round <= round);
+        held.unwrap_or(&tables[0])
+    }
+
+    /// What the tables are made from.
+    #[must_use]
+    pub const fn rules(&self) -> &ScheduleRules {
+        &self.rules
+    }
+
+    /// The state.
+    #[must_use]
+    pub const fn reputation(&self) -> &Reputation {
+        &self.reputation
     }
 
     /// Digest of the schedule's state for the commit header.
     #[must_use]
     pub fn digest(&self) -> Hash {
-        h_parts("schedule", &[self.epoch_seed.as_bytes(), &self.leaders_per_round.to_le_bytes()])
+        self.reputation.digest(&self.rules)
+    }
+
+    /// The schedule at a glance, after this commit.
+    #[must_use]
+    pub fn status(&self, index: CommitIndex) -> ScheduleStatus {
+        let table = self.table(Round::MAX);
+        ScheduleStatus {
+            digest: self.digest(),
+            updates: index.checked_div(u64::from(self.rules.window)).unwrap_or(0),
+            from_round: table.from_round,
+            bad: table.bad.iter().copied().collect(),
+            good: table.good.clone(),
+            scores: self.reputation.scores.clone(),
+            missed: self.reputation.missed.clone(),
+        }
+    }
+
+    /// A leader slot was skipped in its turn.
+    pub fn on_skip(&mut self, author: AuthorIdx) {
+        if let Some(missed) = self.reputation.missed.get_mut(usize::from(author)) {
+            *missed = missed.saturating_add(1);
+        }
+    }
+
+    /// A commit was made; its blocks are still in the store. Returns whether it ended a window: then the leaders of the
+    /// rounds above its own have changed.
+    ///
+    /// Of two versions of a slot only the one that was delivered counts, or an equivocator would score twice.
+    pub fn on_commit(&mut self, committee: &Committee, store: &Store, flush: &Flush) -> bool {
+        let header = &flush.commit.header;
+        let state = &mut self.reputation;
+        state.equivocators.extend(flush.twins.iter().map(|twin| twin.author));
+        for committed in flush.commit.blocks.iter().filter(|committed| !flush.twins.contains(&committed.block)) {
+            let block = committed.block;
+            let Some(stored) = store.get(&block) else { continue };
+            if let Some(score) = state.scores.get_mut(usize::from(block.author)) {
+                *score = score.saturating_add(votes(block.round, &stored.block.parents, &state.leaders));
+            }
+        }
+        state.leaders.insert(header.leader);
+        // A later commit holds no block at or below this round, and so no vote for a leader below it.
+        state.leaders.retain(|leader| leader.round >= header.gc_round);
+        let ends = header.index.is_multiple_of(u64::from(self.rules.window));
+        if ends {
+            self.reputation.turn(committee, &self.rules, header.leader.round);
+        }
+        ends
+    }
+}
+
+/// Walks through all validators in the order of a round, each once.
+struct Candidates {
+    base: Base,
+    #[cfg(test)]
+    round: Round,
+    draw: Draw,
+    left: Vec<AuthorIdx>,
+    stake: Stake,
+}
+
+impl Candidates {
+    fn new(schedule: &Schedule, committee: &Committee, round: Round) -> Self {
+        let seed = h_parts("leader", &[schedule.rules.epoch_seed.as_bytes(), &round.to_le_bytes()]);
+        Self {
+            base: schedule.base,
+            #[cfg(test)]
+            round,
+            draw: Draw { seed, counter: 0 },
+            left: committee.authors().collect(),
+            stake: committee.total(),
+        }
+    }
+
+    fn next(&mut self, committee: &Committee) -> Option<AuthorIdx> {
+        if self.left.is_empty() {
+            return None;
+        }
+        let position = match self.base {
+            Base::Drawn => self.drawn(committee)?,
+            #[cfg(test)]
+            Base::Rotating => self.rotated(committee),
+        };
+        let author = self.left.remove(position);
+        self.stake -= committee.stake(author);
+        Some(author)
+    }
+
+    fn drawn(&mut self, committee: &Committee) -> Option<usize> {
+        let mut point = self.draw.below(self.stake);
+        self.left.iter().position(|author| {
+            let share = committee.stake(*author);
+            let inside = point < share;
+            point = point.saturating_sub(share);
+            inside
+        })
+    }
+
+    #[cfg(test)]
+    fn rotated(&self, committee: &Committee) -> usize {
+        let n = committee.len();
+        let first = (usize::try_from(self.round).expect("fits") - 1) % n;
+        let after = |author: &AuthorIdx| (usize::from(*author) + n - first) % n;
+        (0..self.left.len()).min_by_key(|at| after(&self.left[*at])).expect("not empty")
     }
 }
 
@@ -106,7 +249,9 @@ mod tests {
 
     fn schedule(stakes: &[Stake], leaders: u16) -> (Schedule, Committee) {
         let committee = Committee::new(stakes.to_vec()).expect("valid");
-        (Schedule { epoch_seed: Hash([7; 32]), leaders_per_round: leaders, rotation: false }, committee)
+        let mut config = Config::new(Hash([1; 32]), Hash([7; 32]), stakes.to_vec(), None);
+        config.params.leaders_per_round = leaders;
+        (Schedule::new(&config), committee)
     }
 
     #[test]

@@ -6,10 +6,15 @@ use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
 use crate::commit::CommitHeader;
+use crate::reputation::Reputation;
 use crate::types::{BlockRef, Epoch, LeaderSlot, Round, Slot};
 
 /// Most entries of each list in a snapshot: bounds the memory that a corrupt record can ask for.
 const MAX_ENTRIES: u64 = 4_000_000;
+
+/// Version of the encoding. Version 1 had no schedule state, and its log was written under leaders without reputation:
+/// such a log gives other commits now, so it is refused.
+const VERSION: u8 = 2;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +41,8 @@ pub struct ConsensusSnapshot {
     pub floor: Round,
     /// Highest round of a block in the log when the snapshot was taken.
     pub highest_round: Round,
+    /// The leader schedule's state after `last_decided`.
+    pub reputation: Reputation,
 }
 
 impl ConsensusSnapshot {
@@ -68,7 +75,7 @@ impl ConsensusSnapshot {
     }
 
     pub(crate) fn write(&self, w: &mut Writer) {
-        w.u8(1).hash(&self.chain_id).u64(self.epoch);
+        w.u8(VERSION).hash(&self.chain_id).u64(self.epoch);
         match &self.last_commit {
             None => {
                 w.u8(0);
@@ -102,12 +109,14 @@ impl ConsensusSnapshot {
             }
         }
         w.u32(self.floor).u32(self.highest_round);
+        self.reputation.write(w);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
-        if version != 1 {
-            return Err(CodecError::Invalid { what: "snapshot version", value: u64::from(version) });
+        if version != VERSION {
+            let what = "version of the consensus snapshot (this program reads version 2)";
+            return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);
         let last_commit = if read_tag(r)? { Some(CommitHeader::read(r)?) } else { None };
@@ -119,6 +128,7 @@ impl ConsensusSnapshot {
         let delivered = read_ascending(r, "delivered batches", |r| Ok((r.hash()?, r.u32()?)))?;
         let own_last = if read_tag(r)? { Some(BlockRef::read(r)?) } else { None };
         let (floor, highest_round) = (r.u32()?, r.u32()?);
+        let reputation = Reputation::read(r)?;
         Ok(Self {
             chain_id,
             epoch,
@@ -131,6 +141,7 @@ impl ConsensusSnapshot {
             own_last,
             floor,
             highest_round,
+            reputation,
         })
     }
 }

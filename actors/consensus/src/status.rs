@@ -1,5 +1,7 @@
 //! What a machine tells about itself, for metrics and the status route. Nothing here feeds back into decisions.
 
+use aurigraph_ledger::hash::Hash;
+
 use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, LeaderSlot, Round, TimeMs};
 
 /// What the machine is doing.
@@ -103,6 +105,25 @@ pub struct PeerStatus {
     pub commit_vote: CommitRef,
 }
 
+/// The leader schedule at a glance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScheduleStatus {
+    /// Digest of its state now; commit headers carry the one that held when their leader was decided.
+    pub digest: Hash,
+    /// Tables made in this epoch.
+    pub updates: u64,
+    /// The first round of the newest table.
+    pub from_round: Round,
+    /// Out of the rotation, ascending.
+    pub bad: Vec<AuthorIdx>,
+    /// Their stand-ins, best first.
+    pub good: Vec<AuthorIdx>,
+    /// Committed leaders that each validator voted for in this window.
+    pub scores: Vec<u64>,
+    /// Skipped leader slots of each validator in this window.
+    pub missed: Vec<u64>,
+}
+
 /// Counts since the start of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counters {
@@ -175,6 +196,8 @@ pub struct Status {
     pub pending_batches: usize,
     /// The leader time-out now.
     pub t_leader_ms: TimeMs,
+    /// The leader schedule.
+    pub schedule: ScheduleStatus,
     /// One entry per validator, in order.
     pub peers: Vec<PeerStatus>,
     /// Counts since the start of the process.

@@ -71,6 +71,14 @@ impl Store {
         true
     }
 
+    /// All blocks of a round and above, by round.
+    pub fn from_round(&self, round: Round) -> impl Iterator<Item = (BlockRef, &Stored)> + '_ {
+        self.rounds.range(round..).flat_map(|(round, blocks)| {
+            let named = |((author, digest), stored)| (BlockRef { round: *round, author, digest }, stored);
+            blocks.iter().map(|((author, digest), stored)| ((*author, *digest), stored)).map(named)
+        })
+    }
+
     /// All blocks of a round, by author and digest.
     pub fn round(&self, round: Round) -> impl Iterator<Item = (BlockRef, &Stored)> + '_ {
         let blocks = self.rounds.get(&round).into_iter().flatten();

@@ -16,7 +16,7 @@ use aurigraph_ledger::hash::{Hash, h};
 
 use crate::block::{Block, BlockCore, Extras, genesis_ref, parents_root, payload_root};
 use crate::cluster::stub_signature;
-use crate::commit::genesis_commit;
+use crate::commit::{CommitHeader, genesis_commit};
 use crate::committee::Committee;
 use crate::committer::{Committer, Decided, Decision};
 use crate::config::{BLOCK_VERSION, Config};
@@ -240,20 +240,27 @@ pub(crate) struct Runner {
     pub(crate) decided: Vec<Decided>,
     /// Leader, blocks, and those whose payload is ignored.
     pub(crate) commits: Vec<(BlockRef, Vec<BlockRef>, Vec<BlockRef>)>,
+    pub(crate) headers: Vec<CommitHeader>,
     signature: Signature,
 }
 
 impl Runner {
     pub(crate) fn new(committee: &Committee, leaders: u16, gc_depth: Round) -> Self {
+        Self::with_window(committee, leaders, gc_depth, u32::MAX)
+    }
+
+    /// With a new leader table after every so many commits.
+    pub(crate) fn with_window(committee: &Committee, leaders: u16, gc_depth: Round, window: u32) -> Self {
         let genesis = CommitRef { index: 0, digest: Hash::ZERO };
         Self {
             committee: committee.clone(),
-            schedule: Schedule::rotating(leaders),
+            schedule: Schedule::rotating(committee.len(), leaders, window),
             store: Store::new(0),
             committer: Committer::new(LeaderSlot::default()),
             linearizer: Linearizer::new(0, gc_depth, genesis),
             decided: Vec::new(),
             commits: Vec::new(),
+            headers: Vec::new(),
             signature: no_signature(),
         }
     }
@@ -266,15 +273,24 @@ impl Runner {
         let block = Arc::new(bare_block(&self.signature, reference, parents.to_vec(), u64::from(reference.round)));
         self.store.insert(reference, block.clone(), Arc::from([].as_slice()));
         self.committer.on_accept(&self.committee, &self.schedule, reference, &block).expect("no two certified");
-        self.committer.decide(&self.store).expect("no two certified");
-        while let Some(decided) = self.committer.pop() {
+        loop {
+            self.committer.decide(&self.store).expect("no two certified");
+            let Some(decided) = self.committer.pop() else { return };
             self.decided.push(decided);
+            if decided.decision == Decision::Skip {
+                self.schedule.on_skip(decided.slot.author);
+            }
             if let Decision::Commit(leader) = decided.decision {
                 let digest = self.schedule.digest();
                 let flush = self
                     .linearizer
                     .apply(&self.committee, &self.store, decided.slot, leader, digest)
                     .expect("complete history");
+                if self.schedule.on_commit(&self.committee, &self.store, &flush) {
+                    let changed = self.committer.reschedule(&self.committee, &self.schedule, &self.store, leader.round);
+                    changed.expect("no two certified");
+                }
+                self.headers.push(flush.commit.header.clone());
                 let blocks = flush.commit.blocks.iter().map(|b| b.block).collect();
                 self.commits.push((leader, blocks, flush.twins));
                 self.store.advance_gc(self.linearizer.gc_round());

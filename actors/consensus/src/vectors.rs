@@ -301,7 +301,7 @@ fn two_certified_versions_halt_with_both_names() {
             C3': A2' B2' C2'"
         ),
     );
-    let schedule = Schedule::rotating(1);
+    let schedule = Schedule::rotating(4, 1, u32::MAX);
     let mut committer = Committer::new(LeaderSlot::default());
     let mut verdicts = dag.blocks.iter().map(|(reference, parents)| {
         let block = bare_block(&no_signature(), *reference, parents.clone(), 0);

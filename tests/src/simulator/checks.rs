@@ -7,7 +7,8 @@ use aurigraph_consensus::oracle::{Mutation, Oracle};
 use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
-    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Commit, CommittedBlock, Config, Evidence, Message, Record,
+    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Commit, CommittedBlock, Config, Evidence, Machine, Message,
+    Record,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
@@ -54,6 +55,8 @@ pub(crate) struct Checks {
     checkpoints: BTreeMap<u64, Hash>,
     blocks_said: BTreeMap<(AuthorIdx, u32), Hash>,
     attested: BTreeMap<(AuthorIdx, u64), Hash>,
+    /// Digest of the leader schedule after each decided slot that somebody was seen at.
+    schedules: BTreeMap<(u32, u16), Hash>,
     voted: BTreeMap<(AuthorIdx, u64), Hash>,
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
@@ -73,6 +76,7 @@ impl Checks {
             checkpoints: BTreeMap::new(),
             blocks_said: BTreeMap::new(),
             attested: BTreeMap::new(),
+            schedules: BTreeMap::new(),
             voted: BTreeMap::new(),
             lost: BTreeSet::new(),
         }
@@ -92,6 +96,18 @@ impl Checks {
 
     fn is_correct(&self, author: AuthorIdx) -> bool {
         self.correct.get(usize::from(author)).copied().unwrap_or(false)
+    }
+
+    /// The leader schedule is a function of the decided slots: equal on all validators, in all their lives.
+    pub(crate) fn schedule(&mut self, number: usize, machine: &Machine) -> Result<(), Broken> {
+        let slot = machine.last_decided().position();
+        let digest = machine.schedule().digest();
+        let agreed = *self.schedules.entry(slot).or_insert(digest);
+        if agreed != digest {
+            let detail = format!("after slot {slot:?} {number} has leader schedule {digest}, before {agreed}");
+            return broken(Property::Schedule, detail);
+        }
+        Ok(())
     }
 
     /// A validator delivers a commit to its execution.
@@ -283,7 +299,7 @@ impl Checks {
 
     pub(crate) fn alarm(&self, number: usize, alarm: &Alarm, marks: &mut Coverage) -> Result<(), Broken> {
         let accused = match alarm {
-            Alarm::CommitVoteDiffers { author, .. } => Some(*author),
+            Alarm::CommitVoteDiffers { author, .. } | Alarm::CommitRangeDiffers { author, .. } => Some(*author),
             Alarm::WatermarkFell { block } => Some(block.author),
             Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } if self.lost.contains(&number) => {
                 marks.hit(Mark::LogDoubted);
@@ -312,7 +328,9 @@ pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
             oracle.insert(block.reference(), &block.parents);
         }
     }
-    let expected = oracle.commits(&|round| machine.leaders(round));
+    let schedule = machine.schedule();
+    let candidates = |round| schedule.candidates(machine.committee(), round);
+    let expected = oracle.follow(schedule.rules(), &candidates).commits;
     let known = node.commits.len();
     let last = node.commits.last_key_value().map_or(0, |(index, _)| *index);
     if known as u64 != last || expected.len() < known {
@@ -325,6 +343,11 @@ pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
         if commit.header.leader != expected.leader || blocks != expected.blocks {
             let detail = format!("{number}: commit {} by {}", commit.header.index, commit.header.leader);
             return broken(Property::Oracle, format!("{detail}, the oracle has {}", expected.leader));
+        }
+        let (own, expected) = (commit.header.schedule_digest, expected.schedule_digest);
+        if own != expected {
+            let detail = format!("{number}: commit {} names {own}", commit.header.index);
+            return broken(Property::Schedule, format!("{detail}, the oracle has {expected}"));
         }
     }
     Ok(())

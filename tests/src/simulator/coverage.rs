@@ -82,6 +82,12 @@ marks! {
     Garbage: "invalid blocks and bytes sent",
     LyingVote: "votes for invented commits",
     UnevenStakes: "committees of uneven stakes",
+    LeaderTable: "observations of a leader table after the first",
+    SwappedOut: "validators seen to leave the rotation of leaders",
+    SwappedIn: "validators seen back in the rotation of leaders",
+    EquivocatorOut: "observations of an equivocator out of the rotation",
+    RestartAtTurn: "restarts with the newest commit at the end of a window",
+    RestartInFirstWindow: "restarts before the first leader table",
     OracleChecked: "comparisons with the oracle",
     RunTwice: "seeds run twice with one trace",
 }

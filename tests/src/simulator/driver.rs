@@ -59,6 +59,9 @@ impl World<'_> {
         let effects = state
             .start(config, now, &self.genesis, snapshots, &mut self.marks)
             .map_err(|detail| (Property::Survival, format!("{node}: {detail}")))?;
+        if let Some(machine) = &state.machine {
+            self.checks.schedule(node, machine)?;
+        }
         let open = state.open_batches();
         self.execute(node, effects)?;
         for batch in open {

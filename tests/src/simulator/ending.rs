@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use aurigraph_consensus::Counters;
+use aurigraph_consensus::schedule::Schedule;
 use aurigraph_ledger::Hash;
 
 use super::Property;
@@ -28,9 +29,10 @@ impl World<'_> {
     pub(super) fn look(&mut self) -> Result<(), Broken> {
         self.push(LOOK_MS, Happening::Look);
         let n = self.scenario.stakes.len();
-        for (number, state) in &self.nodes {
+        for (number, state) in &mut self.nodes {
             let Some(machine) = &state.machine else { continue };
             let status = machine.status();
+            note_rotation(&mut self.marks, &mut state.out, machine.schedule());
             let limits = machine.config().limits;
             if status.suspended > n * limits.suspended_per_author || status.wanted > limits.want_blocks {
                 let detail = format!("{number}: {} suspended, {} wanted", status.suspended, status.wanted);
@@ -110,6 +112,20 @@ impl World<'_> {
         }
         text
     }
+}
+
+/// Notes who has left the rotation of leaders since the last look, and who is back in it.
+fn note_rotation(marks: &mut Coverage, out: &mut BTreeSet<u16>, schedule: &Schedule) {
+    let table = schedule.table(u32::MAX);
+    if table.from_round > 0 {
+        marks.hit(Mark::LeaderTable);
+    }
+    if !table.bad.is_disjoint(&schedule.reputation().equivocators) {
+        marks.hit(Mark::EquivocatorOut);
+    }
+    marks.add(Mark::SwappedOut, table.bad.difference(out).count() as u64);
+    marks.add(Mark::SwappedIn, out.difference(&table.bad).count() as u64);
+    out.clone_from(&table.bad);
 }
 
 /// Adds a process's counters to the marks.

@@ -52,6 +52,8 @@ pub enum Property {
     Determinism,
     /// P12: commit times do not go back.
     MonotonicTime,
+    /// P13: the leader schedule is a function of the decided slots, also after a restart, and that of the oracle.
+    Schedule,
     /// P16: the committer decides what the oracle decides.
     Oracle,
     /// The sum of balances and fees never changes.

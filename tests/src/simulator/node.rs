@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use aurigraph_consensus::config::CORE_LEN;
 use aurigraph_consensus::{
-    BatchRef, BlockCore, BlockRef, Commit, CommitRange, Config, ConsensusSnapshot, Effect, Machine, Message, Now,
-    Record, Recovery,
+    BatchRef, BlockCore, BlockRef, Commit, CommitRange, Config, ConsensusSnapshot, Effect, LeaderSlot, Machine,
+    Message, Now, Record, Recovery,
 };
 use aurigraph_ledger::{Genesis, Hash};
 use bytes::Bytes;
@@ -28,6 +28,10 @@ pub(crate) struct Node {
     pub(crate) commits: BTreeMap<u64, Arc<Commit>>,
     pub(crate) executor: Executor,
     pub(crate) timer_at: u64,
+    /// The decided slot at which its leader schedule was checked last.
+    pub(crate) seen: Option<LeaderSlot>,
+    /// Who was out of the rotation of leaders when it was looked at last.
+    pub(crate) out: BTreeSet<u16>,
     /// Effects until it crashes, and for how long.
     pub(crate) crash_in: Option<(u32, Option<u64>)>,
     /// The newest commit delivered in this process life, or executed before it.
@@ -54,6 +58,8 @@ impl Node {
             commits: BTreeMap::new(),
             executor: Executor::new(genesis),
             timer_at: 0,
+            seen: None,
+            out: BTreeSet::new(),
             crash_in: None,
             delivered: 0,
             skew_ms,
@@ -144,7 +150,15 @@ impl Node {
             }
             let checkpoint = self.executor.stored.as_ref().map(|stored| stored.checkpoint);
             let recovery = Recovery { snapshot, executed_index: self.delivered, checkpoint, restored: false };
-            Machine::recover(config, now, recovery, records).map_err(|error| error.to_string())?
+            let window = u64::from(config.params.schedule_window);
+            let recovered = Machine::recover(config, now, recovery, records).map_err(|error| error.to_string())?;
+            let index = recovered.0.last_commit().index;
+            if index < window {
+                marks.hit(Mark::RestartInFirstWindow);
+            } else if index.is_multiple_of(window) {
+                marks.hit(Mark::RestartAtTurn);
+            }
+            recovered
         };
         self.machine = Some(machine);
         Ok(effects)

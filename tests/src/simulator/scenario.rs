@@ -137,6 +137,8 @@ pub struct Scenario {
     pub gc_depth: Round,
     /// Leaders of a round.
     pub leaders_per_round: u16,
+    /// Commits between two leader tables.
+    pub schedule_window: u32,
     /// Least time between two blocks of a validator with payload, and without.
     pub min_delay_ms: (Ms, Ms),
     /// Catch-up starts and ends so far behind.
@@ -183,6 +185,7 @@ impl Scenario {
             stakes: vec![1; n],
             gc_depth: 64,
             leaders_per_round: 1,
+            schedule_window: 10,
             min_delay_ms: (50, 100),
             catch_up: (128, 8),
             byzantine: BTreeMap::new(),
@@ -230,6 +233,7 @@ impl Scenario {
         scenario.store_ahead = rng.chance(300);
         scenario.unsigned_permille = *rng.pick(&[0, 5]).expect("not empty");
         scenario.client_ms = rng.between(40, 120);
+        scenario.schedule_window = *rng.pick(&[10, 10, 7, 3, 1, 300]).expect("not empty");
         scenario.draw_faults(&mut rng);
         scenario
     }

@@ -67,6 +67,7 @@ pub(crate) fn genesis(scenario: &Scenario, start_ms: u64) -> Genesis {
             heartbeat_ms: 1_500,
             gc_depth: scenario.gc_depth,
             leaders_per_round: scenario.leaders_per_round,
+            schedule_window: scenario.schedule_window,
             ..ProtocolParameters::default()
         },
         validators: scenario.stakes.iter().enumerate().map(validator).collect(),

@@ -116,6 +116,7 @@ fn config_of(scenario: &Scenario, genesis: &Genesis) -> Config {
     let mut config = Config::new(genesis.chain_id(), seed, scenario.stakes.clone(), None);
     config.params.gc_depth = scenario.gc_depth;
     config.params.leaders_per_round = scenario.leaders_per_round;
+    config.params.schedule_window = scenario.schedule_window;
     (config.pacing.min_delay_busy_ms, config.pacing.min_delay_idle_ms) = scenario.min_delay_ms;
     config.pacing.t_leader_max_ms = 2_000;
     // Links lose messages here as no real ones do: without this, a lost one costs a second and a half.
@@ -326,6 +327,10 @@ impl<'a> World<'a> {
         }
         let Some(machine) = state.machine.as_mut() else { return Ok(()) };
         let effects = machine.step(now, event);
+        let slot = machine.last_decided();
+        if state.seen.replace(slot) != Some(slot) {
+            self.checks.schedule(node, machine)?;
+        }
         self.execute(node, effects)
     }
 
