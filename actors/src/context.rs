@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, Config, Now, Status};
+use aurigraph_consensus::{AuthorIdx, Config, EpochParams, Now, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Registry;
 use bytes::Bytes;
@@ -125,6 +125,13 @@ impl NodeContext {
     pub fn consensus_config(&self) -> Config {
         let stakes = self.settings.genesis.validators.iter().map(|validator| validator.stake).collect();
         let mut config = Config::new(self.chain_id, self.chain_id, stakes, self.settings.validator);
+        let parameters = &self.settings.genesis.parameters;
+        config.params = EpochParams {
+            gc_depth: parameters.gc_depth,
+            leaders_per_round: parameters.leaders_per_round,
+            schedule_window: parameters.schedule_window,
+            schedule_swap_percent: parameters.schedule_swap_percent,
+        };
         let pacing = &self.settings.pacing;
         config.pacing.min_delay_busy_ms = pacing.min_delay_busy_ms;
         config.pacing.min_delay_idle_ms = pacing.min_delay_idle_ms;

@@ -442,6 +442,12 @@ impl Validator {
             let floor = status.signing.floor.map_or(f64::INFINITY, f64::from);
             metrics::gauge!("consensus_signing_floor").set(floor);
             metrics::gauge!("consensus_log_doubtful").set(if status.signing.doubt.is_some() { 1.0 } else { 0.0 });
+            metrics::gauge!("consensus_schedule_updates").set(status.schedule.updates as f64);
+            for peer in &status.peers {
+                let out = status.schedule.bad.contains(&peer.author);
+                let name = self.node.validator_name(peer.author).to_owned();
+                metrics::gauge!("consensus_leader_out", "validator" => name).set(if out { 1.0 } else { 0.0 });
+            }
             metrics::gauge!("consensus_active").set(if status.mode == Mode::Active { 1.0 } else { 0.0 });
         }
         self.node.consensus_status.send_replace(Some(status));

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-use aurigraph_consensus::Status;
+use aurigraph_consensus::{ScheduleStatus, Status};
 use aurigraph_ledger::types::NONCE_WINDOW;
 use aurigraph_ledger::{Address, Hash};
 use aurigraph_runtime::{ActorState, KillMode};
@@ -17,8 +17,8 @@ use super::values::{Timestamp, Units};
 use super::views::{
     AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, FeatureView, HealthView,
     InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, Page, PerformanceView, ReadyCheck,
-    ReadyView, SigningView, SlashingEventPage, TopologyEdge, TopologySummary, TopologyView, ValidatorDetail,
-    ValidatorMetrics, ValidatorPage, ValidatorStatus, ValidatorView,
+    ReadyView, ScheduleView, SigningView, SlashingEventPage, TopologyEdge, TopologySummary, TopologyView,
+    ValidatorDetail, ValidatorMetrics, ValidatorPage, ValidatorStatus, ValidatorView,
 };
 use crate::published::{BlockSummary, Published};
 
@@ -184,7 +184,21 @@ impl NodeReads {
                 why: status.signing.doubt.map(|doubt| doubt.to_string()),
             }),
             connected_validators: status.as_ref().map(|status| connected(status) as u64),
+            schedule: status.as_ref().map(|status| self.schedule(&status.schedule)),
         })
+    }
+
+    fn schedule(&self, status: &ScheduleStatus) -> ScheduleView {
+        let names = |authors: &[u16]| {
+            authors.iter().filter_map(|author| self.sources.validator_name(*author)).map(ToOwned::to_owned).collect()
+        };
+        ScheduleView {
+            digest: status.digest,
+            updates: status.updates,
+            from_round: status.from_round,
+            bad: names(&status.bad),
+            good: names(&status.good),
+        }
     }
 
     fn is_connected(&self, validator: u16, connected: bool) -> bool {

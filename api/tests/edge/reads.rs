@@ -154,6 +154,8 @@ async fn node_reads(node: &TestNode) {
     let status = node.good("/consensus/status").await;
     has(&status, "height blockHash stateRoot checkpointHeight round executedHeight leader epoch");
     assert_eq!(status["mode"], "active");
+    has(&status["schedule"], "digest updates fromRound bad good");
+    assert_eq!(status["schedule"]["digest"].as_str().map(str::len), Some(64), "{status}");
     let info = node.good("/info").await;
     assert_eq!(info["features"]["transactionBatching"], json!({ "enabled": true, "reason": null }));
     assert_eq!(info["features"]["gpuAcceleration"]["enabled"], false);

@@ -19,7 +19,7 @@ pub use network::{
 };
 pub use node::{
     ActorRowView, ActorTreeView, ConsensusView, FeatureView, HealthView, InfoView, PerformanceView, ReadyCheck,
-    ReadyView, SigningView,
+    ReadyView, ScheduleView, SigningView,
 };
 pub use validators::{
     SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail, ValidatorMetrics, ValidatorPage,

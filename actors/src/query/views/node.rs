@@ -148,6 +148,25 @@ pub struct ConsensusView {
     pub signing: Option<SigningView>,
     /// Validators whose links are up, this one included.
     pub connected_validators: Option<u64>,
+    /// Who leads; none before consensus has reported.
+    pub schedule: Option<ScheduleView>,
+}
+
+/// The leader schedule: stake decides who leads, and who voted least for leaders in a window does not lead in the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScheduleView {
+    /// Digest of its state; equal on all validators that have decided the same leader slots.
+    #[schemars(with = "HexHash")]
+    pub digest: Hash,
+    /// Tables made in this epoch.
+    pub updates: u64,
+    /// The first round of the newest table.
+    pub from_round: u32,
+    /// Validators out of the rotation.
+    pub bad: Vec<String>,
+    /// Validators that lead in their place, best first.
+    pub good: Vec<String>,
 }
 
 /// What a validator may sign.

@@ -35,9 +35,10 @@ pub struct JournalIdentity {
     pub validator_key: Option<Hash>,
 }
 
-const INIT_VERSION: u8 = 1;
+/// Logs of versions 1 and 2 hold commits made under leaders without reputation: replaying them gives other commits.
+const INIT_VERSION: u8 = 3;
 /// That of a directory that takes the place of a lost one.
-const INIT_AFTER_LOSS: u8 = 2;
+const INIT_AFTER_LOSS: u8 = 4;
 const MAX_NODE_NAME: usize = 256;
 /// No first frame is longer: nothing but zeros stands behind this place in a log that has not begun.
 const INIT_FRAME: u64 = 512;
@@ -67,7 +68,12 @@ impl JournalIdentity {
         let after_loss = match r.u8()? {
             INIT_VERSION => false,
             INIT_AFTER_LOSS => true,
-            other => return Err(invalid("init record version", other)),
+            other => {
+                return Err(invalid(
+                    "version of the journal (this program reads 3 and 4; move the data directory away and start empty)",
+                    other,
+                ));
+            }
         };
         let chain_id = r.hash()?;
         let node = String::from_utf8_lossy(r.bytes("node name", MAX_NODE_NAME)?).into_owned();
