@@ -47,6 +47,9 @@ pub mod query {
     pub const SEARCH_HEADERS: u64 = 100_000;
     /// Blocks whose transaction trees are kept for proofs by one query actor; a tree is 64 bytes a transaction.
     pub const PROOF_TREES: usize = 16;
+    /// Ledger headers in one answer, 230 bytes each: of an hour with a heartbeat a second. Those nearest to the checkpoint
+    /// are given, and a client sees that the first is not the one it asked for.
+    pub const PROOF_HEADERS: u64 = 4_096;
     /// Transactions that the local signer remembers as pending for one account: the nonce window. More are refused.
     pub const SIGNER_PENDING: usize = 1_024;
     /// Requests waiting at the signer: each costs a signature of about a millisecond. More are refused with 503.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, Config, EpochParams, Now, Status};
+use aurigraph_consensus::{AuthorIdx, Config, Divergence, EpochParams, Now, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Registry;
 use bytes::Bytes;
@@ -42,6 +42,9 @@ pub struct NodeContext {
     pub(crate) totals: parking_lot::Mutex<Totals>,
     /// From which published state Execute went on at its last start, and how often from that one.
     pub(crate) resumed: parking_lot::Mutex<Resumed>,
+    /// Where execution was found to differ: nothing is executed any more. Set by the validator, from its machine or from
+    /// the log, and never unset.
+    pub(crate) divergence: parking_lot::Mutex<Option<Divergence>>,
     clocks: Clocks,
     consensus_keys: Vec<Bytes>,
 }
@@ -85,6 +88,7 @@ impl NodeContext {
             published: watch::Sender::new(None),
             totals: parking_lot::Mutex::default(),
             resumed: parking_lot::Mutex::default(),
+            divergence: parking_lot::Mutex::default(),
             clocks: Clocks::start(),
             consensus_keys,
         }

@@ -6,6 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aurigraph_consensus::Certified;
 use aurigraph_ledger::transaction::Sender;
 use aurigraph_ledger::{AccountIndex, Checkpoint, Hash, LedgerHeader, StateView};
 use bytes::Bytes;
@@ -57,6 +58,8 @@ pub struct Published {
     pub view: StateView,
     /// The state at the newest checkpoint since the executor started: proves accounts. None until then.
     pub proving: Option<StateView>,
+    /// The newest checkpoint with a certificate, as far as consensus has told.
+    pub certified: Option<Certified>,
     /// The newest executed commit: may be past the newest block's.
     pub executed_commit: u64,
     /// Recent blocks, oldest first; the newest included.

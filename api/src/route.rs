@@ -263,6 +263,7 @@ fn path_parameters(path: &'static str) -> Vec<Parameter> {
     let parameter = |name| {
         let (schema, description): (SchemaOf, _) = match name {
             "height" => (schema_of::<routes::forms::Height>, "A height."),
+            "seq" => (schema_of::<routes::forms::CheckpointNumber>, "A checkpoint's number, or `latest`."),
             "hash" | "txHash" => (schema_of::<routes::forms::HexInput>, "A hash: 0x and 64 hex digits."),
             "address" => (schema_of::<routes::forms::HexInput>, "An address: 0x and 64 hex digits."),
             "name" => (schema_of::<String>, "An actor's full name, percent-encoded."),

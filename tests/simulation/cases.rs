@@ -134,3 +134,13 @@ fn a_silent_validator_is_swapped_out_and_comes_back_into_the_rotation() {
     let (skips, usual) = (marks.get(Mark::Skip), without.marks.get(Mark::Skip));
     assert!(skips * 2 < usual, "{skips} leader slots skipped, {usual} without reputation");
 }
+
+#[test]
+fn a_validator_whose_executor_goes_wrong_stops_alone_and_within_two_checkpoints() {
+    for seed in 0..8 {
+        let mut scenario = Scenario::calm(if seed % 2 == 0 { 4 } else { 7 }, seed);
+        scenario.corrupted = Some((usize::try_from(seed % 4).expect("small"), 4_000 + 300 * seed));
+        let outcome = run(&scenario).unwrap_or_else(|violation| panic!("{violation}"));
+        assert!(outcome.marks.get(Mark::Certificate) > 20, "seed {seed}: {}", outcome.marks.get(Mark::Certificate));
+    }
+}

@@ -136,6 +136,7 @@ impl Machine {
             self.distrust_log(reference);
         }
         self.note_votes(&incoming.block.core);
+        self.note_attestation(&incoming.block);
         self.note_slot(&incoming);
         let latest = self.now.wall_ms.saturating_add(self.config.pacing.max_drift_ms);
         let timestamp = incoming.block.core.timestamp_ms;
@@ -244,6 +245,7 @@ impl Machine {
     fn on_inserted(&mut self, incoming: &Incoming) {
         let reference = incoming.reference;
         self.counters.blocks_accepted += 1;
+        self.note_attestation(&incoming.block);
         self.fetcher.arrived(&reference);
         self.catch_up.arrived(&reference, self.now.mono_ms);
         if self.replaying {
@@ -410,7 +412,7 @@ impl Machine {
         } else {
             self.append(Record::Commit(commit.clone()), false);
             // A crash may have lost the tail of the log, but not what execution had made durable.
-            if reference.index > self.delivered_before {
+            if reference.index > self.delivered_before && !self.has_diverged() {
                 self.out.push(Effect::Deliver { commit });
             }
         }

@@ -121,6 +121,25 @@ pub struct SignedCore {
 }
 
 impl SignedCore {
+    /// The canonical bytes, always [`SIGNED_CORE_LEN`] of them.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        let mut w = Writer::with_capacity(SIGNED_CORE_LEN);
+        self.write(&mut w);
+        w.into_bytes()
+    }
+
+    /// Takes a signed core from its bytes. The signature is not checked.
+    ///
+    /// # Errors
+    /// If there are fewer or more.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let mut r = Reader::new(bytes);
+        let signed = Self::read(&mut r)?;
+        r.finish()?;
+        Ok(signed)
+    }
+
     pub(crate) fn write(&self, w: &mut Writer) {
         self.core.write(w);
         w.raw(self.signature.as_bytes());
@@ -177,6 +196,13 @@ impl Evidence {
     pub fn equivocation(a: SignedCore, b: SignedCore) -> Self {
         let (a, b) = if a.core.digest() <= b.core.digest() { (a, b) } else { (b, a) };
         Self { kind: EvidenceKind::Equivocation, a, b }
+    }
+
+    /// Evidence of two digests for one checkpoint, in the order that has one encoding.
+    #[must_use]
+    pub fn conflicting_attestation(a: SignedCore, b: SignedCore) -> Self {
+        let kind = EvidenceKind::ConflictingAttestation;
+        Self { kind, ..Self::equivocation(a, b) }
     }
 
     fn write(&self, w: &mut Writer) {

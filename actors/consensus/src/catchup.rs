@@ -138,7 +138,8 @@ impl Machine {
             self.catch_up.pending.clear();
             self.catch_up.next_from = 0;
         }
-        let unexecuted = own.saturating_sub(self.executed_index);
+        // A node that has stopped executing for a divergence holds nothing back: it follows the order all the same.
+        let unexecuted = if self.has_diverged() { 0 } else { own.saturating_sub(self.executed_index) };
         let idle = self.catch_up.request.is_none() && self.catch_up.pending.is_empty();
         if idle && now >= self.catch_up.pause_until_ms && unexecuted <= self.config.limits.max_unexecuted_catch_up {
             self.request_range(own);

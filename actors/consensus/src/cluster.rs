@@ -7,6 +7,7 @@ use std::sync::Arc;
 use aurigraph_ledger::hash::{Hash, h, h_parts};
 
 use crate::block::Block;
+use crate::certificate::Certificate;
 use crate::commit::Commit;
 use crate::config::Config;
 use crate::event::{Alarm, Effect, Event};
@@ -17,7 +18,7 @@ use crate::record::Record;
 use crate::snapshot::ConsensusSnapshot;
 use crate::status::Mode;
 use crate::testing::Rng;
-use crate::types::{AuthorIdx, BatchRef, BlockRef, Now, SIGNATURE_LEN, Signature, Stake, TimeMs};
+use crate::types::{AuthorIdx, BatchRef, BlockRef, CkptRef, Now, SIGNATURE_LEN, Signature, Stake, TimeMs};
 
 const WALL_START: TimeMs = 1_700_000_000_000;
 
@@ -67,6 +68,7 @@ pub(crate) struct Node {
     life_delivered: Vec<u64>,
     pub(crate) executed: u64,
     pub(crate) alarms: Vec<Alarm>,
+    pub(crate) certificates: Vec<Certificate>,
     pub(crate) evidence: usize,
     pub(crate) sent_rounds: BTreeMap<u32, Hash>,
     pub(crate) snapshot: Option<(ConsensusSnapshot, usize)>,
@@ -100,6 +102,10 @@ pub(crate) struct Cluster {
     pub(crate) execution_stalls: bool,
     /// Digest of the leader schedule by decided slot: what the first node that got there had.
     schedules: BTreeMap<(u32, u16), Hash>,
+    /// Every so many commits are a checkpoint.
+    pub(crate) checkpoint_every: Option<u64>,
+    /// These nodes execute wrongly from this commit on.
+    pub(crate) corrupted: BTreeMap<usize, u64>,
     /// Keep what is sent.
     pub(crate) record_traffic: bool,
     pub(crate) traffic: Vec<Vec<u8>>,
@@ -121,6 +127,7 @@ impl Cluster {
             life_delivered: Vec::new(),
             executed: 0,
             alarms: Vec::new(),
+            certificates: Vec::new(),
             evidence: 0,
             sent_rounds: BTreeMap::new(),
             snapshot: None,
@@ -144,6 +151,8 @@ impl Cluster {
             liar: None,
             execution_stalls: false,
             schedules: BTreeMap::new(),
+            checkpoint_every: None,
+            corrupted: BTreeMap::new(),
             record_traffic: false,
             traffic: Vec::new(),
         }
@@ -414,6 +423,7 @@ impl Cluster {
                 );
             }
             Effect::Alarm(alarm) => self.nodes[node].alarms.push(alarm),
+            Effect::Certified(certificate) => self.nodes[node].certificates.push(*certificate),
             Effect::Halt(reason) => panic!("node {node} halts: {reason}"),
         }
     }
@@ -447,8 +457,18 @@ impl Cluster {
         }
         state.executed = index;
         if !self.execution_stalls {
-            self.push(node, 1, Event::Executed { commit_index: index, checkpoint: None });
+            let checkpoint = self.checkpoint_of(node, index);
+            self.push(node, 1, Event::Executed { commit_index: index, checkpoint });
         }
+    }
+
+    /// The newest checkpoint at a commit: a wrong state stays wrong, and differs from everybody else's.
+    fn checkpoint_of(&self, node: usize, index: u64) -> Option<CkptRef> {
+        let every = self.checkpoint_every?;
+        let seq = index / every;
+        let wrong = self.corrupted.get(&node).is_some_and(|from| seq * every >= *from);
+        let name = format!("checkpoint {seq}{}", if wrong { format!(" of {node}") } else { String::new() });
+        (seq > 0).then(|| CkptRef { seq, digest: h("checkpoint", name.as_bytes()) })
     }
 
     fn logged_block(&self, node: usize, wanted: &BlockRef) -> Option<Vec<u8>> {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use aurigraph_ledger::hash::Hash;
 
 use crate::block::{BlockCore, Evidence};
+use crate::certificate::Certificate;
+use crate::checkpoint::Divergence;
 use crate::commit::Commit;
 use crate::message::Lane;
 use crate::record::Record;
@@ -183,6 +185,9 @@ pub enum Effect {
     },
     /// Two signed statements of one author that cannot both be honest; both signatures were checked.
     Evidence(Box<Evidence>),
+    /// A checkpoint that this node has executed is attested by a quorum. Keep it and serve it; in order, and after a
+    /// restart perhaps again.
+    Certified(Box<Certificate>),
     /// A peer sent something no correct node sends.
     Charge {
         /// The peer.
@@ -247,6 +252,18 @@ pub enum Alarm {
         found: Hash,
         /// The one that the blocks give.
         computed: Hash,
+    },
+    /// Execution differs. This node orders no more payload, attests nothing new and delivers no more commits; its DAG
+    /// goes on. Told again if it turns out to concern the whole network.
+    Diverged(Divergence),
+    /// A validator attests another digest than the certified one. Told once per author.
+    WrongAttestation {
+        /// Who.
+        author: AuthorIdx,
+        /// What it attests.
+        attested: CkptRef,
+        /// The certified digest.
+        certified: Hash,
     },
     /// A block carries a lower commit vote or attestation than the author's block before. Told once per author.
     WatermarkFell {

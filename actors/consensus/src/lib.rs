@@ -34,6 +34,8 @@ mod accept;
 pub mod batches;
 pub mod block;
 pub mod catchup;
+pub mod certificate;
+pub mod checkpoint;
 pub mod clock;
 pub mod commit;
 pub mod committee;
@@ -42,6 +44,7 @@ pub mod config;
 pub mod event;
 pub mod fetch;
 pub mod flush;
+pub mod light;
 pub mod machine;
 pub mod message;
 pub mod oracle;
@@ -62,6 +65,8 @@ pub mod types;
 pub mod validity;
 
 #[cfg(test)]
+mod checkpoint_tests;
+#[cfg(test)]
 mod cluster;
 #[cfg(test)]
 mod codec_tests;
@@ -69,6 +74,8 @@ mod codec_tests;
 mod floor_tests;
 #[cfg(test)]
 mod fuzz;
+#[cfg(test)]
+mod light_tests;
 #[cfg(test)]
 mod pacing_tests;
 #[cfg(test)]
@@ -83,10 +90,13 @@ mod testing;
 mod vectors;
 
 pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
+pub use certificate::Certificate;
+pub use checkpoint::{Certified, Checkpoints, Divergence};
 pub use commit::{Commit, CommitHeader, CommittedBlock};
 pub use committee::{Committee, StakeSet};
 pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
 pub use event::{Alarm, Effect, Event, HaltReason, Offence};
+pub use light::{Finality, FinalityProof, LightError, TrustedSet};
 pub use machine::{Machine, RecoverError, Recovery};
 pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
 pub use record::{Record, SIGN_NOTHING};

@@ -11,6 +11,7 @@ use aurigraph_ledger::hash::Hash;
 use crate::batches::Batches;
 use crate::block::Block;
 use crate::catchup::CatchUp;
+use crate::checkpoint::Checkpoints;
 use crate::clock::ThresholdClock;
 use crate::commit::{Commit, genesis_commit};
 use crate::committee::{self, Committee, StakeSet};
@@ -85,6 +86,7 @@ pub struct Machine {
     pub(crate) catch_up: CatchUp,
     pub(crate) probe: Probe,
     pub(crate) proposer: Proposer,
+    pub(crate) checkpoints: Checkpoints,
     pub(crate) peers: Vec<Peer>,
     pub(crate) checking: BTreeMap<Ticket, Checking>,
     pub(crate) checking_refs: BTreeSet<BlockRef>,
@@ -163,6 +165,7 @@ impl Machine {
             catch_up: CatchUp::default(),
             probe: Probe::default(),
             proposer: Proposer::new(config.pacing, now.mono_ms),
+            checkpoints: Checkpoints::default(),
             peers,
             checking: BTreeMap::new(),
             checking_refs: BTreeSet::new(),
@@ -215,7 +218,9 @@ impl Machine {
             Event::FetchesLost => self.batches.ask_again(self.now.mono_ms),
             Event::Executed { commit_index, checkpoint } => {
                 self.executed_index = self.executed_index.max(commit_index);
-                if let Some(newer) = checkpoint.filter(|c| c.seq > self.proposer.attestation.seq) {
+                if let Some(newer) =
+                    checkpoint.filter(|c| c.seq > self.proposer.attestation.seq && !self.has_diverged())
+                {
                     self.proposer.attestation = newer;
                 }
             }
@@ -277,6 +282,7 @@ impl Machine {
     pub(crate) fn settle(&mut self) {
         self.release_held();
         self.try_commit();
+        self.tend_checkpoints();
         self.tend_catch_up();
         self.tend_probe();
         self.tend_proposal();
@@ -335,6 +341,9 @@ impl Machine {
             last_decided: self.committer.last_decided(),
             quorum_index: self.quorum_index(),
             executed_index: self.executed_index,
+            checkpoint: self.proposer.attestation,
+            certified: self.checkpoints.certified(),
+            divergence: self.checkpoints.divergence(),
             gc_round: self.store.gc_round(),
             undecided: self.committer.undecided(),
             blocks: self.store.len(),

@@ -393,7 +393,8 @@ impl Machine {
         let undecided = self.clock.round().saturating_sub(self.committer.last_decided().round);
         // A validator that is a little slower than the others builds every round just after the clock has left it; its
         // payload must not starve.
-        round.saturating_add(1) >= self.clock.round()
+        !self.has_diverged()
+            && round.saturating_add(1) >= self.clock.round()
             && unexecuted <= self.config.limits.max_unexecuted
             && undecided <= self.config.params.gc_depth.saturating_mul(2)
             && (self.config.pipelining || self.executed_index >= self.last_payload_commit)

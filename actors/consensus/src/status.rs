@@ -2,7 +2,8 @@
 
 use aurigraph_ledger::hash::Hash;
 
-use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, LeaderSlot, Round, TimeMs};
+use crate::checkpoint::{Certified, Divergence};
+use crate::types::{AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, LeaderSlot, Round, TimeMs};
 
 /// What the machine is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -180,6 +181,12 @@ pub struct Status {
     pub quorum_index: CommitIndex,
     /// The newest executed commit.
     pub executed_index: CommitIndex,
+    /// The newest own checkpoint: what this node attests.
+    pub checkpoint: CkptRef,
+    /// The newest checkpoint with a certificate.
+    pub certified: Option<Certified>,
+    /// Where execution was found to differ: this node has stopped executing.
+    pub divergence: Option<Divergence>,
     /// Blocks at or below can no longer be ordered.
     pub gc_round: Round,
     /// Leader slots seen but not decided.

@@ -2,6 +2,7 @@
 //!
 //! No rule of the protocol lives here: what to sign, when, and what is committed is `aurigraph-consensus`'s alone.
 
+mod attestation;
 mod messages;
 mod recovery;
 mod serve;

@@ -9,6 +9,7 @@ use aurigraph_consensus::{BatchRef, CkptRef, ConsensusSnapshot, Effect, Machine,
 use aurigraph_runtime::{ActorError, Address};
 use bytes::Bytes;
 
+use super::attestation;
 use crate::context::NodeContext;
 use crate::mempool::BatchStoreMsg;
 use crate::pipeline::Mark;
@@ -96,8 +97,10 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
     // replaced a lost one. Otherwise a log that holds nothing of consensus is a fresh one: an own block is in the log
     // before it leaves the process.
     let fresh = records.is_empty() && snapshots.newest.is_none() && !journal.is_after_loss() && !recovery.restored;
-    let (machine, effects) =
+    let (mut machine, effects) =
         if fresh { Machine::new(config, now)? } else { Machine::recover(config, now, recovery, records)? };
+    let (certified, divergence) = attestation::recall(node, machine.committee())?;
+    machine.resume_checkpoints(certified, divergence);
     Ok(Recovered { machine, effects, snapshots })
 }
 

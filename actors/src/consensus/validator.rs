@@ -19,6 +19,7 @@ use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
+use super::attestation;
 use super::messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
 use super::recovery;
 use crate::bounds::consensus as bounds;
@@ -270,7 +271,11 @@ impl Validator {
                 Effect::Alarm(alarm) => {
                     tracing::error!(?alarm, "consensus alarm");
                     metrics::counter!("consensus_alarms_total").increment(1);
+                    if let Alarm::Diverged(divergence) = alarm {
+                        Self::keep(state, attestation::stop_executing(&self.node, divergence))?;
+                    }
                 }
+                Effect::Certified(certificate) => Self::keep(state, attestation::certificate_record(&certificate))?,
                 Effect::Halt(reason) => return Err(self.halt(&reason)),
             }
         }
@@ -415,17 +420,22 @@ impl Validator {
         format!("consensus halted: {reason}").into()
     }
 
+    /// Appends what need not be synced: it can be found out again.
+    fn keep(state: &State, record: Record) -> Result<(), ActorError> {
+        Self::same_journal(state)?;
+        state
+            .journal
+            .send(JournalMsg::Append { records: vec![record], sync: false, reply: None })
+            .map_err(|error| format!("cannot append to the journal: {error}").into())
+    }
+
     fn snapshot_if_due(&self, state: &mut State) -> Result<(), ActorError> {
         let commit = state.machine.last_commit().index;
         if commit < state.snapshots.last_index() + SNAPSHOT_EVERY {
             return Ok(());
         }
-        Self::same_journal(state)?;
         let record = state.snapshots.take(&state.machine, commit);
-        state
-            .journal
-            .send(JournalMsg::Append { records: vec![record], sync: false, reply: None })
-            .map_err(|error| format!("cannot append to the journal: {error}").into())
+        Self::keep(state, record)
     }
 
     fn report(&self, state: &State) {
@@ -450,6 +460,7 @@ impl Validator {
             }
             metrics::gauge!("consensus_active").set(if status.mode == Mode::Active { 1.0 } else { 0.0 });
         }
+        attestation::report(&status);
         self.node.consensus_status.send_replace(Some(status));
     }
 }

@@ -73,7 +73,9 @@ impl Behaviour for Execute {
     ) -> Result<(), ActorError> {
         match message {
             ExecuteMsg::Commit(commit) => {
-                if commit.stream != ctx.generation || commit.input.commit_index != state.next {
+                let stale = commit.stream != ctx.generation || commit.input.commit_index != state.next;
+                // A node that was found to compute something else than the others changes its state no more.
+                if stale || self.node.divergence.lock().is_some() {
                     return Ok(());
                 }
                 state.next += 1;

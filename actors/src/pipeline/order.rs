@@ -132,6 +132,7 @@ impl Order {
         while let Some((stream, next)) = state.stream
             && state.has_room()
             && !state.retrying
+            && self.node.divergence.lock().is_none()
         {
             let Some(commit) = self.commit(state, next)? else { break };
             let Some(batches) = Self::bodies(state, &commit).await else {

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use aurigraph_ledger::{ExclusionReason, ExecutedBlock, Hash};
+use aurigraph_ledger::{Checkpoint, ExclusionReason, ExecutedBlock, Hash};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use bytes::Bytes;
 
@@ -102,6 +102,7 @@ impl Persist {
     ) -> Result<(), ActorError> {
         if let Some(checkpoint) = &executed.outcome.checkpoint {
             state.checkpoint = Some((checkpoint.seq, checkpoint.digest()));
+            self.keep_checkpoint(state, checkpoint).await?;
         }
         let mark = mark(&executed, state.checkpoint);
         match &executed.mark {
@@ -122,6 +123,15 @@ impl Persist {
             self.checkpoint_if_due(ctx, state, &executed);
         }
         deliver(&state.publish, PublishMsg::Persisted(executed)).await
+    }
+
+    /// The header of a checkpoint goes into the log once: proofs are made of it, and a replay brings it again.
+    async fn keep_checkpoint(&self, state: &State, checkpoint: &Checkpoint) -> Result<(), ActorError> {
+        if self.node.journal.contains(RecordKind::Checkpoint, &Record::index_key(checkpoint.seq)) {
+            return Ok(());
+        }
+        let record = Record::indexed(RecordKind::Checkpoint, checkpoint.seq, Bytes::from(checkpoint.encode()));
+        deliver(&state.journal, JournalMsg::Append { records: vec![record], sync: false, reply: None }).await
     }
 
     /// Fails when the store was restarted: blocks that waited in its mailbox are gone, and a new stream from the newest

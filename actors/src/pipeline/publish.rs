@@ -141,6 +141,7 @@ impl Publish {
             newest: Arc::clone(newest),
             view: view.clone(),
             proving: state.proving.clone(),
+            certified: self.node.consensus_status.borrow().as_ref().and_then(|status| status.certified),
             executed_commit: commit_index,
             recent: match &before {
                 Some(before) if !changed => Arc::clone(&before.recent),

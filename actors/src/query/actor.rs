@@ -113,6 +113,9 @@ impl Behaviour for QueryActor {
             QueryMsg::SlashingEvents { page, reply } => reply.send(Ok(NodeReads::slashing_events(page))),
             QueryMsg::ChainStats { reply } => reply.send(node.chain_stats()),
             QueryMsg::Consensus { reply } => reply.send(node.consensus()),
+            QueryMsg::Checkpoint { seq, headers_from, reply } => {
+                state.blocking(reply, move |chain| chain.checkpoint(seq, headers_from));
+            }
             QueryMsg::Performance { reply } => reply.send(node.performance()),
             QueryMsg::Info { reply } => reply.send(Ok(node.info())),
             QueryMsg::Ready { reply } => reply.send(Ok(node.ready())),

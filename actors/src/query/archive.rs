@@ -14,7 +14,7 @@ use super::views::Page;
 use crate::audit::{AuditFilter, AuditPage, AuditReader, AuditSummary};
 use crate::context::NodeContext;
 use crate::mempool::{Batch, PreparedBatch};
-use crate::storage::{BlockRow, JournalReader, RecordKind, StoreReader, TransactionLocation, TransactionRow};
+use crate::storage::{BlockRow, JournalReader, Record, RecordKind, StoreReader, TransactionLocation, TransactionRow};
 
 impl Sources {
     /// What a running node's readers read from. The process is taken to have started at the given moments.
@@ -103,6 +103,18 @@ impl Archive for NodeArchive {
         let Some(body) = self.journal.get(RecordKind::Batch, digest).map_err(text)? else { return Ok(None) };
         let max = body.len();
         Ok(Some(Arc::new(PreparedBatch::new(&Batch::parse(body, max).map_err(text)?))))
+    }
+
+    fn checkpoint(&self, seq: u64) -> Result<Option<bytes::Bytes>, String> {
+        self.journal.get(RecordKind::Checkpoint, &Record::index_key(seq)).map_err(text)
+    }
+
+    fn certificate(&self, seq: u64) -> Result<Option<bytes::Bytes>, String> {
+        self.journal.get(RecordKind::Certificate, &Record::index_key(seq)).map_err(text)
+    }
+
+    fn newest_certified(&self) -> Option<u64> {
+        self.journal.highest(RecordKind::Certificate)
     }
 
     fn audit_logs(&self, filter: &AuditFilter, page: Page) -> Result<AuditPage, String> {

@@ -23,7 +23,7 @@ use crate::published::{BlockSummary, Published};
 /// What a read comes to.
 pub(super) type Read<T> = Result<T, QueryError>;
 
-fn storage(what: &'static str) -> impl Fn(String) -> QueryError {
+pub(super) fn storage(what: &'static str) -> impl Fn(String) -> QueryError {
     move |reason| QueryError::Storage { what, reason }
 }
 
@@ -42,11 +42,15 @@ impl ChainReads {
         Self { sources, trees: Arc::default() }
     }
 
-    fn archive(&self) -> &dyn Archive {
+    pub(super) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    pub(super) fn archive(&self) -> &dyn Archive {
         &*self.sources.archive
     }
 
-    fn newest(&self) -> Read<Arc<Published>> {
+    pub(super) fn newest(&self) -> Read<Arc<Published>> {
         self.sources.newest().ok_or(QueryError::NotReady)
     }
 
@@ -125,7 +129,7 @@ impl ChainReads {
         Ok(BlockList { blocks })
     }
 
-    fn header(&self, published: &Published, height: u64) -> Read<Option<LedgerHeader>> {
+    pub(super) fn header(&self, published: &Published, height: u64) -> Read<Option<LedgerHeader>> {
         if let Some(summary) = recent(published, height) {
             return Ok(Some(summary.header));
         }

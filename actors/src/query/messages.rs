@@ -5,9 +5,9 @@ use aurigraph_runtime::{KillMode, Reply};
 
 use super::views::{
     AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
-    BlockList, BlockPage, BlockView, ChainStats, ConsensusView, HealthView, InfoView, NetworkStats, NodeView, Page,
-    PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionView, ValidatorDetail,
-    ValidatorMetrics, ValidatorPage,
+    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, HealthView, InfoView, NetworkStats,
+    NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionView,
+    ValidatorDetail, ValidatorMetrics, ValidatorPage,
 };
 
 /// Why a query has no answer.
@@ -161,6 +161,15 @@ pub enum QueryMsg {
     Consensus {
         /// The answer.
         reply: Answer<ConsensusView>,
+    },
+    /// A checkpoint with its certificate.
+    Checkpoint {
+        /// Which; the newest certified one if none.
+        seq: Option<u64>,
+        /// Ledger headers from this height on, up to the checkpoint's.
+        headers_from: Option<u64>,
+        /// The answer.
+        reply: Answer<Option<CheckpointView>>,
     },
     /// Live figures.
     Performance {

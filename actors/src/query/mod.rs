@@ -6,6 +6,7 @@
 mod actor;
 mod archive;
 mod chain_reads;
+mod checkpoint_reads;
 pub mod codes;
 mod messages;
 mod node_reads;

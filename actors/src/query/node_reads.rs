@@ -162,6 +162,7 @@ impl NodeReads {
         let published = self.newest()?;
         let status = self.sources.status();
         let header = &published.newest.header;
+        let certified = status.as_ref().map_or(published.certified, |status| status.certified);
         let leader = status.as_ref().and_then(|status| status.last_leader).map(|leader| leader.author);
         let leader = leader.or((header.height > 0).then_some(header.leader));
         let connected =
@@ -177,6 +178,12 @@ impl NodeReads {
             epoch: header.epoch,
             last_commit_index: status.as_ref().map(|status| status.last_commit.index),
             executed_commit_index: published.executed_commit,
+            checkpoint_sequence: status.as_ref().map(|status| status.checkpoint.seq),
+            certified_sequence: certified.map(|certified| certified.checkpoint.seq),
+            certified_digest: certified.map(|certified| certified.checkpoint.digest),
+            certificate_stake: certified.map(|certified| certified.stake.to_string()),
+            quorum_stake: self.sources.committee().map_or_else(String::new, |committee| committee.quorum().to_string()),
+            divergence: status.as_ref().and_then(|status| status.divergence).map(Into::into),
             mode: status.as_ref().map(|status| status.mode.name().to_owned()),
             signing: status.as_ref().map(|status| SigningView {
                 state: status.signing.state.name().to_owned(),
@@ -266,7 +273,8 @@ impl NodeReads {
 
     pub(super) fn health(&self) -> HealthView {
         let node = self.sources.settings.name.clone();
-        HealthView { status: "UP".into(), node, uptime: self.sources.uptime() }
+        let diverged = self.sources.status().is_some_and(|status| status.divergence.is_some());
+        HealthView { status: if diverged { "DIVERGED" } else { "UP" }.into(), node, uptime: self.sources.uptime() }
     }
 
     pub(super) fn ready(&self) -> ReadyView {
@@ -282,6 +290,7 @@ impl NodeReads {
             },
             self.caught_up(published.as_deref(), status.as_ref()),
             self.quorum(status.as_ref()),
+            agrees(status.as_ref()),
         ];
         ReadyView { ready: checks.iter().all(|check| check.ok), checks }
     }
@@ -509,6 +518,23 @@ impl NodeReads {
     /// This protocol version punishes nobody: the list is empty because it is.
     pub(super) const fn slashing_events(page: Page) -> SlashingEventPage {
         SlashingEventPage { events: Vec::new(), total: 0, page: page.number, page_size: page.size }
+    }
+}
+
+/// Whether this node's state is that of the others, as far as attestations tell.
+fn agrees(status: Option<&Status>) -> ReadyCheck {
+    let name = "agrees".to_owned();
+    match status.map(|status| (status.divergence, status.certified)) {
+        None => ReadyCheck { name, ok: false, detail: "consensus has not reported yet".into() },
+        Some((None, certified)) => {
+            let newest = certified.map_or(0, |certified| certified.checkpoint.seq);
+            ReadyCheck { name, ok: true, detail: format!("checkpoint {newest} is certified") }
+        }
+        Some((Some(found), _)) => {
+            let whole = if found.network_wide { "the whole network has stopped" } else { "this node has stopped" };
+            let detail = format!("stake {} attests another checkpoint {}: {whole} executing", found.stake, found.seq);
+            ReadyCheck { name, ok: false, detail }
+        }
     }
 }
 

@@ -14,9 +14,9 @@ use super::signer::{SignerError, SignerMsg};
 use super::values::Units;
 use super::views::{
     AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
-    BlockList, BlockPage, BlockView, ChainStats, ConsensusView, HealthView, InfoView, NetworkStats, NodeView, Page,
-    PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionStatus, TransactionView,
-    ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, HealthView, InfoView, NetworkStats,
+    NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionStatus,
+    TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
 };
 use crate::audit::{AuditMsg, AuditRecord};
 use crate::bounds::query as bounds;
@@ -261,6 +261,8 @@ reads! {
     chain_stats() -> ChainStats = ChainStats;
     /// Where consensus stands.
     consensus() -> ConsensusView = Consensus;
+    /// A checkpoint with its certificate; the newest certified one if no number is given.
+    checkpoint(seq: Option<u64>, headers_from: Option<u64>) -> Option<CheckpointView> = Checkpoint;
     /// Live figures.
     performance() -> PerformanceView = Performance;
     /// What runs here.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use aurigraph_consensus::Status;
+use aurigraph_consensus::{Committee, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Registry;
 use parking_lot::Mutex;
@@ -48,6 +48,21 @@ pub trait Archive: Send + Sync + 'static {
     /// # Errors
     /// What went wrong, in words.
     fn batch(&self, digest: &Hash) -> Result<Option<Arc<PreparedBatch>>, String>;
+
+    /// The canonical header of a checkpoint.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn checkpoint(&self, seq: u64) -> Result<Option<bytes::Bytes>, String>;
+
+    /// The canonical certificate of a checkpoint.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn certificate(&self, seq: u64) -> Result<Option<bytes::Bytes>, String>;
+
+    /// The newest checkpoint with a certificate.
+    fn newest_certified(&self) -> Option<u64>;
 
     /// A page of the audit log's entries that a filter accepts.
     ///
@@ -145,6 +160,12 @@ impl Sources {
     #[must_use]
     pub fn validator_name(&self, index: u16) -> Option<&str> {
         self.settings.genesis.validators.get(usize::from(index)).map(|validator| validator.name.as_str())
+    }
+
+    /// The validators' stake; none for a set that no consensus could start with.
+    #[must_use]
+    pub fn committee(&self) -> Option<Committee> {
+        Committee::new(self.settings.genesis.validators.iter().map(|validator| validator.stake).collect()).ok()
     }
 
     /// The newest published state.

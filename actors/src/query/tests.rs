@@ -68,6 +68,18 @@ impl Archive for HeldArchive {
         Ok(None)
     }
 
+    fn checkpoint(&self, _: u64) -> Result<Option<bytes::Bytes>, String> {
+        Ok(None)
+    }
+
+    fn certificate(&self, _: u64) -> Result<Option<bytes::Bytes>, String> {
+        Ok(None)
+    }
+
+    fn newest_certified(&self) -> Option<u64> {
+        None
+    }
+
     fn audit_logs(&self, _: &AuditFilter, _: Page) -> Result<AuditPage, String> {
         Err("no log".into())
     }
@@ -92,6 +104,7 @@ fn genesis_state(genesis: &aurigraph_ledger::Genesis) -> Arc<Published> {
         newest,
         view,
         proving: None,
+        certified: None,
         executed_commit: 0,
         totals: Totals::default(),
         uptime: Duration::ZERO,

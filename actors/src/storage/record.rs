@@ -25,11 +25,17 @@ pub enum RecordKind {
     Init = 8,
     /// Catch-up starts or ends.
     Mode = 9,
+    /// The header of a ledger checkpoint; key = its sequence number.
+    Checkpoint = 10,
+    /// A checkpoint's certificate; key = the checkpoint's sequence number.
+    Certificate = 11,
+    /// Execution was found to differ: this node has stopped, and stays so; key = the checkpoint's sequence number.
+    Divergence = 12,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::Block,
         Self::OwnBlock,
         Self::Batch,
@@ -39,6 +45,9 @@ impl RecordKind {
         Self::Floor,
         Self::Init,
         Self::Mode,
+        Self::Checkpoint,
+        Self::Certificate,
+        Self::Divergence,
     ];
 
     /// The kind with this number, if there is one.

@@ -44,6 +44,10 @@ form!(
     Height = { "type": "integer", "minimum": 0, "maximum": u64::MAX }
 );
 form!(
+    /// A checkpoint's number, or the newest certified one.
+    CheckpointNumber = { "type": "string", "pattern": "^(latest|[0-9]{1,20})$" }
+);
+form!(
     /// How many of the newest.
     Limit = { "type": "integer", "minimum": 1, "maximum": 200, "default": 20 }
 );

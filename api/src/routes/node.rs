@@ -2,12 +2,14 @@
 
 use aurigraph_actors::audit::{AuditLevel, AuditRecord, AuditStatus};
 use aurigraph_actors::query::KillOutcome;
-use aurigraph_actors::query::views::{ActorTreeView, ConsensusView, HealthView, InfoView, PerformanceView, ReadyView};
+use aurigraph_actors::query::views::{
+    ActorTreeView, CheckpointView, ConsensusView, HealthView, InfoView, PerformanceView, ReadyView,
+};
 use aurigraph_runtime::KillMode;
 use warp::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use warp::http::{Response, StatusCode};
 
-use super::forms::{KillBody, KillModeForm, KillView};
+use super::forms::{Height, KillBody, KillModeForm, KillView};
 use crate::call::{json, ok};
 use crate::problem::Problem;
 use crate::route::{Access, Handler, Route};
@@ -75,6 +77,15 @@ fn figures() -> Vec<Route> {
             "Where consensus and execution stand.",
             |call| Box::pin(async move { ok(&call.edge.port.consensus().await?) }),
         ),
+        Route::get::<CheckpointView>(
+            "/consensus/checkpoints/{seq}",
+            "getCheckpoint",
+            "consensus",
+            "A checkpoint with its certificate, to be verified without this node.",
+            |call| Box::pin(checkpoint(call)),
+        )
+        .query::<Height>("headersFrom", "Add the ledger headers from this height to the checkpoint's.")
+        .problems(&[404]),
         Route::get::<serde_json::Value>("/openapi.json", "getOpenApi", TAG, "This document.", |call| {
             Box::pin(async move {
                 let mut response = Response::new(call.edge.document.clone().into());
@@ -83,6 +94,14 @@ fn figures() -> Vec<Route> {
             })
         }),
     ]
+}
+
+async fn checkpoint(call: crate::call::Call) -> Result<warp::reply::Response, Problem> {
+    let text = call.param(0, "seq")?;
+    let seq = if text == "latest" { None } else { Some(call.number_param(0, "seq")?) };
+    let headers_from = call.query.number("headersFrom", 0, u64::MAX)?;
+    let view = call.edge.port.checkpoint(seq, headers_from).await?;
+    ok(&view.ok_or_else(|| Problem::unknown("checkpoint", text))?)
 }
 
 fn actors() -> Vec<Route> {

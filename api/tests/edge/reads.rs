@@ -153,6 +153,7 @@ async fn network_reads(node: &TestNode) {
 async fn node_reads(node: &TestNode) {
     let status = node.good("/consensus/status").await;
     has(&status, "height blockHash stateRoot checkpointHeight round executedHeight leader epoch");
+    has(&status, "checkpointSequence certifiedSequence certifiedDigest certificateStake quorumStake divergence");
     assert_eq!(status["mode"], "active");
     has(&status["schedule"], "digest updates fromRound bad good");
     assert_eq!(status["schedule"]["digest"].as_str().map(str::len), Some(64), "{status}");
@@ -183,6 +184,7 @@ async fn every_documented_get_answers_as_documented(node: &TestNode, hash: &str)
     for (template, methods) in document["paths"].as_object().expect("paths") {
         let path = template
             .replace("{height}", "1")
+            .replace("{seq}", "latest")
             .replace("{hash}", hash)
             .replace("{txHash}", hash)
             .replace("{address}", &node.address_of(0).to_string())
@@ -226,6 +228,9 @@ async fn bad_paths_parameters_and_bodies_are_refused_with_their_codes() {
         ("/blockchain/blocks/-1", 400, "malformed_parameter"),
         ("/blockchain/blocks/18446744073709551616", 400, "malformed_parameter"),
         ("/blockchain/blocks/999999999", 404, "not_found"),
+        ("/consensus/checkpoints/999999999", 404, "not_found"),
+        ("/consensus/checkpoints/newest", 400, "malformed_parameter"),
+        ("/consensus/checkpoints/latest?headersFrom=x", 400, "malformed_parameter"),
         ("/blockchain/blocks/hash/0x12", 400, "malformed_hash"),
         (&format!("/blockchain/blocks/hash/{unknown_hash}"), 404, "not_found"),
         ("/blockchain/blocks/latest?limit=0", 400, "parameter_out_of_range"),

@@ -7,12 +7,13 @@ use aurigraph_consensus::oracle::{Mutation, Oracle};
 use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
-    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Commit, CommittedBlock, Config, Evidence, Machine, Message,
-    Record,
+    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommittedBlock, Config,
+    Evidence, Machine, Message, Record,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
 use super::Property;
+use super::corruption::Corruption;
 use super::coverage::{Coverage, Mark};
 use super::disk::Entry;
 use super::node::{Node, core_of};
@@ -60,6 +61,7 @@ pub(crate) struct Checks {
     voted: BTreeMap<(AuthorIdx, u64), Hash>,
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
+    pub(crate) corruption: Corruption,
 }
 
 impl Checks {
@@ -79,6 +81,7 @@ impl Checks {
             schedules: BTreeMap::new(),
             voted: BTreeMap::new(),
             lost: BTreeSet::new(),
+            corruption: Corruption::default(),
         }
     }
 
@@ -217,6 +220,9 @@ impl Checks {
         outcome: &CommitOutcome,
         marks: &mut Coverage,
     ) -> Result<(), Broken> {
+        if self.corruption.is(number) {
+            return self.corruption.executed(outcome, &self.checkpoints);
+        }
         if let Some(block) = &outcome.block {
             let (height, hash) = (block.header.height, block.header.hash());
             if hash != block.hash {
@@ -288,6 +294,26 @@ impl Checks {
         Ok(())
     }
 
+    /// A validator holds a certificate.
+    pub(crate) fn certified(&self, number: usize, certificate: &Certificate) -> Result<(), Broken> {
+        let CkptRef { seq, digest } = certificate.checkpoint;
+        let bad = |detail: String| broken(Property::Checkpoint, format!("{number}, certificate {seq}: {detail}"));
+        if self.checkpoints.get(&seq).is_some_and(|agreed| *agreed != digest) {
+            return bad(format!("is of {digest}"));
+        }
+        if certificate.stake(&self.ctx.committee) < self.ctx.committee.quorum() {
+            return bad("has no quorum".to_owned());
+        }
+        for signed in &certificate.cores {
+            let (core, attestation) = (&signed.core, signed.core.attestation);
+            let known = self.checkpoints.get(&attestation.seq).is_none_or(|agreed| *agreed == attestation.digest);
+            if attestation.seq < seq || !known || !is_signed(core.author, &core.digest(), &signed.signature) {
+                return bad(format!("holds {core:?}"));
+            }
+        }
+        Ok(())
+    }
+
     pub(crate) fn evidence(&self, number: usize, evidence: &Evidence) -> Result<(), Broken> {
         let author = evidence.a.core.author;
         let signed = [&evidence.a, &evidence.b].iter().all(|s| is_signed(author, &s.core.digest(), &s.signature));
@@ -297,7 +323,7 @@ impl Checks {
         Ok(())
     }
 
-    pub(crate) fn alarm(&self, number: usize, alarm: &Alarm, marks: &mut Coverage) -> Result<(), Broken> {
+    pub(crate) fn alarm(&mut self, number: usize, alarm: &Alarm, marks: &mut Coverage) -> Result<(), Broken> {
         let accused = match alarm {
             Alarm::CommitVoteDiffers { author, .. } | Alarm::CommitRangeDiffers { author, .. } => Some(*author),
             Alarm::WatermarkFell { block } => Some(block.author),
@@ -310,6 +336,10 @@ impl Checks {
                 return Ok(());
             }
             Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } | Alarm::SigningFloorProven { .. } => None,
+            Alarm::WrongAttestation { author, attested, .. } => {
+                return self.corruption.accused(number, *author, attested.seq);
+            }
+            Alarm::Diverged(divergence) => return self.corruption.noticed(number, divergence),
         };
         if accused.is_none_or(|author| self.is_correct(author)) {
             return broken(Property::NoFalseEvidence, format!("{number} raises {alarm:?}"));

@@ -73,6 +73,7 @@ marks! {
     ServedCommits: "commit ranges served",
     LedgerBlock: "ledger blocks",
     Checkpoint: "checkpoints",
+    Certificate: "certificates made by validators",
     Transaction: "transactions included",
     Exclusion: "transactions excluded",
     Silent: "silent validators",

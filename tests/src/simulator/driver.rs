@@ -151,6 +151,10 @@ impl World<'_> {
                 self.marks.hit(Mark::Evidence);
                 self.checks.evidence(node, &evidence)?;
             }
+            Effect::Certified(certificate) => {
+                self.marks.hit(Mark::Certificate);
+                self.checks.certified(node, &certificate)?;
+            }
             Effect::Charge { peer, offence } => {
                 self.marks.hit(Mark::Charge);
                 self.say(|| format!("node {author} charges {peer} with {offence:?}"));
@@ -280,7 +284,8 @@ impl World<'_> {
     }
 
     pub(super) fn execute_commits(&mut self, node: usize) -> Result<(), Broken> {
-        let forgets = self.scenario.sabotage == Some(Sabotage::ExecutorForgets) && node == 0;
+        let corrupted = self.scenario.corrupted.is_some_and(|(number, from)| number == node && self.time >= from);
+        let forgets = corrupted || self.scenario.sabotage == Some(Sabotage::ExecutorForgets) && node == 0;
         let Some(state) = self.nodes.get_mut(&node) else { return Ok(()) };
         state.executor.busy = false;
         let mut exported = None;

@@ -59,7 +59,7 @@ impl World<'_> {
         }
         let elapsed = self.time - 1_000;
         let executed = |state: &Node| state.executor.ledger.commit_index();
-        let up = || self.nodes.values().filter(|state| state.machine.is_some());
+        let up = || self.sound().filter(|state| state.machine.is_some());
         let least = up().map(executed).min().unwrap_or(0);
         let newest = up().map(Node::last_commit).max().unwrap_or(0);
         let target = *self.target.get_or_insert(newest.max(self.checks.commits()) + SETTLE_COMMITS);
@@ -74,14 +74,20 @@ impl World<'_> {
         Ok(settled && elapsed >= self.scenario.least_ms && self.checks.round() >= self.scenario.least_rounds)
     }
 
+    /// Validators whose executors are right.
+    fn sound(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|(number, _)| !self.checks.corruption.is(**number)).map(|(_, state)| state)
+    }
+
     /// Batches of running correct validators that were not delivered.
     fn open_batches(&self) -> BTreeSet<Hash> {
-        let up = self.nodes.values().filter(|state| state.machine.is_some());
+        let up = self.sound().filter(|state| state.machine.is_some());
         up.flat_map(Node::open_batches).map(|b| b.digest).filter(|b| !self.checks.batches.contains_key(b)).collect()
     }
 
     pub(super) fn last_look(&mut self) -> Result<(), Broken> {
         let supply = self.genesis.supply().unwrap_or(0);
+        self.checks.corruption.ended()?;
         let mut roots: BTreeMap<u64, Hash> = BTreeMap::new();
         for (number, state) in &mut self.nodes {
             let Some(machine) = &state.machine else { continue };
@@ -91,6 +97,9 @@ impl World<'_> {
             let found = state.executor.supply();
             if found != supply {
                 return broken(Property::Conservation, format!("{number} has {found}, genesis had {supply}"));
+            }
+            if self.checks.corruption.is(*number) {
+                continue;
             }
             let (height, root) = (state.executor.ledger.commit_index(), state.executor.state_root());
             if *roots.entry(height).or_insert(root) != root {

@@ -9,6 +9,7 @@
 //! should do stands here beyond those properties, and nothing here reads a clock or draws randomness of its own.
 
 mod checks;
+mod corruption;
 mod coverage;
 mod disk;
 mod driver;
@@ -54,6 +55,8 @@ pub enum Property {
     MonotonicTime,
     /// P13: the leader schedule is a function of the decided slots, also after a restart, and that of the oracle.
     Schedule,
+    /// P15: what is certified is what correct validators execute; a wrong executor is found, and only that node stops.
+    Checkpoint,
     /// P16: the committer decides what the oracle decides.
     Oracle,
     /// The sum of balances and fees never changes.

@@ -167,6 +167,8 @@ pub struct Scenario {
     pub least_ms: Ms,
     /// Least rounds of the run.
     pub least_rounds: Round,
+    /// One validator's executor leaves out transactions from a time on: that validator has to notice.
+    pub corrupted: Option<(usize, Ms)>,
     /// A deliberate error.
     pub sabotage: Option<Sabotage>,
 }
@@ -207,6 +209,7 @@ impl Scenario {
             client_ms: 60,
             least_ms: 20_000,
             least_rounds: 150,
+            corrupted: None,
             sabotage: None,
         }
     }

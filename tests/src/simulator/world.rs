@@ -142,6 +142,8 @@ impl<'a> World<'a> {
         let puppets = scenario.byzantine.iter().map(puppet).collect();
         let sabotaged = scenario.sabotage == Some(Sabotage::TwinsCountAsCorrect);
         let held: Vec<bool> = correct.iter().map(|correct| *correct || sabotaged).collect();
+        let mut checks = Checks::new(&config, held);
+        checks.corruption.node = scenario.corrupted.map(|(node, _)| node);
         Self {
             scenario,
             aloud,
@@ -153,7 +155,7 @@ impl<'a> World<'a> {
             nodes,
             puppets,
             workload: Workload::new(rng.fork(), genesis.clone()),
-            checks: Checks::new(&config, held),
+            checks,
             marks: Coverage::default(),
             trace: Trace::default(),
             faults: 0,

@@ -3,6 +3,7 @@
 mod accounts;
 mod audit;
 mod chain;
+mod checkpoint;
 mod network;
 mod node;
 mod validators;
@@ -13,6 +14,7 @@ pub use chain::{
     BlockFilters, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, OperationStatus, OperationView, Page,
     ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
 };
+pub use checkpoint::{CertificateView, CheckpointView, DivergenceView, SignedCoreView};
 pub use network::{
     EdgeStatus, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, TopologyEdge, TopologySummary,
     TopologyView,

@@ -5,13 +5,14 @@ use aurigraph_runtime::ActorRow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::checkpoint::DivergenceView;
 use crate::query::values::{HexHash, Timestamp};
 
 /// The process answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct HealthView {
-    /// `UP`.
+    /// `UP`; `DIVERGED` on a node that has stopped executing because it came to another state than the others.
     pub status: String,
     /// The node's name.
     pub node: String,
@@ -142,6 +143,19 @@ pub struct ConsensusView {
     pub last_commit_index: Option<u64>,
     /// The newest executed commit.
     pub executed_commit_index: u64,
+    /// Number of the newest checkpoint that this node attests; none before consensus has reported.
+    pub checkpoint_sequence: Option<u64>,
+    /// Number of the newest checkpoint with a certificate.
+    pub certified_sequence: Option<u64>,
+    /// Its digest.
+    #[schemars(with = "Option<HexHash>")]
+    pub certified_digest: Option<Hash>,
+    /// Stake of its certificate's signers.
+    pub certificate_stake: Option<String>,
+    /// Stake that a certificate needs.
+    pub quorum_stake: String,
+    /// Where execution was found to differ: this node has stopped executing. None on a sound node.
+    pub divergence: Option<DivergenceView>,
     /// `probing`, `active`, `catch_up`, `observer` or `halted`.
     pub mode: Option<String>,
     /// Whether this validator signs, and why not; none before consensus has reported.

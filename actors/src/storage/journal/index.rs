@@ -41,7 +41,16 @@ pub(super) struct Index {
 }
 
 const fn is_indexed(kind: RecordKind) -> bool {
-    matches!(kind, RecordKind::Commit | RecordKind::Mark | RecordKind::ConsensusSnapshot | RecordKind::Floor)
+    matches!(
+        kind,
+        RecordKind::Commit
+            | RecordKind::Mark
+            | RecordKind::ConsensusSnapshot
+            | RecordKind::Floor
+            | RecordKind::Checkpoint
+            | RecordKind::Certificate
+            | RecordKind::Divergence
+    )
 }
 
 impl Index {
