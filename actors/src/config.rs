@@ -14,7 +14,7 @@ use std::time::Duration;
 use aurigraph_ledger::{Genesis, Hash, blake3_digest};
 
 pub use error::ConfigError;
-pub use file::{ActorCounts, ChaosSettings, StorageSettings};
+pub use file::{ActorCounts, ChaosSettings, StorageSettings, load_genesis};
 pub use secrets::{NodePublic, NodeSecrets, network_public_key, public_key_of_seed, read_private_file};
 
 use crate::settings::{

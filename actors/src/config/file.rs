@@ -352,7 +352,10 @@ impl ConfigFile {
 }
 
 /// Reads a genesis file.
-fn load_genesis(path: &Path) -> Result<Genesis, ConfigError> {
+///
+/// # Errors
+/// If it cannot be read, or is no genesis.
+pub fn load_genesis(path: &Path) -> Result<Genesis, ConfigError> {
     let text = read_file(path)?;
     toml::from_str(&text).map_err(|error| ConfigError::of_toml(path, &text, &error))
 }

@@ -293,8 +293,11 @@ pub enum Proof {
     Account(ProofFetch),
     /// Verify a proof file without any node
     #[command(
-        after_help = "The root must come from somewhere you trust: a block header you hold, or several nodes that \
-                            agree.\n\nExamples:\n  aurigraph proof verify proof.json --root 0x<root>"
+        after_help = "With --genesis, the validators named there are all that is trusted: their signatures, the \
+                            checkpoints, the headers and the path are checked. A root must come from somewhere you \
+                            trust: a block header you hold, or several nodes that agree.\n\nExamples:\n  aurigraph \
+                            proof verify proof.json --genesis genesis.toml\n  aurigraph proof verify proof.json --root \
+                            0x<root>"
     )]
     Verify(ProofVerify),
 }
@@ -317,7 +320,10 @@ pub struct ProofFetch {
 pub struct ProofVerify {
     /// The proof file
     pub file: PathBuf,
-    /// The root to verify against; without it, the proof is only checked against the root it names itself
+    /// The genesis file to verify against, or a cluster config that names one
+    #[arg(long)]
+    pub genesis: Option<PathBuf>,
+    /// The root to verify against; with neither, the proof is only checked against the root it names itself
     #[arg(long)]
     pub root: Option<String>,
 }

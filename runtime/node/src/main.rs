@@ -8,6 +8,7 @@ mod cli;
 mod compose;
 mod crypto;
 mod error;
+mod finality;
 mod http;
 mod keyfile;
 mod keys;

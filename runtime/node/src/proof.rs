@@ -1,8 +1,9 @@
 //! `aurigraph proof`: fetches proofs as files, and verifies such files without any node.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use aurigraph_ledger::merkle::{MerkleProof, transaction_leaf};
+use aurigraph_ledger::merkle::{MerkleProof, TransactionProof, transaction_leaf};
 use aurigraph_ledger::state::AccountProof;
 use aurigraph_ledger::{Address, Hash, LedgerHeader};
 use serde::{Deserialize, Serialize};
@@ -10,13 +11,36 @@ use serde_json::{Value, json};
 
 use crate::cli;
 use crate::error::{CliError, CliResult, Exit};
+use crate::finality::{FinalityFile, Trust};
 use crate::http::NodeClient;
 use crate::output::{Output, fields, say};
 
+/// How long the first checkpoint of a chain may take: it comes with a heartbeat at the latest.
+const FIRST_CHECKPOINT_WITHIN: Duration = Duration::from_secs(30);
+/// How often the node is asked.
+const POLL: Duration = Duration::from_millis(250);
+/// The form of proof files that is written. The first had neither a version nor a certificate; it is read still.
+const VERSION: u8 = 2;
+
+const fn first_version() -> u8 {
+    1
+}
+
 /// A proof file.
 #[derive(Debug, Serialize, Deserialize)]
+struct ProofFile {
+    #[serde(default = "first_version")]
+    version: u8,
+    #[serde(flatten)]
+    leaf: Leaf,
+    /// What makes it final; none in files of the first form.
+    finality: Option<FinalityFile>,
+}
+
+/// What is proved.
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "camelCase")]
-enum ProofFile {
+enum Leaf {
     /// That a transaction is in a block.
     #[serde(rename_all = "camelCase")]
     Transaction {
@@ -67,7 +91,7 @@ pub async fn run(command: &cli::Proof, output: Output) -> CliResult {
             deliver(&file, args.out.as_deref(), output)
         }
         cli::Proof::Verify(args) => {
-            let shown = verify_file(&args.file, args.root.as_deref())?;
+            let shown = verify_file(&args.file, args.root.as_deref(), args.genesis.as_deref())?;
             output.print(&shown, fields);
             Ok(())
         }
@@ -85,19 +109,37 @@ async fn fetch_transaction(client: &NodeClient, of: &str) -> CliResult<ProofFile
         let message = format!("transaction {hash} is {}: only a committed one has a proof", answer["status"]);
         return Err(CliError::new(Exit::Refused, message));
     }
-    from_answer(
+    let leaf = from_answer(
         json!({ "kind": "transaction", "hash": hash, "blockHeight": answer["blockHeight"], "proof": answer["proof"] }),
-    )
+    )?;
+    let Leaf::Transaction { proof, block_height, .. } = &leaf else {
+        return Err(CliError::failed("the node's answer is no proof of a transaction"));
+    };
+    let header = header_of(proof).map_err(|problem| CliError::failed(format!("the node's proof: {problem}")))?;
+    // The header names the newest checkpoint below it: the next one covers it.
+    let finality = FinalityFile::fetch(client, header.checkpoint_seq.saturating_add(1), *block_height).await?;
+    Ok(ProofFile { version: VERSION, leaf, finality: Some(finality) })
 }
 
 async fn fetch_account(client: &NodeClient, of: &str) -> CliResult<ProofFile> {
     let address = parse_hash(of)?;
-    let answer = client.get(&format!("/gateway/balance/{address}/proof")).await?;
+    let mut answer = client.get(&format!("/gateway/balance/{address}/proof")).await?;
+    // At genesis there is nothing to attest yet: the first checkpoint comes with the first blocks.
+    let deadline = Instant::now() + FIRST_CHECKPOINT_WITHIN;
+    while answer["checkpointSequence"] == 0 && Instant::now() < deadline {
+        tokio::time::sleep(POLL).await;
+        answer = client.get(&format!("/gateway/balance/{address}/proof")).await?;
+    }
     let (state_root, proof) = (&answer["stateRoot"], &answer["proof"]);
-    from_answer(json!({ "kind": "account", "address": address, "stateRoot": state_root, "proof": proof }))
+    let leaf = from_answer(json!({ "kind": "account", "address": address, "stateRoot": state_root, "proof": proof }))?;
+    let (Some(seq), Some(height)) = (answer["checkpointSequence"].as_u64(), answer["height"].as_u64()) else {
+        return Err(CliError::failed("the node's answer names no checkpoint"));
+    };
+    let finality = FinalityFile::fetch(client, seq, height).await?;
+    Ok(ProofFile { version: VERSION, leaf, finality: Some(finality) })
 }
 
-fn from_answer(value: Value) -> CliResult<ProofFile> {
+fn from_answer(value: Value) -> CliResult<Leaf> {
     serde_json::from_value(value).map_err(|error| CliError::failed(format!("the node's answer is no proof: {error}")))
 }
 
@@ -112,15 +154,57 @@ fn deliver(file: &ProofFile, out: Option<&Path>, output: Output) -> CliResult {
     Ok(())
 }
 
-fn verify_file(path: &Path, root: Option<&str>) -> CliResult<Value> {
+fn verify_file(path: &Path, root: Option<&str>, genesis: Option<&Path>) -> CliResult<Value> {
     let text = std::fs::read_to_string(path).map_err(|error| CliError::file(path, error))?;
     let file: ProofFile = serde_json::from_str(&text).map_err(|error| CliError::file(path, error))?;
+    if file.version > VERSION {
+        return Err(CliError::file(path, format!("is of form {}, this program reads up to {VERSION}", file.version)));
+    }
     let root = root.map(parse_hash).transpose()?;
-    let shown = match &file {
-        ProofFile::Transaction { hash, block_height, proof } => verify_transaction(hash, *block_height, proof, root),
-        ProofFile::Account { address, state_root, proof } => verify_account(address, state_root, proof, root),
-    };
+    let trust = genesis.map(Trust::load).transpose()?;
+    let shown = verify(&file, root, trust.as_ref());
     shown.map_err(|problem| CliError::new(Exit::Refused, format!("{}: does not hold: {problem}", path.display())))
+}
+
+/// Against the validators of a genesis, a root, or only in itself.
+fn verify(file: &ProofFile, root: Option<Hash>, trust: Option<&Trust>) -> Result<Value, String> {
+    let Some(trust) = trust else { return verify_leaf(&file.leaf, root) };
+    let finality = file.finality.as_ref().ok_or("it has no certificate: it can be verified against a root only")?;
+    let (proved, shown) = match &file.leaf {
+        Leaf::Transaction { hash, proof, .. } => finality.verify_transaction(&proof.as_proof(hash), trust)?,
+        Leaf::Account { address, proof, .. } => finality.verify_account(address, proof, trust)?,
+    };
+    let mut all = verify_leaf(&file.leaf, Some(proved))?;
+    if let Some(root) = root {
+        verify_leaf(&file.leaf, Some(root))?;
+    }
+    if let (Value::Object(all), Value::Object(shown)) = (&mut all, shown) {
+        all.extend(shown);
+        all.insert("final".to_owned(), true.into());
+    }
+    Ok(all)
+}
+
+fn verify_leaf(leaf: &Leaf, root: Option<Hash>) -> Result<Value, String> {
+    match leaf {
+        Leaf::Transaction { hash, block_height, proof } => verify_transaction(hash, *block_height, proof, root),
+        Leaf::Account { address, state_root, proof } => verify_account(address, state_root, proof, root),
+    }
+}
+
+fn header_of(path: &TransactionPath) -> Result<LedgerHeader, String> {
+    let bytes = path.header.strip_prefix("0x").and_then(|digits| hex::decode(digits).ok());
+    LedgerHeader::decode(&bytes.ok_or("the header is no hex")?).map_err(|error| error.to_string())
+}
+
+impl TransactionPath {
+    fn merkle(&self) -> MerkleProof {
+        MerkleProof { position: self.position, count: self.count, siblings: self.siblings.clone() }
+    }
+
+    fn as_proof(&self, id: &Hash) -> TransactionProof {
+        TransactionProof { id: *id, signature_digest: self.signature_digest, path: self.merkle() }
+    }
 }
 
 fn verify_transaction(id: &Hash, height: u64, path: &TransactionPath, root: Option<Hash>) -> Result<Value, String> {
@@ -128,12 +212,10 @@ fn verify_transaction(id: &Hash, height: u64, path: &TransactionPath, root: Opti
     if leaf != path.leaf {
         return Err(format!("the leaf is {leaf}, not {}", path.leaf));
     }
-    let merkle = MerkleProof { position: path.position, count: path.count, siblings: path.siblings.clone() };
-    if !merkle.verify(leaf, &path.transactions_root) {
+    if !path.merkle().verify(leaf, &path.transactions_root) {
         return Err(format!("the path does not lead to transactions root {}", path.transactions_root));
     }
-    let bytes = path.header.strip_prefix("0x").and_then(|digits| hex::decode(digits).ok());
-    let header = LedgerHeader::decode(&bytes.ok_or("the header is no hex")?).map_err(|error| error.to_string())?;
+    let header = header_of(path)?;
     if header.hash() != path.block_hash {
         return Err(format!("the header's hash is {}, not {}", header.hash(), path.block_hash));
     }
@@ -154,6 +236,9 @@ fn verify_transaction(id: &Hash, height: u64, path: &TransactionPath, root: Opti
 }
 
 fn verify_account(address: &Address, named: &Hash, proof: &AccountProof, root: Option<Hash>) -> Result<Value, String> {
+    if let Some(root) = root.filter(|root| root != named) {
+        return Err(format!("it names state root {named}, the trusted one is {root}"));
+    }
     let expected = root.unwrap_or(*named);
     let account = proof.verify(&expected).map_err(|error| error.to_string())?;
     if account.address != *address {

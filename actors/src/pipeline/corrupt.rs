@@ -1,0 +1,21 @@
+//! A wrong executor on purpose: it loses the first transaction of each batch once the chain is so high. For the test that
+//! such a node notices and stops. Compiled with the feature `corrupt-executor` alone.
+
+use aurigraph_ledger::CommitInput;
+
+#[cfg(not(debug_assertions))]
+compile_error!("corrupt-executor is for tests: it cannot be built into a release");
+
+/// Names the height from which on execution is wrong; right without it.
+const FROM_HEIGHT: &str = "AURIGRAPH_CORRUPT_EXECUTOR";
+
+/// The commit as the wrong executor sees it.
+pub(super) fn corrupted(mut input: CommitInput, height: u64) -> CommitInput {
+    let from = std::env::var(FROM_HEIGHT).ok().and_then(|text| text.parse::<u64>().ok());
+    if from.is_some_and(|from| height >= from) {
+        for batch in input.batches.iter_mut().filter(|batch| !batch.transactions.is_empty()) {
+            batch.transactions.remove(0);
+        }
+    }
+    input
+}

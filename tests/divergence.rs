@@ -1,0 +1,70 @@
+//! A node whose executor goes wrong stops itself, and the others go on. Needs a binary that is wrong on purpose:
+//! `cargo test -p aurigraph --features corrupt-executor --test divergence`.
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use aurigraph_testkit::{Cluster, Options, eventually};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
+const WRONG: usize = 2;
+/// Its execution is wrong from this height on.
+const FROM: &str = "AURIGRAPH_CORRUPT_EXECUTOR=3";
+const WITHIN: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_corrupted_executor_stops_itself_and_the_others_go_on() {
+    let mut cluster = Cluster::prepare(BINARY, "four-validators.toml", Options::default()).await;
+    for node in 0..cluster.len() {
+        let wrapper = if node == WRONG { vec!["env".to_owned(), FROM.to_owned()] } else { Vec::new() };
+        cluster.launch_under(&wrapper, node, true);
+    }
+    cluster.wait_ready(0..4).await;
+    let mut wallet = cluster.wallets(1).remove(0);
+    let clients = cluster.clients();
+    let (others, wrong) = ([0, 1, 3], clients[WRONG].clone());
+    // Transfers until it has noticed.
+    eventually("the wrong node stops", WITHIN, || {
+        let transaction = wallet.transfers([(7, 5)]);
+        let (client, wrong) = (clients[0].clone(), wrong.clone());
+        async move {
+            let answer = client.post_bytes("/blockchain/transactions", transaction.shared_bytes()).await;
+            assert!(matches!(answer.status, 200 | 202), "{}", answer.body);
+            let status = wrong.get("/consensus/status").await;
+            status.body["divergence"].is_object().then_some(())
+        }
+    })
+    .await;
+    let stopped = stopped_state(&clients[WRONG]).await;
+    // The others agree, are ready, and go on; the wrong node's height stands still.
+    let height = clients[0].height().await.unwrap();
+    let answer = clients[1].post_bytes("/blockchain/transactions", wallet.transfers([(8, 5)]).shared_bytes()).await;
+    assert_eq!(answer.status, 200, "the others commit: {}", answer.body);
+    for node in others {
+        cluster.wait_above(node, height, WITHIN).await;
+        assert_eq!(clients[node].get("/ready").await.status, 200);
+        assert!(clients[node].read("/consensus/status").await["divergence"].is_null());
+    }
+    cluster.wait_equal(&others, WITHIN).await;
+    assert_eq!(stopped_state(&clients[WRONG]).await, stopped, "it executes no more");
+    assert!(cluster.log(WRONG).contains("execution differs"), "the alarm is in the log");
+
+    // A restart, with an executor that is right again, does not make it forget.
+    assert_eq!(cluster.stop(WRONG), Some(0));
+    cluster.launch(WRONG, false);
+    eventually("it is up again and stands still", WITHIN, || async {
+        let ready = wrong.get("/ready").await;
+        (ready.status == 503 && ready.body.to_string().contains("this node has stopped")).then_some(())
+    })
+    .await;
+    assert_eq!(cluster.exited(WRONG), None, "its data can be looked at");
+}
+
+/// Height and divergence of the node that has stopped, once its pipeline has come to rest.
+async fn stopped_state(client: &aurigraph_testkit::Client) -> (u64, serde_json::Value) {
+    let ready = client.get("/ready").await;
+    assert!(ready.status == 503 && ready.body.to_string().contains("this node has stopped"), "{}", ready.body);
+    let status = client.read("/consensus/status").await;
+    assert_eq!(client.read("/health").await["status"], "DIVERGED");
+    (status["height"].as_u64().unwrap(), status["divergence"].clone())
+}
