@@ -7,9 +7,11 @@ use bytes::Bytes;
 use crate::context::NodeContext;
 use crate::storage::{JournalReader, Record, RecordKind};
 
-/// A certificate as a record: readers find it by its checkpoint.
-pub(super) fn certificate_record(certificate: &Certificate) -> Record {
-    Record::indexed(RecordKind::Certificate, certificate.checkpoint.seq, Bytes::from(certificate.encode()))
+/// A certificate as a record: readers find it by its checkpoint. None if there is one: a replay makes others of the same.
+pub(super) fn certificate_record(node: &NodeContext, certificate: &Certificate) -> Option<Record> {
+    let (kind, seq) = (RecordKind::Certificate, certificate.checkpoint.seq);
+    let known = node.journal.contains(kind, &Record::index_key(seq));
+    (!known).then(|| Record::indexed(kind, seq, Bytes::from(certificate.encode())))
 }
 
 /// Figures of checkpoints.

@@ -275,7 +275,11 @@ impl Validator {
                         Self::keep(state, attestation::stop_executing(&self.node, divergence))?;
                     }
                 }
-                Effect::Certified(certificate) => Self::keep(state, attestation::certificate_record(&certificate))?,
+                Effect::Certified(certificate) => {
+                    if let Some(record) = attestation::certificate_record(&self.node, &certificate) {
+                        Self::keep(state, record)?;
+                    }
+                }
                 Effect::Halt(reason) => return Err(self.halt(&reason)),
             }
         }
