@@ -58,7 +58,7 @@ impl Trust {
         };
         genesis.validate().map_err(|error| CliError::file(path, error))?;
         let set = TrustedSet::of_genesis(&genesis).map_err(|error| CliError::file(path, error))?;
-        Ok(Self { set, verifier: Verifier(aurigraph_gpu::cpu_verifier()) })
+        Ok(Self { set, verifier: Verifier(std::sync::Arc::new(aurigraph_gpu::AwsLc)) })
     }
 
     fn shown(&self, finality: &Finality) -> Value {
