@@ -146,6 +146,6 @@ mod tests {
     #[test]
     fn every_kind_is_found_by_its_number_and_no_other_number_is_a_kind() {
         let known: Vec<u8> = (0..=255).filter(|byte| RecordKind::from_byte(*byte).is_some()).collect();
-        assert_eq!(known, vec![1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(known, (1..=12).collect::<Vec<u8>>());
     }
 }

@@ -156,7 +156,7 @@ async fn node_reads(node: &TestNode) {
     has(&status, "checkpointSequence certifiedSequence certifiedDigest certificateStake quorumStake divergence");
     assert_eq!(status["mode"], "active");
     has(&status["schedule"], "digest updates fromRound bad good");
-    assert_eq!(status["schedule"]["digest"].as_str().map(str::len), Some(64), "{status}");
+    assert_eq!(status["schedule"]["digest"].as_str().map(str::len), Some(66), "{status}");
     let info = node.good("/info").await;
     assert_eq!(info["features"]["transactionBatching"], json!({ "enabled": true, "reason": null }));
     assert_eq!(info["features"]["gpuAcceleration"]["enabled"], false);
