@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::UpgradeError;
-use crate::lock;
+use crate::lock::{self, Lock};
 use crate::medium::{Change, Medium, Pairs};
 use crate::swap;
 
@@ -16,7 +16,7 @@ use crate::swap;
 pub struct Database {
     db: sled::Db,
     path: Arc<PathBuf>,
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
 }
 
 /// How long an earlier user's threads may take to let go of sled's files.

@@ -59,8 +59,19 @@ pub(crate) fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Takes the lock of a database's directory. It is released when the file is dropped, also by a crash.
-pub(crate) fn take(directory: &Path) -> Result<File, UpgradeError> {
+/// A held lock. It is released when this is dropped, also by a crash.
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a process that was being started meanwhile has the descriptor, too, until it runs its
+        // program, and would hold the lock as long. If this fails, closing does it.
+        let _ = fs2::FileExt::unlock(&self.0);
+    }
+}
+
+/// Takes the lock of a database's directory.
+pub(crate) fn take(directory: &Path) -> Result<Lock, UpgradeError> {
     let path = directory.join(FILE);
     let io = |doing| {
         let path = path.clone();
@@ -81,12 +92,23 @@ pub(crate) fn take(directory: &Path) -> Result<File, UpgradeError> {
     }
     let text = serde_json::to_string(&Holder::this()).unwrap_or_default();
     file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}")).map_err(io("write"))?;
-    Ok(file)
+    Ok(Lock(file))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::rfc3339;
+    use super::{rfc3339, take};
+
+    #[test]
+    fn the_lock_is_free_once_dropped_though_a_starting_process_has_inherited_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let lock = take(directory.path()).expect("it is free");
+        let inherited = lock.0.try_clone().expect("a descriptor");
+        assert!(take(directory.path()).is_err(), "it is held");
+        drop(lock);
+        assert!(take(directory.path()).is_ok(), "it is free again");
+        drop(inherited);
+    }
 
     #[test]
     fn times_are_civil_dates() {
