@@ -49,6 +49,7 @@ marks! {
     RestartFromSnapshot: "restarts from a snapshot",
     RolledBack: "disks set back",
     Wiped: "disks replaced by empty ones",
+    OwnBlockLost: "disks that lost an own block",
     LogDoubted: "logs found doubtful",
     FloorProven: "signing floors proven",
     RestartOfAll: "restarts of all",

@@ -39,10 +39,11 @@ impl Disk {
         self.synced = self.synced.max(up_to);
     }
 
-    /// The disk comes back as it was when it held this part of what it holds now.
-    pub(crate) fn go_back(&mut self, permille: usize) {
-        self.entries.truncate(self.entries.len() * permille / 1_000);
+    /// The disk comes back as it was when it held this part of what it holds now. True if it lost an own block.
+    pub(crate) fn go_back(&mut self, permille: usize) -> bool {
+        let lost = self.entries.split_off(self.entries.len() * permille / 1_000);
         self.synced = self.entries.len();
+        lost.iter().any(|entry| matches!(entry, Entry::Record(Record::OwnBlock(_))))
     }
 
     /// A random part of what was not synced survives; the record after it may be torn.

@@ -77,7 +77,7 @@ impl World<'_> {
         self.marks.hit(if kept_permille == 0 { Mark::Wiped } else { Mark::RolledBack });
         self.checks.lost.insert(node);
         if let Some(state) = self.nodes.get_mut(&node) {
-            state.lose(kept_permille, &self.genesis);
+            state.lose(kept_permille, &self.genesis, &mut self.marks);
         }
         Ok(())
     }

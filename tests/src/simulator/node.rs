@@ -105,8 +105,10 @@ impl Node {
     }
 
     /// While the process is down, its disk goes back to a part of what it holds; what it had executed is lost.
-    pub(crate) fn lose(&mut self, kept_permille: usize, genesis: &Genesis) {
-        self.disk.go_back(kept_permille);
+    pub(crate) fn lose(&mut self, kept_permille: usize, genesis: &Genesis, marks: &mut Coverage) {
+        if self.disk.go_back(kept_permille) {
+            marks.hit(Mark::OwnBlockLost);
+        }
         self.executor = Executor::new(genesis);
         let record = |entry: &Entry| matches!(entry, Entry::Record(_));
         self.after_loss |= !self.disk.entries.iter().any(record);
