@@ -87,6 +87,7 @@ fn chain(stakes: &[Stake]) -> Chain {
             round: u32::try_from(index).expect("small"),
             consensus_state_digest: Hash::ZERO,
             batches: Vec::new(),
+            faults: Vec::new(),
         };
         let outcome = ledger.execute(input, &Stub).expect("executes");
         headers.push(outcome.block.expect("a heartbeat").header);

@@ -114,6 +114,7 @@ fn commit(index: u64, timestamp_ms: u64, transactions: Vec<PreparedTransaction>)
         round: 3,
         consensus_state_digest: Hash::ZERO,
         batches: vec![batch],
+        faults: Vec::new(),
     }
 }
 

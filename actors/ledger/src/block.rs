@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{CodecError, Reader, Writer};
+use crate::fault::Fault;
 use crate::hash::{Hash, h};
 use crate::module::ModuleId;
 pub use crate::receipt::{FailureCode, OperationFailure, Receipt};
@@ -97,6 +98,8 @@ pub struct CommitInput {
     pub consensus_state_digest: Hash,
     /// The batches in order.
     pub batches: Vec<CommittedBatch>,
+    /// The faults that the commit's blocks prove, in the order of delivery; they execute before the batches.
+    pub faults: Vec<Fault>,
 }
 
 /// The header of a ledger block.
@@ -376,7 +379,7 @@ pub struct ExecutedBlock {
 /// What a commit came to.
 #[derive(Debug, Clone, Default)]
 pub struct CommitOutcome {
-    /// The ledger block, if the commit delivers a transaction or the heartbeat is due.
+    /// The ledger block, if the commit delivers a transaction or a fault, or the heartbeat is due.
     pub block: Option<ExecutedBlock>,
     /// The checkpoint, if one was due at the block. A snapshot taken now is one of this checkpoint.
     pub checkpoint: Option<Checkpoint>,

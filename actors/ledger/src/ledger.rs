@@ -310,7 +310,7 @@ impl Ledger {
         self.commit_index = input.commit_index;
         self.commit_ms = input.timestamp_ms;
         let batches = self.new_batches(&input);
-        let has_content = batches.iter().any(|batch| !batch.transactions.is_empty());
+        let has_content = !input.faults.is_empty() || batches.iter().any(|batch| !batch.transactions.is_empty());
         let since_block = input.timestamp_ms.saturating_sub(self.header.timestamp_ms);
         if !has_content && since_block < self.rules.parameters.heartbeat_ms {
             return Ok(CommitOutcome::default());
@@ -337,7 +337,9 @@ impl Ledger {
             return Err(LedgerError::TimeRanBackwards { commit_index, last, found });
         }
         let count = self.state.system.invalid_signatures.len();
-        let validators = std::iter::once(input.leader).chain(input.batches.iter().map(|batch| batch.proposer));
+        let proposers = input.batches.iter().map(|batch| batch.proposer);
+        let faults = input.faults.iter().flat_map(|fault| [fault.validator, fault.reporter]);
+        let validators = std::iter::once(input.leader).chain(proposers).chain(faults);
         match validators.into_iter().find(|index: &ValidatorIndex| usize::from(*index) >= count) {
             Some(index) => Err(LedgerError::UnknownValidator { commit_index, index, count }),
             None => Ok(()),

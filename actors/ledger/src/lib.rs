@@ -7,6 +7,7 @@
 pub mod block;
 pub mod codec;
 mod execute;
+pub mod fault;
 pub mod genesis;
 pub mod hash;
 pub mod ledger;
@@ -24,6 +25,7 @@ pub use block::{
     Receipt, SignatureVerifier, Verdict,
 };
 pub use codec::{CodecError, Reader, Writer};
+pub use fault::{Fault, FaultKind};
 pub use genesis::{FeeSchedule, Genesis, GenesisAccount, GenesisError, GenesisValidator, ProtocolParameters};
 pub use hash::{Hash, HashParseError, blake3_digest, h, h_parts};
 pub use ledger::Ledger;

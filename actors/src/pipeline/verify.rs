@@ -135,5 +135,6 @@ fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -
                 transactions,
             })
             .collect(),
+        faults: Vec::new(),
     }
 }

@@ -171,6 +171,7 @@ impl Audit {
             round: header.leader.round,
             consensus_state_digest: self.last_commit,
             batches: batches.collect::<Result<_, _>>()?,
+            faults: Vec::new(),
         })
     }
 

@@ -101,6 +101,7 @@ impl Executor {
             round: header.leader.round,
             consensus_state_digest: commit_digest,
             batches,
+            faults: Vec::new(),
         };
         self.ledger.execute(input, &StubVerifier).map_err(|error| error.to_string())
     }

@@ -1,7 +1,8 @@
 //! Which commits become blocks, how headers and checkpoints chain, and what a ledger refuses to execute.
 
 use aurigraph_ledger::{
-    AccountIndex, Checkpoint, Genesis, GenesisError, Hash, Ledger, LedgerError, PlainHasher, PublicKey, Target,
+    AccountIndex, Checkpoint, Fault, FaultKind, Genesis, GenesisError, Hash, Ledger, LedgerError, PlainHasher,
+    PublicKey, Target,
 };
 
 use crate::world::{ACCOUNTS, GENESIS_MS, World, genesis, key, sign};
@@ -34,6 +35,22 @@ fn a_commit_without_transactions_is_a_block_only_when_the_heartbeat_is_due() {
     assert!(world.commit_batches(Vec::new()).block.is_none());
     let excluded = sign(&world.builder(9, 0).transfer(Target::Index(AccountIndex(1)), 1), 0);
     assert_eq!(world.commit(vec![excluded.into()]).header.height, 2, "excluded transactions are content");
+}
+
+#[test]
+fn a_commit_with_a_fault_is_a_block() {
+    let mut world = World::new();
+    let fault = Fault { validator: 1, epoch: 0, kind: FaultKind::Equivocation, reporter: 2, digest: Hash([7; 32]) };
+    let mut input = world.input(Vec::new());
+    input.faults = vec![fault];
+    let block = world.ledger.execute(input, &world.verifier).expect("the commit is the next one").block;
+    assert_eq!(block.map(|block| (block.header.height, block.header.transactions)), Some((1, 0)));
+    for stranger in [Fault { validator: 4, ..fault }, Fault { reporter: 4, ..fault }] {
+        let mut input = world.input(Vec::new());
+        input.faults = vec![stranger];
+        let error = world.ledger.execute(input, &world.verifier).expect_err("there are four validators");
+        assert_eq!(error, LedgerError::UnknownValidator { commit_index: 2, index: 4, count: 4 });
+    }
 }
 
 #[test]

@@ -147,6 +147,7 @@ impl World {
             round: u32::try_from(commit_index).expect("tests are short") + 2,
             consensus_state_digest: h("test-consensus", &commit_index.to_le_bytes()),
             batches,
+            faults: Vec::new(),
         }
     }
 

@@ -94,6 +94,7 @@ impl World {
             round: u32::try_from(index).unwrap() + 2,
             consensus_state_digest: digest,
             batches: vec![batch],
+            faults: Vec::new(),
         };
         let outcome = self.ledger.execute(input, &AnySignature).unwrap();
         assert_eq!(outcome.block.unwrap().transactions.len(), 1);

@@ -1,0 +1,44 @@
+//! A proven fault of a validator, as a commit hands it to execution.
+//!
+//! Only data. How evidence is found and verified is consensus's business, what a fault costs is the staking module's.
+
+use serde::{Deserialize, Serialize};
+
+use crate::hash::Hash;
+use crate::types::ValidatorIndex;
+
+/// What a validator is proven to have signed twice (consensus.md, 8.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u8)]
+pub enum FaultKind {
+    /// Two blocks of one round.
+    Equivocation = 1,
+    /// Two digests for one checkpoint.
+    ConflictingAttestation = 2,
+    /// Two digests for one commit.
+    ConflictingCommitVote = 3,
+}
+
+impl FaultKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: [Self; 3] = [Self::Equivocation, Self::ConflictingAttestation, Self::ConflictingCommitVote];
+}
+
+/// A fault whose evidence stands in a block of the commit and was verified by everybody who accepted that block.
+///
+/// Faults are a function of the commits alone: all nodes derive the same ones in the same order. The same fault may
+/// come again, from another reporter or in a later commit; execution counts the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Who is at fault: a position in the validator set of `epoch`.
+    pub validator: ValidatorIndex,
+    /// The epoch of the conflicting statements.
+    pub epoch: u64,
+    /// What was signed twice.
+    pub kind: FaultKind,
+    /// The author of the first delivered block that carries the evidence.
+    pub reporter: ValidatorIndex,
+    /// The evidence's digest, for events and for looking it up.
+    pub digest: Hash,
+}
