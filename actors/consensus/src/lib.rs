@@ -75,6 +75,8 @@ mod floor_tests;
 #[cfg(test)]
 mod fuzz;
 #[cfg(test)]
+mod historic_cluster;
+#[cfg(test)]
 mod historic_tests;
 #[cfg(test)]
 mod light_tests;
