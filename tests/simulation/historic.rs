@@ -35,3 +35,14 @@ fn h13_a_clock_that_is_an_hour_behind_breaks_no_property() {
         passes(&scenario);
     }
 }
+
+/// A clock is an hour ahead for half a second: what its validator signs later is not held to that time.
+#[test]
+fn h13_a_clock_that_was_an_hour_ahead_for_a_moment_silences_nobody() {
+    for seed in 8_110..8_113 {
+        let mut scenario = short(seed);
+        scenario.faults.push((2_000, Fault::ClockJump { node: 2, by_ms: 3_600_000, for_ms: 500 }));
+        scenario.quiet_ms = 3_000;
+        passes(&scenario);
+    }
+}

@@ -348,11 +348,26 @@ fn h13_a_clock_behind_the_parents_or_set_back_stalls_nothing() {
     parents.push(one.signed[&1].reference());
     let second = one.round(2, &parents);
     second.iter().for_each(|block| one.push(block));
-    one.now.wall_ms -= 3_600_000;
+    one.now.wall_ms -= 900;
     one.wait(600);
     assert!(one.signed.contains_key(&3), "{:?}", one.signed.keys());
     let times: Vec<TimeMs> = one.signed.values().map(|core| core.timestamp_ms).collect();
     assert!(times.windows(2).all(|pair| pair[0] <= pair[1]), "own time goes back: {times:?}");
+}
+
+/// One block was signed while the clock was an hour ahead: the next one takes the right time, or others would hold it back
+/// for an hour.
+#[test]
+fn h13_a_clock_that_was_far_ahead_does_not_bind_later_blocks() {
+    let mut one = One::new(|_| {});
+    one.now.wall_ms += 3_600_000;
+    one.connect_all();
+    assert_eq!(one.signed[&1].timestamp_ms, one.now.wall_ms);
+    one.now.wall_ms -= 3_600_000;
+    let genesis = genesis_of(&one.config);
+    one.round(1, &genesis).iter().for_each(|block| one.push(block));
+    one.wait(600);
+    assert_eq!(one.signed[&2].timestamp_ms, one.now.wall_ms);
 }
 
 /// The round was complete before the least delay had passed, and nothing happens afterwards.

@@ -340,7 +340,6 @@ impl Machine {
         }
         let carries = self.may_carry_payload(round);
         let batches = if carries { self.proposer.take_payload() } else { Vec::new() };
-        let before = self.proposer.own.as_ref().map_or(0, |own| own.block.core.timestamp_ms);
         let (commit_vote, attestation) = self.watermarks(parents.first());
         let core = BlockCore {
             version: BLOCK_VERSION,
@@ -349,7 +348,7 @@ impl Machine {
             epoch: self.config.epoch,
             round,
             author,
-            timestamp_ms: self.now.wall_ms.max(before),
+            timestamp_ms: self.block_time(),
             parents_root: parents_root(round, &parents),
             payload_root: payload_root(&batches),
             extras_root: Extras::default().root(),
@@ -366,6 +365,14 @@ impl Machine {
             }
         }
         self.ask_signature(Box::new(Unsigned { core, parents, batches }));
+    }
+
+    /// The wall clock, which does not go back by a little. A clock that was far ahead for a moment is not kept to: others
+    /// hold blocks back until their time, and this validator would be mute until then.
+    fn block_time(&self) -> TimeMs {
+        let wall = self.now.wall_ms;
+        let before = self.proposer.own.as_ref().map_or(0, |own| own.block.core.timestamp_ms);
+        if before > wall.saturating_add(self.config.pacing.max_drift_ms) { wall } else { wall.max(before) }
     }
 
     /// Newest commit and checkpoint of this node; what the own block before said already is never taken back, also where
