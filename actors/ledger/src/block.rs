@@ -324,10 +324,15 @@ pub struct ExecutedTransaction {
 /// Something that happened beside the plain effects that follow from transactions and receipts.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// The position in the block of the transaction that caused it.
+    /// The position in the block of the transaction that caused it, or [`Event::SYSTEM`].
     pub transaction: u32,
     /// What happened.
     pub kind: EventKind,
+}
+
+impl Event {
+    /// Stands for the position where no transaction caused the event; no block has as many.
+    pub const SYSTEM: u32 = u32::MAX;
 }
 
 /// The kinds of events.

@@ -13,6 +13,7 @@ use crate::genesis::{Genesis, GenesisError};
 use crate::hash::Hash;
 use crate::merkle::{receipt_tree, transaction_tree};
 use crate::module::Module;
+use crate::staking::Staking;
 use crate::state::{
     Accounts, ImportError, Imported, ResumeError, Sealed, State, StateView, StoredPage, SystemState, ViewParts,
     read_pages, state_root,
@@ -56,7 +57,7 @@ fn rules_of(genesis: &Genesis) -> Rules {
 
 /// The modules of this protocol version, in the order of their numbers.
 fn modules() -> Vec<Box<dyn Module>> {
-    Vec::new()
+    vec![Box::<Staking>::default()]
 }
 
 fn genesis_accounts(genesis: &Genesis) -> Accounts {
@@ -182,6 +183,7 @@ impl Ledger {
     ) -> Result<Self, ImportError> {
         genesis.validate()?;
         modules.sort_by_key(|module| module.id());
+        modules.iter_mut().for_each(|module| module.genesis(genesis));
         let rules = rules_of(genesis);
         let Imported { mut state, header, checkpoint } = read_pages(pages, modules)?;
         for found in [state.system.chain_id, checkpoint.chain_id] {
@@ -223,6 +225,7 @@ impl Ledger {
     ) -> Result<Self, ResumeError> {
         genesis.validate()?;
         modules.sort_by_key(|module| module.id());
+        modules.iter_mut().for_each(|module| module.genesis(genesis));
         let rules = rules_of(genesis);
         let (state, sealed) = view.resume(modules)?;
         if state.system.chain_id != rules.chain_id {
@@ -317,6 +320,7 @@ impl Ledger {
         }
         let height = self.header.height + 1;
         let mut execution = BlockExecution::new(&mut self.state, &self.rules, height, input.timestamp_ms, verifier);
+        execution.faults(&input.faults);
         for batch in batches {
             execution.batch(batch);
         }

@@ -14,6 +14,7 @@ pub mod ledger;
 pub mod merkle;
 pub mod module;
 pub mod receipt;
+pub mod staking;
 pub mod state;
 pub mod transaction;
 pub mod tree_hasher;

@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::codec::{CodecError, Reader};
+use crate::fault::Fault;
 use crate::genesis::Genesis;
 use crate::hash::Hash;
 use crate::transaction::ModuleGroup;
@@ -94,8 +95,17 @@ pub trait Module: Send + Sync {
     /// The module's number.
     fn id(&self) -> ModuleId;
 
-    /// Sets up the table at genesis.
+    /// Sets up the table at genesis; called before [`Module::restore`], too.
     fn genesis(&mut self, genesis: &Genesis);
+
+    /// Whether the table is still as genesis made it, and is to have no column for that long: neither pages nor a part
+    /// of the state root. So a module can come to a running chain and change its roots with its first change only.
+    fn is_untouched(&self) -> bool {
+        false
+    }
+
+    /// Executes the faults a commit proves, before its transactions; hands out events in a format of the module's own.
+    fn faults(&mut self, _faults: &[Fault], _emit: &mut dyn FnMut(u16, Vec<u8>)) {}
 
     /// Executes a group's operations in order. A failed operation must have no effect. Execution may stop after the
     /// first failure if `atomic`: everything will be reverted.

@@ -11,6 +11,7 @@ use crate::block::{
     CommittedBatch, Event, EventKind, Exclusion, ExclusionReason, ExecutedTransaction, PreparedTransaction, Receipt,
     SignatureVerifier, Verdict,
 };
+use crate::fault::Fault;
 use crate::genesis::{FeeSchedule, ProtocolParameters};
 use crate::hash::Hash;
 use crate::state::{Accounts, NonceState, State};
@@ -129,6 +130,20 @@ impl<'a> BlockExecution<'a> {
         verifier: &'a dyn SignatureVerifier,
     ) -> Self {
         Self { state, rules, height, timestamp_ms, verifier, scratch: Scratch::default(), out: Collected::default() }
+    }
+
+    /// Executes the faults that the commit proves.
+    pub(crate) fn faults(&mut self, faults: &[Fault]) {
+        if faults.is_empty() {
+            return;
+        }
+        for module in &mut self.state.modules {
+            let (module_id, events) = (module.id(), &mut self.out.events);
+            module.faults(faults, &mut |kind, data| {
+                let kind = EventKind::Module { module: module_id, kind, data };
+                events.push(Event { transaction: Event::SYSTEM, kind });
+            });
+        }
     }
 
     /// Executes a batch's transactions in order.

@@ -86,7 +86,7 @@ impl State {
         for (id, (pages, root)) in ids.into_iter().zip(self.accounts.roots(hasher)) {
             roots.push(ColumnRoot { column: id as u8, pages: pages as u64, root });
         }
-        for module in &mut self.modules {
+        for module in self.modules.iter_mut().filter(|module| !module.is_untouched()) {
             roots.push(ColumnRoot { column: MODULE_COLUMNS + module.id() as u8, pages: 0, root: module.root(hasher) });
         }
         let accounts = &self.accounts;
@@ -100,7 +100,12 @@ impl State {
                 accounts.keys.share_tree(),
             ],
             system,
-            modules: self.modules.iter().map(|module| (module.id(), module.pages())).collect(),
+            modules: self
+                .modules
+                .iter()
+                .filter(|module| !module.is_untouched())
+                .map(|module| (module.id(), module.pages()))
+                .collect(),
         }
     }
 }

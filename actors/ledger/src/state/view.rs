@@ -15,7 +15,8 @@ use crate::block::{Checkpoint, ExclusionReason, LedgerHeader};
 use crate::codec::CodecError;
 use crate::execute::{AccountLookup, Rules, admission};
 use crate::hash::Hash;
-use crate::module::Module;
+use crate::module::{Module, ModuleId};
+use crate::staking::StakingTable;
 use crate::state::index::AddressIndex;
 use crate::transaction::{Sender, Transaction};
 use crate::types::{AccountIndex, Address, Amount};
@@ -323,6 +324,16 @@ impl StateView {
         }))
     }
 
+    /// The table of validators' stakes at this checkpoint; nothing as long as it is as genesis made it.
+    ///
+    /// # Errors
+    /// [`ResumeError`] if the view is not of a checkpoint, or was changed in memory.
+    pub fn staking(&self) -> Result<Option<StakingTable>, ResumeError> {
+        let module = self.sealed()?.modules.iter().find(|(id, _)| *id == ModuleId::Staking);
+        let page = module.and_then(|(_, pages)| pages.first());
+        page.map(|page| StakingTable::decode(page).map_err(ResumeError::Decode)).transpose()
+    }
+
     /// The state at this checkpoint, sharing the view's pages: they are copied only where the state changes.
     pub(crate) fn resume(&self, mut modules: Vec<Box<dyn Module>>) -> Result<(State, Sealed), ResumeError> {
         let sealed = self.sealed()?;
@@ -330,6 +341,9 @@ impl StateView {
         let (system, count, key_count) = SystemState::decode(&sealed.system).map_err(ResumeError::Decode)?;
         for module in &mut modules {
             let found = sealed.modules.iter().find(|(id, _)| *id == module.id());
+            if found.is_none() && module.is_untouched() {
+                continue;
+            }
             let pages = found.map_or(&[][..], |(_, pages)| pages);
             let pages: Vec<Vec<u8>> = pages.iter().map(|page| page.to_vec()).collect();
             module.restore(&pages).map_err(ResumeError::Decode)?;

@@ -6,5 +6,6 @@ mod modules;
 mod outcomes;
 mod proofs;
 mod properties;
+mod staking;
 mod store;
 mod world;
