@@ -265,8 +265,18 @@ impl Cluster {
     /// Bytes that a running node holds in memory now.
     #[must_use]
     pub fn memory(&self, node: usize) -> u64 {
+        self.memory_line(node, "VmRSS:")
+    }
+
+    /// The most bytes that a running node has held in memory.
+    #[must_use]
+    pub fn peak_memory(&self, node: usize) -> u64 {
+        self.memory_line(node, "VmHWM:")
+    }
+
+    fn memory_line(&self, node: usize, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid(node))).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a running process");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a running process");
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1_024
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::service::{BASELINE, Calm, Quality, Scope, Search};
-use crate::steady::{Shape, SteadyLoad, target};
+use crate::steady::{Record, Shape, SteadyLoad, target};
 use crate::{Client, Cluster, Wallet, eventually};
 
 /// Every way for an actor to end.
@@ -213,16 +213,22 @@ impl Ward {
     pub async fn close(self) -> Cluster {
         let record = std::sync::Arc::clone(&self.load.record);
         let wallets = self.load.stop().await;
-        assert_eq!(record.refused(), Vec::<String>::new());
-        assert_eq!(record.undecided(), 0, "transactions are neither committed nor refused");
-        let nodes: Vec<usize> = (0..self.cluster.len()).collect();
-        self.cluster.wait_equal_tip(&nodes, Duration::from_secs(30)).await;
-        let committed = record.committed();
-        for wallet in &wallets {
-            let nonces = committed.get(&wallet.index).map_or(&[][..], Vec::as_slice);
-            nothing_lost_or_doubled(&self.cluster, &self.client, wallet, nonces, self.shape.operations).await;
-        }
+        audit(&self.cluster, &self.client, &record, &wallets, self.shape.operations).await;
         self.cluster
+    }
+}
+
+/// Checks, once a load has ended, that every transaction was decided, that nothing committed is lost or doubled, and that
+/// all nodes have the same blocks.
+pub(crate) async fn audit(cluster: &Cluster, client: &Client, record: &Record, wallets: &[Wallet], operations: u32) {
+    assert_eq!(record.refused(), Vec::<String>::new());
+    assert_eq!(record.undecided(), 0, "transactions are neither committed nor refused");
+    let nodes: Vec<usize> = (0..cluster.len()).collect();
+    cluster.wait_equal_tip(&nodes, Duration::from_secs(30)).await;
+    let committed = record.committed();
+    for wallet in wallets {
+        let nonces = committed.get(&wallet.index).map_or(&[][..], Vec::as_slice);
+        nothing_lost_or_doubled(cluster, client, wallet, nonces, operations).await;
     }
 }
 

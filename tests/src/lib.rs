@@ -12,6 +12,8 @@ pub mod cluster;
 #[cfg(feature = "processes")]
 pub mod disk;
 #[cfg(feature = "processes")]
+pub mod endurance;
+#[cfg(feature = "processes")]
 pub mod healing;
 #[cfg(feature = "processes")]
 pub mod load;

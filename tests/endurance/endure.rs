@@ -1,0 +1,143 @@
+//! The long form of `tests/endurance.rs`, with the release binary: restarts in order, deaths at random, a long absence.
+//!
+//! ```sh
+//! cargo build --release && cargo run --release -p aurigraph-testkit --example endure -- storm --minutes 10
+//! ```
+#![allow(clippy::unwrap_used)]
+
+use std::time::{Duration, Instant};
+
+use aurigraph_testkit::endurance::Endurance;
+use aurigraph_testkit::steady::Shape;
+use aurigraph_testkit::{Cluster, Options};
+
+const USAGE: &str = "endure rolling|storm|absence [--binary target/release/aurigraph] [--config four-validators.toml]
+     [--per-second 200] [--operations 100] [--rounds 3] [--minutes 10] [--seed 1] [--commits 10000]
+
+  rolling   stops and starts each node in order, --rounds times: the longest pause of commits, the time to return
+  storm     for --minutes, `kill -9` of processes and deaths of actors at random, chosen by --seed
+  absence   kills one node until the others are --commits ahead, starts it under the same load: time and memory
+  --per-second, --operations   the load over all nodes, and the transfers in each transaction
+
+Each ends with a check that nothing acknowledged is lost or doubled and that all nodes have the same newest blocks.";
+
+struct Plan {
+    what: String,
+    binary: String,
+    config: String,
+    shape: Shape,
+    rounds: usize,
+    minutes: f64,
+    seed: u64,
+    commits: u64,
+}
+
+impl Plan {
+    /// Reads the command line; none if it is not understood.
+    fn read(mut words: impl Iterator<Item = String>) -> Option<Self> {
+        let mut plan = Self {
+            what: words.next().filter(|what| ["rolling", "storm", "absence"].contains(&what.as_str()))?,
+            binary: "target/release/aurigraph".into(),
+            config: "four-validators.toml".into(),
+            shape: Shape { per_second: 200, operations: 100 },
+            rounds: 3,
+            minutes: 10.0,
+            seed: 1,
+            commits: 10_000,
+        };
+        while let Some(flag) = words.next() {
+            let value = words.next()?;
+            match flag.as_str() {
+                "--binary" => plan.binary = value,
+                "--config" => plan.config = value,
+                "--per-second" => plan.shape.per_second = value.parse().ok()?,
+                "--operations" => plan.shape.operations = value.parse().ok()?,
+                "--rounds" => plan.rounds = value.parse().ok()?,
+                "--minutes" => plan.minutes = value.parse().ok().filter(|minutes| *minutes > 0.0)?,
+                "--seed" => plan.seed = value.parse().ok()?,
+                "--commits" => plan.commits = value.parse().ok()?,
+                _ => return None,
+            }
+        }
+        Some(plan)
+    }
+}
+
+#[tokio::main]
+async fn main() {
+    let Some(plan) = Plan::read(std::env::args().skip(1)) else {
+        eprintln!("{USAGE}");
+        std::process::exit(2);
+    };
+    let cluster = Cluster::start(&plan.binary, &plan.config, Options::default()).await;
+    println!("{}: {} transactions/s of {} transfers", plan.what, plan.shape.per_second, plan.shape.operations);
+    let mut endurance = Endurance::new(cluster, plan.shape, Duration::from_secs(10)).await;
+    match plan.what.as_str() {
+        "rolling" => rolling(&mut endurance, plan.rounds).await,
+        "storm" => storm(&mut endurance, plan.seed, Duration::from_secs_f64(plan.minutes * 60.0)).await,
+        _ => absence(&mut endurance, plan.commits).await,
+    }
+    let checked = endurance.close().await;
+    println!(
+        "nothing of {checked} acknowledged transactions is lost or doubled; all nodes have the same newest blocks"
+    );
+}
+
+async fn rolling(endurance: &mut Endurance, rounds: usize) {
+    let mut worst = Duration::ZERO;
+    for round in 1..=rounds {
+        for node in 0..endurance.nodes() {
+            let (pause, back) = endurance.restart_in_order(node).await;
+            worst = worst.max(pause);
+            println!(
+                "round {round}, node {node}: longest pause {} ms, level again {} ms after its start",
+                pause.as_millis(),
+                back.as_millis()
+            );
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+    println!("longest pause of commits: {} ms", worst.as_millis());
+}
+
+async fn storm(endurance: &mut Endurance, seed: u64, lasts: Duration) {
+    println!("seed {seed}, {:.1} minutes", lasts.as_secs_f64() / 60.0);
+    let storm = endurance.storm(seed, lasts).await;
+    println!(
+        "{} processes and {} actors died; {} acknowledged so far; longest pause of commits {} ms",
+        storm.processes,
+        storm.actors,
+        endurance.acknowledged(),
+        storm.longest_pause.as_millis()
+    );
+    let [median, p95, slowest] = [50, 95, 100].map(|percent| storm.percentile(percent).as_millis());
+    println!("from start to level with the others: median {median} ms, p95 {p95} ms, slowest {slowest} ms");
+    for death in &storm.ended {
+        println!("ended its process: {death}");
+    }
+}
+
+async fn absence(endurance: &mut Endurance, commits: u64) {
+    let node = endurance.nodes() - 1;
+    endurance.kill(node);
+    let (began, from) = (Instant::now(), endurance.newest());
+    let mut told = Instant::now();
+    while endurance.newest() < from + commits {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if told.elapsed() > Duration::from_secs(30) {
+            told = Instant::now();
+            let ahead = endurance.newest() - from;
+            let rate = ahead as f64 / began.elapsed().as_secs_f64();
+            println!("{ahead} of {commits} commits ahead, {rate:.1} a second");
+        }
+    }
+    endurance.longest_pause();
+    let back = endurance.start(node).await;
+    println!(
+        "{} commits behind at its start, level after {:.1} s, at most {} MB of memory; longest pause of commits {} ms",
+        commits,
+        back.as_secs_f64(),
+        endurance.peak_memory(node) >> 20,
+        endurance.longest_pause().as_millis()
+    );
+}
