@@ -132,6 +132,9 @@ pub mod pipeline {
     pub const STAGE_MAILBOX: usize = 2 * COMMITS_UNDER_WAY;
     /// Commits that wait for the executing thread: more than may be under way, so that it never refuses.
     pub const EXECUTE_QUEUE: usize = 2 * COMMITS_UNDER_WAY;
+    /// Blocks after which the state is written to the store however short ago it was: more than the usual interval holds at
+    /// full rate, so that it matters for replays alone, and few enough to be replayed in seconds.
+    pub const BLOCKS_BETWEEN_CHECKPOINTS: u64 = 1_000;
     /// Starts of Execute from one and the same state in memory; then the store's checkpoint is loaded instead.
     pub const RESUMES_FROM_ONE_STATE: u32 = 3;
 }

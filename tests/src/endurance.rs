@@ -60,7 +60,8 @@ pub struct Endurance {
 
 /// Newest commit that a node has executed; none if it does not answer.
 async fn commits(client: &Client) -> Option<u64> {
-    tokio::time::timeout(ANSWER_WITHIN, client.get("/consensus/status")).await.ok()?.body["executedCommitIndex"].as_u64()
+    tokio::time::timeout(ANSWER_WITHIN, client.get("/consensus/status")).await.ok()?.body["executedCommitIndex"]
+        .as_u64()
 }
 
 async fn watch(client: Client, pulse: Arc<Mutex<Pulse>>, stopped: Arc<AtomicBool>) {

@@ -4,7 +4,7 @@
 //! validator's own block leaves the process, and everything written here can be executed again from them.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aurigraph_ledger::{Checkpoint, ExclusionReason, ExecutedBlock, Hash};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
@@ -13,6 +13,7 @@ use bytes::Bytes;
 use super::deliver;
 use super::mark::Mark;
 use super::messages::{ExecuteMsg, ExecutedCommit, PersistMsg, PublishMsg};
+use crate::bounds::pipeline as bounds;
 use crate::context::NodeContext;
 use crate::storage::{JournalMsg, Record, RecordKind, StoreMsg, StoredBlock, StoredTransaction};
 
@@ -41,6 +42,8 @@ pub struct State {
     store_generation: Option<u64>,
     /// When the state was last written to the store.
     written: Instant,
+    /// Blocks since then.
+    unwritten: u64,
     /// Whether a checkpoint is being written.
     writing: bool,
 }
@@ -58,6 +61,7 @@ impl Behaviour for Persist {
             checkpoint: None,
             store_generation: None,
             written: Instant::now(),
+            unwritten: 0,
             writing: false,
         })
     }
@@ -147,7 +151,9 @@ impl Persist {
     }
 
     fn checkpoint_if_due(&self, ctx: &Context<PersistMsg>, state: &mut State, executed: &ExecutedCommit) {
-        if state.writing || state.written.elapsed() < self.node.settings.checkpoint_every {
+        state.unwritten += 1;
+        let due = is_due(state.written.elapsed(), self.node.settings.checkpoint_every, state.unwritten);
+        if state.writing || !due {
             return;
         }
         // Only a state whose root was computed can be checked when it is loaded.
@@ -163,6 +169,7 @@ impl Persist {
         let Ok(answer) = asked else { return };
         state.writing = true;
         state.written = Instant::now();
+        state.unwritten = 0;
         let mouth = ctx.mouth();
         tokio::spawn(async move {
             let outcome = match answer.await {
@@ -182,6 +189,12 @@ impl Persist {
         self.node.fatal.raise(reason.clone());
         reason.into()
     }
+}
+
+/// Whether the state is to be written to the store. Time alone would let a process that never lives that long replay an
+/// ever longer log at each start: each life writes what it has replayed.
+fn is_due(elapsed: Duration, every: Duration, blocks: u64) -> bool {
+    elapsed >= every || blocks >= bounds::BLOCKS_BETWEEN_CHECKPOINTS
 }
 
 fn mark(executed: &ExecutedCommit, checkpoint: Option<(u64, Hash)>) -> Mark {
@@ -220,5 +233,18 @@ fn stored(block: &ExecutedBlock, commit_index: u64) -> StoredBlock {
         header: Bytes::from(block.header.encode()),
         batches,
         transactions,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_life_too_short_for_the_interval_still_writes_what_it_replays() {
+        let every = Duration::from_secs(30);
+        assert!(!is_due(Duration::from_secs(2), every, bounds::BLOCKS_BETWEEN_CHECKPOINTS - 1));
+        assert!(is_due(Duration::from_secs(2), every, bounds::BLOCKS_BETWEEN_CHECKPOINTS));
+        assert!(is_due(every, every, 1));
     }
 }
