@@ -10,6 +10,8 @@ mod device;
 mod hash;
 mod keccak;
 mod kem;
+#[cfg(feature = "host-kernels")]
+mod kernels;
 mod keys;
 mod mldsa;
 mod reference;
@@ -23,6 +25,8 @@ pub use kem::{
     CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Fips203, Kem, KemError, KemKeys, SharedSecret,
     random_32,
 };
+#[cfg(feature = "host-kernels")]
+pub use kernels::{HostKernels, Vote};
 pub use keys::{Seed, SignError, Signer, public_key_of, sign_with_context};
 pub use mldsa::{KeyCacheCounts, Native};
 pub use reference::Fips204;

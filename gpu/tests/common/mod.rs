@@ -15,6 +15,10 @@ pub fn back_ends() -> Vec<Box<dyn BatchVerifier>> {
     for cache_bytes in [0, FEW_KEYS] {
         all.extend(Native::avx2(cache_bytes).map(|native| Box::new(native) as _));
     }
+    #[cfg(feature = "host-kernels")]
+    for kernels in [aurigraph_gpu::HostKernels::uncached(), aurigraph_gpu::HostKernels::cached()] {
+        all.push(Box::new(kernels));
+    }
     all
 }
 
