@@ -14,7 +14,7 @@ use aurigraph_testkit::{Cluster, Options};
 const USAGE: &str = "endure rolling|storm|absence [--binary target/release/aurigraph] [--config four-validators.toml]
      [--per-second 200] [--operations 100] [--rounds 3] [--minutes 10] [--seed 1] [--commits 10000]
 
-  rolling   stops and starts each node in order, --rounds times: the longest pause of commits, the time to return
+  rolling   stops each node in order until the others have gone on, and starts it, --rounds times: the longest pause of commits, the time to return
   storm     for --minutes, `kill -9` of processes and deaths of actors at random, chosen by --seed
   absence   kills one node until the others are --commits ahead, starts it under the same load: time and memory
   --per-second, --operations   the load over all nodes, and the transfers in each transaction
@@ -102,7 +102,7 @@ async fn rolling(endurance: &mut Endurance, rounds: usize) {
 
 async fn storm(endurance: &mut Endurance, seed: u64, lasts: Duration) {
     println!("seed {seed}, {:.1} minutes", lasts.as_secs_f64() / 60.0);
-    let storm = endurance.storm(seed, lasts).await;
+    let storm = endurance.storm(seed, lasts, 1).await;
     println!(
         "{} processes and {} actors died; {} acknowledged so far; longest pause of commits {} ms",
         storm.processes,

@@ -10,6 +10,7 @@ use serde_json::json;
 use tokio::task::JoinHandle;
 
 use crate::healing::{MODES, audit};
+use crate::simulator::rng::Rng;
 use crate::steady::{Shape, SteadyLoad};
 use crate::{Client, Cluster, eventually};
 
@@ -19,26 +20,11 @@ const LOOK: Duration = Duration::from_millis(20);
 const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// A node that was started must be ready, and level with the others, within this time.
 const BACK_WITHIN: Duration = Duration::from_secs(90);
+/// Commits by which the others must go on without a node that is stopped, and the time for them.
+const GO_ON: u64 = 20;
+const GO_ON_WITHIN: Duration = Duration::from_secs(30);
 /// Commits that a node may be behind the others and yet be called level with them.
 const LEVEL: u64 = 10;
-
-/// SplitMix64: which node dies next, how, and for how long.
-#[derive(Debug)]
-struct Dice(u64);
-
-impl Dice {
-    const fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    const fn below(&mut self, bound: usize) -> usize {
-        (self.next() % bound as u64) as usize
-    }
-}
 
 /// The newest commit of any node, and the longest time that it stood still.
 #[derive(Debug)]
@@ -119,10 +105,13 @@ impl Endurance {
         self.cluster.len()
     }
 
-    /// Stops a node in order and starts it again: the longest pause of commits, and the time until it was level again.
+    /// Stops a node in order, leaves it down until the others have gone on without it, and starts it again: the longest
+    /// pause of commits, and the time until it was level again.
     pub async fn restart_in_order(&mut self, node: usize) -> (Duration, Duration) {
         self.longest_pause();
         assert_eq!(self.cluster.stop(node), Some(0), "{} did not end in order", self.cluster.name(node));
+        let (stopped, what) = (self.newest(), format!("the others go on without {}", self.cluster.name(node)));
+        eventually(&what, GO_ON_WITHIN, || async { (self.newest() > stopped + GO_ON).then_some(()) }).await;
         let back = self.start(node).await;
         (self.longest_pause(), back)
     }
@@ -155,12 +144,13 @@ impl Endurance {
     }
 
     /// For some time, ends processes and actors at random: one process, sometimes two, seldom all, for up to three
-    /// seconds; and between those deaths actors of running nodes. At the end everybody runs.
-    pub async fn storm(&mut self, seed: u64, lasts: Duration) -> Storm {
-        let mut dice = Dice(seed);
+    /// seconds; and between those deaths actors of running nodes. Goes on beyond that time until there were so many deaths of
+    /// each kind. At the end everybody runs.
+    pub async fn storm(&mut self, seed: u64, lasts: Duration, least: usize) -> Storm {
+        let mut dice = Rng::new(seed);
         let (end, mut storm) = (Instant::now() + lasts, Storm::default());
         self.longest_pause();
-        while Instant::now() < end {
+        while Instant::now() < end || storm.processes < least || storm.actors < least {
             let down = match dice.below(20) {
                 0 => self.nodes(),
                 1..=3 => 2,
@@ -173,7 +163,7 @@ impl Endurance {
                 self.fell(down, &mut dice, &mut storm).await;
             }
             storm.longest_pause = storm.longest_pause.max(self.longest_pause());
-            tokio::time::sleep(Duration::from_millis(200 + dice.below(1_500) as u64)).await;
+            tokio::time::sleep(Duration::from_millis(200 + dice.below(1_500))).await;
         }
         for node in 0..self.nodes() {
             if self.cluster.exited(node).is_some() {
@@ -187,15 +177,15 @@ impl Endurance {
     }
 
     /// Ends so many processes and starts them again one by one.
-    async fn fell(&mut self, down: usize, dice: &mut Dice, storm: &mut Storm) {
-        let first = dice.below(self.nodes());
+    async fn fell(&mut self, down: usize, dice: &mut Rng, storm: &mut Storm) {
+        let first = dice.index(self.nodes());
         let nodes: Vec<usize> = (0..down).map(|more| (first + more) % self.nodes()).collect();
         for node in &nodes {
             // It may have ended by itself with an actor that has used up its restarts.
             self.cluster.kill(*node);
         }
         storm.processes += down;
-        tokio::time::sleep(Duration::from_millis(dice.below(3_000) as u64)).await;
+        tokio::time::sleep(Duration::from_millis(dice.below(3_000))).await;
         let started = Instant::now();
         for node in &nodes {
             self.cluster.launch(*node, false);
@@ -208,8 +198,8 @@ impl Endurance {
     }
 
     /// Kills an actor of a running node; false if the node would not.
-    async fn strike(&mut self, dice: &mut Dice, storm: &mut Storm) -> bool {
-        let node = dice.below(self.nodes());
+    async fn strike(&mut self, dice: &mut Rng, storm: &mut Storm) -> bool {
+        let node = dice.index(self.nodes());
         let client = self.cluster.client(node);
         let actors = client.get("/system/actors").await.body;
         let actors = actors["actors"].as_array().cloned().unwrap_or_default();
@@ -219,7 +209,7 @@ impl Endurance {
         if children.is_empty() {
             return false;
         }
-        let (name, mode) = (children[dice.below(children.len())], MODES[dice.below(MODES.len())]);
+        let (name, mode) = (children[dice.index(children.len())], MODES[dice.index(MODES.len())]);
         let path = format!("/system/actors/{}/kill", name.replace('/', "%2F"));
         let token = self.cluster.admin_token();
         let answer = client.post(&path, Some(&token), &json!({ "mode": mode })).await;

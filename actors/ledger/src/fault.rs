@@ -25,7 +25,8 @@ impl FaultKind {
     pub const ALL: [Self; 3] = [Self::Equivocation, Self::ConflictingAttestation, Self::ConflictingCommitVote];
 }
 
-/// A fault whose evidence stands in a block of the commit and was verified by everybody who accepted that block.
+/// A fault whose evidence stands in a block of the commit. Acceptance does not check the signatures of evidence: whoever
+/// makes the [`crate::CommitInput`] does, and leaves out what does not verify.
 ///
 /// Faults are a function of the commits alone: all nodes derive the same ones in the same order. The same fault may
 /// come again, from another reporter or in a later commit; execution counts the first.

@@ -19,7 +19,7 @@ mod faults;
 mod network;
 mod node;
 mod puppet;
-mod rng;
+pub(crate) mod rng;
 mod scenario;
 mod trace;
 mod workload;

@@ -1,4 +1,4 @@
-//! The only source of randomness: SplitMix64 from one seed.
+//! The only source of randomness, of the simulator and of the storms of `endurance`: SplitMix64 from one seed.
 
 /// A seeded generator.
 #[derive(Debug, Clone)]
