@@ -51,7 +51,8 @@ fn malformed_lengths_are_invalid_with_all_back_ends() {
 }
 
 /// FIPS 204 allows the bound's last value and refuses the next, in both directions; no back-end may be off by one. The
-/// signatures are invalid all the same, so this only shows that nobody panics and that the verdicts are equal.
+/// signatures are invalid all the same, so this only shows that nobody panics and that the verdicts are equal; `forged.rs`
+/// has signatures that the bound alone refuses.
 #[test]
 fn coefficients_at_the_edges_of_their_range_get_one_verdict() {
     let (mut random, back_ends) = (Random(4), back_ends());
