@@ -8,6 +8,7 @@ use aurigraph_ledger::hash::Hash;
 use crate::block::{Block, BlockCore, Evidence};
 use crate::committer::{Decided, Decision};
 use crate::config::CORE_LEN;
+use crate::epoch::DeliveredBlock;
 use crate::event::{Alarm, Effect, HaltReason, Offence};
 use crate::flush::Flush;
 use crate::machine::{Checking, Machine};
@@ -26,6 +27,10 @@ const FIRST_SEEN_ROUNDS: usize = 4;
 impl Machine {
     /// A peer pushes a block, which must be its own.
     pub(crate) fn on_pushed(&mut self, peer: AuthorIdx, bytes: &[u8]) {
+        let early = bytes.get(..CORE_LEN).and_then(|bytes| BlockCore::decode(bytes).ok());
+        if early.is_some_and(|core| self.is_other_epoch(peer, &core, bytes)) {
+            return;
+        }
         let Some(core) = self.parse_core(peer, bytes) else { return };
         if core.author != peer {
             self.charge(peer, Offence::Unrequested);
@@ -115,6 +120,7 @@ impl Machine {
         match self.checking.remove(&ticket) {
             None => {}
             Some(Checking::Probe { peer, block }) => self.on_probe_checked(peer, block, ok),
+            Some(Checking::EpochCert { peer }) => self.on_epoch_cert_checked(peer, ok),
             Some(Checking::Proof { peer, nonce, round }) => self.on_proof_checked(peer, nonce, round, ok),
             Some(Checking::Block { incoming, requested }) => {
                 let reference = incoming.reference;
@@ -360,7 +366,7 @@ impl Machine {
 
     /// Decides, flushes, delivers and collects garbage until nothing more follows.
     pub(crate) fn try_commit(&mut self) {
-        while !self.halted {
+        while !self.halted && self.closed_at().is_none() {
             if let Err(reason) = self.committer.decide(&self.store) {
                 self.halt(reason);
                 return;
@@ -390,11 +396,12 @@ impl Machine {
     fn commit(&mut self, decided: Decided, leader: BlockRef) {
         let digest = self.schedule.digest();
         let flushed = self.linearizer.apply(&self.ctx.committee, &self.store, decided.slot, leader, digest);
-        let flush = match flushed {
+        let mut flush = match flushed {
             Ok(flush) => flush,
             Err(reason) => return self.halt(reason),
         };
         self.follow_schedule(&flush, leader.round);
+        self.follow_epoch(&mut flush);
         let commit = flush.commit.clone();
         let reference = self.linearizer.last_ref();
         self.note_recent_commit(reference);
@@ -421,6 +428,21 @@ impl Machine {
         }
         self.compare_range(&flush.commit.header);
         self.collect_garbage(self.linearizer.gc_round());
+    }
+
+    /// Counts a commit for the epoch, while its blocks are in the store: it may be the last.
+    fn follow_epoch(&mut self, flush: &mut Flush) {
+        let (header, store) = (&flush.commit.header, &self.store);
+        let first = flush.commit.blocks.iter().map(|b| b.block).filter(|block| !flush.twins.contains(block));
+        let blocks = first.filter_map(|block| {
+            let supports = store.get(&block)?.block.core.supports;
+            Some(DeliveredBlock { author: block.author, round: block.round, supports })
+        });
+        let commit = (header.index, header.timestamp_ms);
+        let end = self.tally.on_commit(&self.config, &self.ctx.committee, commit, blocks);
+        if end.is_some() {
+            Arc::make_mut(&mut flush.commit).epoch_end = end;
+        }
     }
 
     /// Counts a commit for the schedule, while its blocks are in the store. After the last commit of a window nothing is

@@ -108,7 +108,9 @@ impl Machine {
             if self.config.own == Some(author) { own } else { self.peers[usize::from(author)].claimed_commit }
         };
         let claims = self.ctx.committee.authors().map(|author| (claim(author), author)).collect();
-        highest_with(&self.ctx.committee, claims, self.ctx.committee.validity())
+        let claimed = highest_with(&self.ctx.committee, claims, self.ctx.committee.validity());
+        // Commits of later epochs are none of this machine's.
+        self.closing.last_commit().map_or(claimed, |last| claimed.min(last.index))
     }
 
     /// Starts, drives and ends catch-up.
@@ -118,8 +120,17 @@ impl Machine {
         }
         let (own, target) = (self.linearizer.last_ref().index, self.claimed_index());
         let now = self.now.mono_ms;
+        if self.closed_at().is_some() {
+            if self.catch_up.active {
+                self.leave_catch_up();
+            }
+            return;
+        }
         if !self.catch_up.active {
-            let far = target > own.saturating_add(self.config.limits.catch_up_enter);
+            // When the others are in a later epoch nobody pushes what is missing of this one.
+            let over = self.closing.last_commit().is_some();
+            let limits = self.config.limits;
+            let far = target > own.saturating_add(if over { limits.catch_up_leave } else { limits.catch_up_enter });
             if far && now >= self.catch_up.pause_until_ms {
                 self.enter_catch_up();
             }
@@ -245,6 +256,7 @@ impl Machine {
             let header = &commit.header;
             let listed = usize::try_from(header.block_count).is_ok_and(|count| count == commit.blocks.len());
             if header.index != index
+                || header.epoch != self.config.epoch
                 || previous.is_some_and(|digest| digest != header.prev_digest)
                 || !listed
                 || header.blocks_root != blocks_root(commit.blocks.iter())

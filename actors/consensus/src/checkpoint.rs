@@ -124,6 +124,12 @@ impl Checkpoints {
         self.divergence = self.divergence.or(divergence);
     }
 
+    /// The cores that attest this checkpoint, by author.
+    pub(crate) fn attesting(&self, checkpoint: CkptRef) -> impl Iterator<Item = SignedCore> + '_ {
+        let of = move |attested: &BTreeMap<u64, SignedCore>| attested.get(&checkpoint.seq).cloned();
+        self.attested.values().filter_map(of).filter(move |signed| signed.core.attestation == checkpoint)
+    }
+
     fn note_own(&mut self, checkpoint: CkptRef) {
         if checkpoint.seq == 0 || self.own.contains_key(&checkpoint.seq) {
             return;

@@ -10,6 +10,7 @@ use crate::block::Block;
 use crate::certificate::Certificate;
 use crate::commit::Commit;
 use crate::config::Config;
+use crate::epoch::EpochCert;
 use crate::event::{Alarm, Effect, Event};
 use crate::machine::{Machine, Recovery};
 use crate::message::{CommitRange, Lane, Message, encode_block};
@@ -42,8 +43,8 @@ fn twin_of(pushed: &[u8]) -> Vec<u8> {
 /// An answer to a probe, or its proof, with a round that is far too high.
 fn inflated(bytes: &[u8]) -> Vec<u8> {
     match Message::decode(bytes) {
-        Ok(Message::ProbeReply { nonce, commit_index, round, newest }) => {
-            Message::ProbeReply { nonce, commit_index, round: round.map(|round| round + 1_000), newest }.encode()
+        Ok(Message::ProbeReply { epoch, nonce, commit_index, round, newest }) => {
+            Message::ProbeReply { epoch, nonce, commit_index, round: round.map(|round| round + 1_000), newest }.encode()
         }
         Ok(Message::ProofReply(mut proof)) => {
             proof.round += 1_000;
@@ -70,8 +71,17 @@ pub(crate) struct Node {
     pub(crate) alarms: Vec<Alarm>,
     pub(crate) certificates: Vec<Certificate>,
     pub(crate) evidence: usize,
-    pub(crate) sent_rounds: BTreeMap<u32, Hash>,
+    pub(crate) sent_rounds: BTreeMap<(u64, u32), Hash>,
     pub(crate) snapshot: Option<(ConsensusSnapshot, usize)>,
+}
+
+/// What comes to a node.
+enum Item {
+    Event(Event),
+    /// A message of a node, whose index is that in the epoch of the receiver when it comes.
+    From(usize, Vec<u8>),
+    Up(usize),
+    Down(usize),
 }
 
 pub(crate) struct Cluster {
@@ -85,7 +95,7 @@ pub(crate) struct Cluster {
     pub(crate) sync_ms: TimeMs,
     /// Pairs that cannot talk.
     pub(crate) cut: BTreeSet<(usize, usize)>,
-    queue: BTreeMap<(TimeMs, u64), (usize, u32, Event)>,
+    queue: BTreeMap<(TimeMs, u64), (usize, u32, Item)>,
     sequence: u64,
     /// Index to digest: what the first node that delivered it had.
     pub(crate) agreed: BTreeMap<u64, Hash>,
@@ -101,7 +111,23 @@ pub(crate) struct Cluster {
     /// Nobody reports progress of execution.
     pub(crate) execution_stalls: bool,
     /// Digest of the leader schedule by decided slot: what the first node that got there had.
-    schedules: BTreeMap<(u32, u16), Hash>,
+    schedules: BTreeMap<(u64, u32, u16), Hash>,
+    /// Nodes and stakes of each epoch that was reached, by author.
+    pub(crate) sets: BTreeMap<u64, Vec<(usize, Stake)>>,
+    /// Sets that differ from the one before.
+    pub(crate) plan: BTreeMap<u64, Vec<(usize, Stake)>>,
+    /// What the first node that got there certified as the end of each epoch.
+    pub(crate) ends: BTreeMap<u64, EpochCert>,
+    /// The last commits of epochs.
+    last_commits: BTreeSet<u64>,
+    /// Newest protocol version of each node that is not of the default one.
+    pub(crate) supports: BTreeMap<usize, u16>,
+    /// Nodes that have stopped, with the reason.
+    pub(crate) halted: BTreeMap<usize, String>,
+    /// A node may halt.
+    pub(crate) may_halt: bool,
+    /// Own indices see no epoch certificates from peers.
+    pub(crate) lose_certs: bool,
     /// Every so many commits are a checkpoint.
     pub(crate) checkpoint_every: Option<u64>,
     /// These nodes execute wrongly from this commit on.
@@ -115,26 +141,9 @@ impl Cluster {
     pub(crate) fn new(stakes: &[Stake], seed: u64) -> Self {
         let mut config = Config::new(h("chain", b"test"), h("seed", b"test"), stakes.to_vec(), None);
         config.limits.max_unexecuted = 1_000_000;
-        let node = || Node {
-            machine: None,
-            life: 0,
-            log: Vec::new(),
-            synced: 0,
-            syncing: BTreeMap::new(),
-            blocks: BTreeMap::new(),
-            batches: BTreeMap::new(),
-            delivered: BTreeMap::new(),
-            life_delivered: Vec::new(),
-            executed: 0,
-            alarms: Vec::new(),
-            certificates: Vec::new(),
-            evidence: 0,
-            sent_rounds: BTreeMap::new(),
-            snapshot: None,
-        };
         Self {
             config,
-            nodes: stakes.iter().map(|_| node()).collect(),
+            nodes: stakes.iter().map(|_| Self::node()).collect(),
             rng: Rng(seed),
             time: 1_000,
             drop_percent: 0,
@@ -151,6 +160,14 @@ impl Cluster {
             liar: None,
             execution_stalls: false,
             schedules: BTreeMap::new(),
+            sets: BTreeMap::from([(0, stakes.iter().copied().enumerate().collect())]),
+            plan: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            last_commits: BTreeSet::new(),
+            supports: BTreeMap::new(),
+            halted: BTreeMap::new(),
+            may_halt: false,
+            lose_certs: false,
             checkpoint_every: None,
             corrupted: BTreeMap::new(),
             record_traffic: false,
@@ -158,13 +175,70 @@ impl Cluster {
         }
     }
 
+    fn node() -> Node {
+        Node {
+            machine: None,
+            life: 0,
+            log: Vec::new(),
+            synced: 0,
+            syncing: BTreeMap::new(),
+            blocks: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            life_delivered: Vec::new(),
+            executed: 0,
+            alarms: Vec::new(),
+            certificates: Vec::new(),
+            evidence: 0,
+            sent_rounds: BTreeMap::new(),
+            snapshot: None,
+        }
+    }
+
     pub(crate) fn now(&self) -> Now {
         Now { mono_ms: self.time, wall_ms: WALL_START + self.time }
     }
 
+    /// Of the first epoch.
     pub(crate) fn config_of(&self, node: usize) -> Config {
-        let own = Some(u16::try_from(node).expect("few"));
-        Config { own, ..self.config.clone() }
+        let supports = self.supports.get(&node).copied().unwrap_or(self.config.supports);
+        Config { own: self.own_of(0, node), supports, ..self.config.clone() }
+    }
+
+    /// A node that is no validator of the first epoch.
+    pub(crate) fn add_observer(&mut self) -> usize {
+        self.nodes.push(Self::node());
+        self.nodes.len() - 1
+    }
+
+    fn set_of(&mut self, epoch: u64) -> Vec<(usize, Stake)> {
+        if !self.sets.contains_key(&epoch) {
+            let set = self.plan.get(&epoch).unwrap_or(&self.sets[&(epoch - 1)]).clone();
+            self.sets.insert(epoch, set);
+        }
+        self.sets[&epoch].clone()
+    }
+
+    fn own_of(&self, epoch: u64, node: usize) -> Option<AuthorIdx> {
+        let at = self.sets[&epoch].iter().position(|(member, _)| *member == node)?;
+        Some(u16::try_from(at).expect("few"))
+    }
+
+    /// The epoch that a node's machine is in.
+    pub(crate) fn epoch(&self, node: usize) -> u64 {
+        self.nodes[node].machine.as_ref().map_or(0, |machine| machine.config().epoch)
+    }
+
+    /// How a node calls another: observers come after the validators.
+    fn index_at(&self, node: usize, other: usize) -> AuthorIdx {
+        let epoch = self.epoch(node);
+        let observer = || u16::try_from(self.sets[&epoch].len() + other).expect("few");
+        self.own_of(epoch, other).unwrap_or_else(observer)
+    }
+
+    fn node_at(&self, node: usize, index: AuthorIdx) -> usize {
+        let set = &self.sets[&self.epoch(node)];
+        set.get(usize::from(index)).map_or_else(|| usize::from(index) - set.len(), |(member, _)| *member)
     }
 
     /// Starts a node in a fresh directory.
@@ -192,8 +266,7 @@ impl Cluster {
         state.life += 1;
         for other in 0..self.nodes.len() {
             if self.nodes[other].machine.is_some() {
-                let peer = u16::try_from(node).expect("few");
-                self.push(other, 0, Event::PeerDown { peer });
+                self.push_item(other, 0, Item::Down(node));
             }
         }
     }
@@ -231,16 +304,27 @@ impl Cluster {
     pub(crate) fn restart(&mut self, node: usize) {
         let now = self.now();
         let state = &self.nodes[node];
-        let records: Vec<Record> =
+        let mut records: Vec<Record> =
             state.log.iter().map(|bytes| Record::decode(bytes).expect("own records decode")).collect();
         let used = self.use_snapshots.then(|| state.snapshot.clone()).flatten();
         let used = used.filter(|(_, position)| *position <= records.len());
+        let mut config = self.config_of(node);
+        let starts = |record: &Record| matches!(record, Record::EpochStart(_));
+        if let Some(at) = records.iter().rposition(starts)
+            && let Record::EpochStart(start) = &records[at]
+        {
+            let set = &self.sets[&start.epoch];
+            config = config.at(start, set.iter().map(|(_, stake)| *stake).collect(), self.own_of(start.epoch, node));
+            records.drain(..at);
+        }
+        let used = used.filter(|(snapshot, _)| snapshot.epoch == config.epoch);
         let recovery = Recovery {
             snapshot: used.map(|(snapshot, _)| snapshot),
             executed_index: state.executed,
+            checkpoint: self.checkpoint_of(node, state.executed),
             ..Recovery::default()
         };
-        let (machine, effects) = Machine::recover(self.config_of(node), now, recovery, records).expect("recovers");
+        let (machine, effects) = Machine::recover(config, now, recovery, records).expect("recovers");
         self.install(node, machine, effects);
     }
 
@@ -252,12 +336,15 @@ impl Cluster {
         self.execute(node, effects);
         for other in 0..self.nodes.len() {
             if other != node && self.nodes[other].machine.is_some() {
-                let (a, b) = (u16::try_from(node).expect("few"), u16::try_from(other).expect("few"));
                 let other_life = self.nodes[other].life;
-                self.push_life(node, life, 2, Event::PeerUp { peer: b });
-                self.push_life(other, other_life, 2, Event::PeerUp { peer: a });
+                self.push_life(node, life, 2, Item::Up(other));
+                self.push_life(other, other_life, 2, Item::Up(node));
             }
         }
+        self.tell_undelivered(node);
+    }
+
+    fn tell_undelivered(&mut self, node: usize) {
         // The driver tells again of own batches that are not delivered.
         let sealed: Vec<(Hash, u32)> = self.nodes[node].batches.iter().map(|(d, l)| (*d, *l)).collect();
         let done: BTreeSet<Hash> =
@@ -271,13 +358,17 @@ impl Cluster {
     }
 
     pub(crate) fn push(&mut self, node: usize, delay: TimeMs, event: Event) {
-        let life = self.nodes[node].life;
-        self.push_life(node, life, delay, event);
+        self.push_item(node, delay, Item::Event(event));
     }
 
-    fn push_life(&mut self, node: usize, life: u32, delay: TimeMs, event: Event) {
+    fn push_item(&mut self, node: usize, delay: TimeMs, item: Item) {
+        let life = self.nodes[node].life;
+        self.push_life(node, life, delay, item);
+    }
+
+    fn push_life(&mut self, node: usize, life: u32, delay: TimeMs, item: Item) {
         self.sequence += 1;
-        self.queue.insert((self.time + delay, self.sequence), (node, life, event));
+        self.queue.insert((self.time + delay, self.sequence), (node, life, item));
     }
 
     /// A client's batch at a node; the body is at once with everybody who can be reached.
@@ -292,9 +383,9 @@ impl Cluster {
     pub(crate) fn run_for(&mut self, duration: TimeMs) {
         let end = self.time + duration;
         while let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= end) {
-            let ((time, _), (node, life, event)) = entry.remove_entry();
+            let ((time, _), (node, life, item)) = entry.remove_entry();
             self.time = time;
-            self.deliver(node, life, event);
+            self.deliver(node, life, item);
         }
         self.time = end;
     }
@@ -320,10 +411,16 @@ impl Cluster {
         self.nodes.iter().enumerate().map(line).collect()
     }
 
-    fn deliver(&mut self, node: usize, life: u32, event: Event) {
-        if self.nodes[node].life != life {
+    fn deliver(&mut self, node: usize, life: u32, item: Item) {
+        if self.nodes[node].life != life || self.nodes[node].machine.is_none() {
             return;
         }
+        let event = match item {
+            Item::Event(event) => event,
+            Item::From(from, bytes) => Event::Received { peer: self.index_at(node, from), bytes },
+            Item::Up(other) => Event::PeerUp { peer: self.index_at(node, other) },
+            Item::Down(other) => Event::PeerDown { peer: self.index_at(node, other) },
+        };
         self.steps += 1;
         if let Event::Durable { lsn } = &event {
             let state = &mut self.nodes[node];
@@ -341,18 +438,59 @@ impl Cluster {
     /// The schedule's state is a function of the decided slots, also after a restart.
     fn check_schedule(&mut self, machine: &Machine) {
         let (slot, digest) = (machine.last_decided().position(), machine.schedule().digest());
-        let agreed = *self.schedules.entry(slot).or_insert(digest);
+        let agreed = *self.schedules.entry((machine.config().epoch, slot.0, slot.1)).or_insert(digest);
         assert_eq!(agreed, digest, "{:?} has another leader schedule after {slot:?}", machine.config().own);
     }
 
     pub(crate) fn execute(&mut self, node: usize, effects: Vec<Effect>) {
+        let mut ended = None;
         for effect in effects {
-            self.execute_one(node, effect);
+            match effect {
+                Effect::EpochEnded(cert) => ended = Some(cert),
+                other => self.execute_one(node, other),
+            }
+        }
+        if let Some(cert) = ended {
+            self.next_epoch(node, &cert);
         }
     }
 
+    /// What a driver does at the end of an epoch.
+    fn next_epoch(&mut self, node: usize, cert: &EpochCert) {
+        let agreed = self.ends.entry(cert.epoch).or_insert_with(|| cert.clone());
+        let same = (agreed.commit, agreed.checkpoint) == (cert.commit, cert.checkpoint);
+        assert!(same, "node {node} has another end of epoch {}", cert.epoch);
+        assert!(self.has_durable_cert(node, cert.epoch), "node {node} tells of a certificate that is not durable");
+        assert!(self.last_commits.contains(&cert.commit.index));
+        let set = self.set_of(cert.epoch + 1);
+        let held: Vec<_> = self.nodes[node].machine.as_mut().expect("up").take_held();
+        for (peer, bytes) in held {
+            let from = self.node_at(node, peer);
+            self.push_item(node, 0, Item::From(from, bytes));
+        }
+        let own = self.own_of(cert.epoch + 1, node);
+        let machine = self.nodes[node].machine.as_ref().expect("up");
+        let start = machine.next_start(vec![7; 3]).expect("has ended");
+        let config = machine.config().at(&start, set.into_iter().map(|(_, stake)| stake).collect(), own);
+        let (machine, effects) = machine.next_epoch(config, &start, self.now()).expect("the next epoch starts");
+        self.nodes[node].machine = Some(machine);
+        self.execute(node, effects);
+        for other in 0..self.nodes.len() {
+            if other != node && self.nodes[other].machine.is_some() {
+                self.push_item(node, 0, Item::Up(other));
+            }
+        }
+        self.tell_undelivered(node);
+    }
+
+    fn has_durable_cert(&self, node: usize, epoch: u64) -> bool {
+        let state = &self.nodes[node];
+        state.log[..state.synced]
+            .iter()
+            .any(|bytes| matches!(Record::decode(bytes), Ok(Record::EpochCert(cert)) if cert.epoch == epoch))
+    }
+
     fn execute_one(&mut self, node: usize, effect: Effect) {
-        let own = u16::try_from(node).expect("few");
         match effect {
             Effect::VerifySig { ticket, author, digest, signature } => {
                 let ok = signature == stub_signature(author, &digest);
@@ -360,6 +498,9 @@ impl Cluster {
                 self.push(node, delay, Event::SigChecked { ticket, ok });
             }
             Effect::Sign { ticket, core } => {
+                let before = core.epoch.checked_sub(1);
+                assert!(before.is_none_or(|epoch| self.has_durable_cert(node, epoch)), "node {node} signs too early");
+                assert_eq!(self.own_of(core.epoch, node), Some(core.author));
                 let signature = stub_signature(core.author, &core.digest());
                 self.push(node, 1, Event::Signed { ticket, signature });
             }
@@ -377,20 +518,21 @@ impl Cluster {
                 }
             }
             Effect::Broadcast { block, bytes } => {
-                let before = self.nodes[node].sent_rounds.insert(block.round, block.digest);
+                let epoch = self.epoch(node);
+                let before = self.nodes[node].sent_rounds.insert((epoch, block.round), block.digest);
                 assert!(before.is_none_or(|digest| digest == block.digest), "node {node} equivocates at {block:?}");
                 self.broadcast(node, &bytes);
             }
             Effect::Send { to, lane, bytes } => {
                 assert!(lane == Lane::Bulk || bytes.len() <= 256 * 1024, "too large for the control lane");
                 let bytes = if self.liar == Some(node) { inflated(&bytes) } else { bytes.to_vec() };
-                self.transmit(node, usize::from(to), bytes);
+                self.transmit(node, self.node_at(node, to), bytes);
             }
             Effect::FetchBatches { batches, candidates } => self.fetch_batches(node, &batches, &candidates),
             Effect::ServeBlocks { to, request, commit_index, refs } => {
                 let blocks = refs.iter().filter_map(|block| self.logged_block(node, block)).take(40).collect();
                 let reply = Message::FetchReply { request, commit_index, blocks };
-                self.transmit(node, usize::from(to), reply.encode());
+                self.transmit(node, self.node_at(node, to), reply.encode());
             }
             Effect::ServeCommits { to, request, commit_index, from, count } => {
                 let mut range = CommitRange::new(request, commit_index);
@@ -403,8 +545,18 @@ impl Cluster {
                         break;
                     }
                 }
-                self.transmit(node, usize::from(to), Message::CommitRangeReply(range).encode());
+                self.transmit(node, self.node_at(node, to), Message::CommitRangeReply(range).encode());
             }
+            Effect::ServeEpochCert { to, epoch } => {
+                let logged = self.nodes[node].log.iter().find_map(|bytes| match Record::decode(bytes) {
+                    Ok(Record::EpochCert(cert)) if cert.epoch == epoch => Some(cert),
+                    _ => None,
+                });
+                if let Some(cert) = logged.filter(|_| !self.lose_certs) {
+                    self.transmit(node, self.node_at(node, to), Message::EpochCert((*cert).clone()).encode());
+                }
+            }
+            Effect::EpochEnded(_) => unreachable!("handled after the others"),
             Effect::Deliver { commit } => self.on_deliver(node, commit),
             Effect::SetTimer { at_mono_ms } => {
                 let delay = at_mono_ms.saturating_sub(self.time);
@@ -413,18 +565,22 @@ impl Cluster {
             Effect::Evidence(evidence) => {
                 assert!(evidence.is_well_formed());
                 let guilty = self.equivocator == Some(node);
-                assert!(guilty || evidence.a.core.author != own, "evidence against oneself");
+                let own = self.own_of(evidence.a.core.epoch, node);
+                assert!(guilty || Some(evidence.a.core.author) != own, "evidence against oneself");
                 self.nodes[node].evidence += 1;
             }
             Effect::Charge { peer, offence } => {
                 assert!(
-                    self.equivocator.is_some() || self.liar == Some(usize::from(peer)),
+                    self.equivocator.is_some() || self.liar == Some(self.node_at(node, peer)),
                     "node {node} charges {peer} with {offence:?}"
                 );
             }
             Effect::Alarm(alarm) => self.nodes[node].alarms.push(alarm),
             Effect::Certified(certificate) => self.nodes[node].certificates.push(*certificate),
-            Effect::Halt(reason) => panic!("node {node} halts: {reason}"),
+            Effect::Halt(reason) => {
+                assert!(self.may_halt, "node {node} halts: {reason}");
+                self.halted.insert(node, reason.to_string());
+            }
         }
     }
 
@@ -449,6 +605,10 @@ impl Cluster {
         let expected = state.life_delivered.last().copied().unwrap_or(state.executed) + 1;
         assert_eq!(index, expected, "node {node} delivers in order, once");
         state.life_delivered.push(index);
+        if commit.epoch_end.is_some() {
+            self.last_commits.insert(index);
+        }
+        let state = &mut self.nodes[node];
         if let Some(before) = state.delivered.insert(index, commit.clone()) {
             assert_eq!(before, commit, "delivered again with the same content");
         }
@@ -464,9 +624,11 @@ impl Cluster {
 
     /// The newest checkpoint at a commit: a wrong state stays wrong, and differs from everybody else's.
     fn checkpoint_of(&self, node: usize, index: u64) -> Option<CkptRef> {
-        let every = self.checkpoint_every?;
-        let seq = index / every;
-        let wrong = self.corrupted.get(&node).is_some_and(|from| seq * every >= *from);
+        let every = self.checkpoint_every.unwrap_or(u64::MAX);
+        let ends = self.last_commits.range(..=index);
+        let seq = index / every + u64::try_from(ends.clone().filter(|end| *end % every > 0).count()).expect("few");
+        let at = ends.copied().max().unwrap_or(0).max(index / every * every);
+        let wrong = self.corrupted.get(&node).is_some_and(|from| at >= *from);
         let name = format!("checkpoint {seq}{}", if wrong { format!(" of {node}") } else { String::new() });
         (seq > 0).then(|| CkptRef { seq, digest: h("checkpoint", name.as_bytes()) })
     }
@@ -478,7 +640,7 @@ impl Cluster {
     fn fetch_batches(&mut self, node: usize, batches: &[BatchRef], candidates: &[AuthorIdx]) {
         for batch in batches {
             let own = self.nodes[node].batches.contains_key(&batch.digest);
-            let holder = candidates.iter().map(|c| usize::from(*c)).find(|c| {
+            let holder = candidates.iter().map(|c| self.node_at(node, *c)).find(|c| {
                 self.nodes[*c].machine.is_some()
                     && !self.is_cut(node, *c)
                     && self.nodes[*c].batches.contains_key(&batch.digest)
@@ -507,8 +669,7 @@ impl Cluster {
         }
         let (low, high) = self.latency;
         let delay = low + self.rng.next() % (high - low + 1);
-        let peer = u16::try_from(from).expect("few");
-        self.push(to, delay, Event::Received { peer, bytes });
+        self.push_item(to, delay, Item::From(from, bytes));
     }
 
     pub(crate) fn commits(&self, node: usize) -> u64 {
@@ -532,13 +693,16 @@ impl Cluster {
         for bytes in &self.nodes[node].log {
             if let Record::Block(block) | Record::OwnBlock(block) = Record::decode(bytes).expect("decodes") {
                 let block = Block::decode(&block).expect("decodes");
-                oracle.insert(block.reference(), &block.parents);
+                if block.core.epoch == machine.config().epoch {
+                    oracle.insert(block.reference(), &block.parents);
+                }
             }
         }
         let schedule = machine.schedule();
         let candidates = |round| schedule.candidates(machine.committee(), round);
         let expected = oracle.follow(schedule.rules(), &candidates).commits;
-        let delivered: Vec<_> = self.nodes[node].delivered.values().collect();
+        let of_epoch = |commit: &&Arc<Commit>| commit.header.epoch == machine.config().epoch;
+        let delivered: Vec<_> = self.nodes[node].delivered.values().filter(of_epoch).collect();
         assert!(expected.len() >= delivered.len(), "node {node} has more commits than the oracle");
         for (commit, expected) in delivered.into_iter().zip(expected) {
             let mut blocks: Vec<BlockRef> = commit.blocks.iter().map(|b| b.block).collect();

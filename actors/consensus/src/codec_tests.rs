@@ -6,12 +6,13 @@ use aurigraph_ledger::hash::{Hash, h};
 use crate::block::{Block, BlockCore, Evidence};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, blocks_root};
 use crate::config::{CORE_LEN, Config, MAX_BLOCK_BYTES, MAX_RANGE_BLOCK_BYTES, SIGNED_CORE_LEN};
+use crate::epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
 use crate::message::{CommitRange, Message, RoundProof};
 use crate::record::Record;
 use crate::reputation::{Reputation, Table};
 use crate::snapshot::ConsensusSnapshot;
 use crate::testing::{Rng, genesis_of, reseal, sealed_block};
-use crate::types::{BatchRef, BlockRef, LeaderSlot, SIGNATURE_LEN, Slot};
+use crate::types::{BatchRef, BlockRef, CkptRef, CommitRef, LeaderSlot, SIGNATURE_LEN, Slot};
 
 fn config() -> Config {
     Config::new(Hash([1; 32]), Hash([2; 32]), vec![1; 4], None)
@@ -49,7 +50,7 @@ fn commit() -> Commit {
         schedule_digest: Hash([6; 32]),
         last_decided: LeaderSlot { round: 8, offset: 0, author: 0 },
     };
-    Commit { header, blocks }
+    Commit { header, blocks, epoch_end: Some(EpochEnd { delivered: vec![5, 0, 1 << 40, 2], version: 2 }) }
 }
 
 fn snapshot() -> ConsensusSnapshot {
@@ -72,7 +73,24 @@ fn snapshot() -> ConsensusSnapshot {
             equivocators: [1].into(),
             leaders: [BlockRef { round: 4, author: 1, digest: Hash([9; 32]) }].into(),
         },
+        tally: EpochTally {
+            first_ms: Some(12),
+            delivered: vec![3, 0, 9],
+            supports: vec![(7, 1), (0, 0), (8, 2)],
+            end: Some(EpochEnd { delivered: vec![3, 0, 9], version: 1 }),
+        },
     }
+}
+
+fn epoch_cert() -> EpochCert {
+    let commit = CommitRef { index: 5, digest: Hash([3; 32]) };
+    let checkpoint = CkptRef { seq: 2, digest: Hash([4; 32]) };
+    EpochCert { epoch: 3, commit, checkpoint, cores: vec![block().signed_core(); 3] }
+}
+
+fn epoch_start() -> EpochStart {
+    let base = EpochBase { index: 5, timestamp_ms: 900 };
+    EpochStart { epoch: 4, seed: Hash([4; 32]), base, version: 1, floor: 0, set: vec![1, 2, 3] }
 }
 
 fn messages() -> Vec<Message> {
@@ -81,15 +99,17 @@ fn messages() -> Vec<Message> {
     assert!(range.push(commit().header, vec![(parent(7, 1), bytes.clone()), (parent(8, 0), bytes.clone())]));
     vec![
         Message::Block(bytes.clone()),
-        Message::FetchRequest { request: 1, ancestors_above: 7, refs: vec![parent(3, 1), parent(3, 2)] },
+        Message::FetchRequest { epoch: 0, request: 1, ancestors_above: 7, refs: vec![parent(3, 1), parent(3, 2)] },
         Message::FetchReply { request: 1, commit_index: 9, blocks: vec![bytes.clone(), bytes.clone()] },
-        Message::ProbeRequest { nonce: 3 },
-        Message::ProbeReply { nonce: 3, commit_index: 4, round: None, newest: None },
-        Message::ProbeReply { nonce: 3, commit_index: 4, round: Some(7), newest: Some(bytes) },
+        Message::ProbeRequest { epoch: 0, nonce: 3 },
+        Message::ProbeReply { epoch: 0, nonce: 3, commit_index: 4, round: None, newest: None },
+        Message::ProbeReply { epoch: 0, nonce: 3, commit_index: 4, round: Some(7), newest: Some(bytes) },
         Message::ProofRequest { nonce: 3 },
         Message::ProofReply(RoundProof { nonce: 3, round: 7, cores: vec![block().signed_core(); 2] }),
         Message::CommitRangeRequest { request: 2, from: 8, count: 64 },
         Message::CommitRangeReply(range),
+        Message::EpochCertRequest { epoch: 6 },
+        Message::EpochCert(epoch_cert()),
     ]
 }
 
@@ -102,6 +122,8 @@ fn records() -> Vec<Record> {
         Record::Commit(commit().into()),
         Record::Mode { catching_up: true },
         Record::Snapshot(Box::new(snapshot())),
+        Record::EpochCert(epoch_cert().into()),
+        Record::EpochStart(epoch_start().into()),
     ]
 }
 
@@ -179,7 +201,9 @@ fn strong_parents_may_not_hide_among_the_older_ones() {
 fn oversized_inputs_are_refused_before_they_cost_memory() {
     assert!(Block::decode(&vec![0; MAX_BLOCK_BYTES + 1]).is_err());
     let refs = vec![parent(1, 1); 129];
-    assert!(Message::decode(&Message::FetchRequest { request: 1, ancestors_above: 0, refs }.encode()).is_err());
+    assert!(
+        Message::decode(&Message::FetchRequest { epoch: 0, request: 1, ancestors_above: 0, refs }.encode()).is_err()
+    );
     let blocks = vec![vec![0; 60_000]; 4];
     assert!(Message::decode(&Message::FetchReply { request: 1, commit_index: 0, blocks }.encode()).is_err());
 }
@@ -210,24 +234,28 @@ fn the_bytes_never_change_unnoticed() {
     let expected = [
         "0x92c553655d5a40ad",
         "0xb139138058648b98",
-        "0xbb50ccd9e28903cd",
-        "0x818867ee41bf336c",
+        "0x66199adab9f1a41c",
+        "0x6dd06838ba56b2a7",
         "0x98d5be445e599054",
-        "0xa21112990663281b",
+        "0x0ada7b3be7b56feb",
         "0x0b8f53f5f409a4fb",
-        "0x414013c3fc97f143",
-        "0x3eefec9103d6911e",
-        "0xeb6c6e86b8d35404",
+        "0xa12a4756743c3fc7",
+        "0xac89f25d5377662c",
+        "0x327a13d07e80bdcf",
         "0x1b980f7daf72a54e",
         "0xfeaf3af6e597566f",
         "0x1b09d193abf0e577",
         "0x40473c14b3ed1ae5",
+        "0xfdf6c389b5d483f5",
+        "0x2d45e44efb51ce2f",
         "0xacc05c27643e1931",
         "0x98d5be445e599054",
         "0xb19055f4281195cb",
-        "0x5c6375413bbd82b9",
+        "0x97f5c4381074fc54",
         "0x2f7cedc7ba021e49",
-        "0xcf0d7a4b61c1b60b",
+        "0x7983e002511803d7",
+        "0x05874ad24b45c922",
+        "0x9ec4609dd40de32e",
         "0x936c8d901a00b6eb",
         "0x730a8a92101e6c06",
     ];

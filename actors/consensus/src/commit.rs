@@ -7,6 +7,7 @@ use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::{Hash, h, h_parts};
 
 use crate::config::{MAX_BATCH_REFS, MAX_COMMIT_BLOCKS};
+use crate::epoch::{EpochBase, EpochEnd};
 use crate::types::{BatchRef, BlockRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Round, TimeMs};
 
 /// What a commit's digest covers.
@@ -88,6 +89,8 @@ pub struct Commit {
     pub header: CommitHeader,
     /// The blocks in execution order; the leader is the last.
     pub blocks: Vec<CommittedBlock>,
+    /// That it is its epoch's last. Not covered by the digest: it follows from the commits.
+    pub epoch_end: Option<EpochEnd>,
 }
 
 impl Commit {
@@ -131,6 +134,15 @@ impl Commit {
                 batch.write(w);
             }
         }
+        match &self.epoch_end {
+            None => {
+                w.u8(0);
+            }
+            Some(end) => {
+                w.u8(1);
+                end.write(w);
+            }
+        }
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -147,7 +159,12 @@ impl Commit {
         {
             return Err(CodecError::Invalid { what: "blocks of a commit", value: count });
         }
-        Ok(Self { header, blocks })
+        let epoch_end = match r.u8()? {
+            0 => None,
+            1 => Some(EpochEnd::read(r)?),
+            tag => return Err(CodecError::Invalid { what: "epoch end tag", value: u64::from(tag) }),
+        };
+        Ok(Self { header, blocks, epoch_end })
     }
 }
 
@@ -161,9 +178,10 @@ pub fn blocks_root<'a>(blocks: impl Iterator<Item = &'a BlockRef>) -> Hash {
     h("commit-blocks", w.as_slice())
 }
 
-/// What stands before the first commit of an epoch.
+/// What stands before the first commit of an epoch: the index of the last commit before it, and a digest that binds the
+/// epoch and its seed.
 #[must_use]
-pub fn genesis_commit(chain_id: &Hash, epoch: Epoch, epoch_seed: &Hash) -> CommitRef {
+pub fn genesis_commit(chain_id: &Hash, epoch: Epoch, epoch_seed: &Hash, base: EpochBase) -> CommitRef {
     let digest = h_parts("genesis-commit", &[chain_id.as_bytes(), &epoch.to_le_bytes(), epoch_seed.as_bytes()]);
-    CommitRef { index: 0, digest }
+    CommitRef { index: base.index, digest }
 }

@@ -143,6 +143,9 @@ pub(crate) fn check(config: &Config) -> Result<Committee, ConfigError> {
     if window == 0 || percent > 33 {
         return Err(ConfigError::Schedule { window, percent });
     }
+    if config.version > config.supports {
+        return Err(ConfigError::Version { version: config.version, supports: config.supports });
+    }
     if config.params.gc_depth < 3 {
         return Err(ConfigError::GcDepth(config.params.gc_depth));
     }

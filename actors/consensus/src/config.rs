@@ -4,10 +4,13 @@
 
 use aurigraph_ledger::hash::Hash;
 
+use crate::epoch::EpochBase;
 use crate::types::{AuthorIdx, Epoch, Round, SIGNATURE_LEN, Stake, TimeMs};
 
 /// Version of the block encoding.
 pub const BLOCK_VERSION: u16 = 1;
+/// Newest version of the protocol that this program runs.
+pub const PROTOCOL_VERSION: u16 = 1;
 /// Most validators of an epoch.
 pub const MAX_VALIDATORS: usize = 128;
 /// Largest total stake of an epoch.
@@ -46,6 +49,10 @@ pub struct EpochParams {
     pub schedule_window: u32,
     /// Stake that a table may take out of the rotation, in percent; at most F in any case, 0 for none ever.
     pub schedule_swap_percent: u8,
+    /// The epoch ends with the first commit this long after its first one; 0 for never.
+    pub epoch_ms: TimeMs,
+    /// The epoch ends with this many commits at the latest; 0 for no bound.
+    pub epoch_commits: u64,
 }
 
 /// When to propose (consensus.md 4.5). Local.
@@ -105,6 +112,10 @@ pub struct Config {
     pub epoch: Epoch,
     /// Digest of the previous epoch's final checkpoint, or of the chain's genesis.
     pub epoch_seed: Hash,
+    /// Where the epoch's commits start.
+    pub base: EpochBase,
+    /// The protocol version of the epoch.
+    pub version: u16,
     /// Stake of every validator, in the order of the validator list.
     pub stakes: Vec<Stake>,
     /// This node's place in the list; `None` for an observer.
@@ -131,13 +142,17 @@ impl Config {
             chain_id,
             epoch: 0,
             epoch_seed,
+            base: EpochBase::default(),
+            version: PROTOCOL_VERSION,
             own,
-            supports: BLOCK_VERSION,
+            supports: PROTOCOL_VERSION,
             params: EpochParams {
                 gc_depth,
                 leaders_per_round: if n <= 10 { 1 } else { 2 },
                 schedule_window: 300,
                 schedule_swap_percent: 20,
+                epoch_ms: 0,
+                epoch_commits: 0,
             },
             pacing: Pacing {
                 t_leader_initial_ms: 300,
@@ -203,6 +218,14 @@ pub enum ConfigError {
         window: u32,
         /// Percent of stake.
         percent: u8,
+    },
+    /// The epoch runs a protocol version that this program does not know.
+    #[error("the epoch runs protocol version {version}, this program supports up to {supports}")]
+    Version {
+        /// That of the epoch.
+        version: u16,
+        /// Newest one here.
+        supports: u16,
     },
     /// Garbage collection would eat undecided rounds.
     #[error("gc_depth is {0}, at least 3 is needed")]

@@ -8,10 +8,12 @@ use crate::block::{BlockCore, Evidence};
 use crate::certificate::Certificate;
 use crate::checkpoint::Divergence;
 use crate::commit::Commit;
+use crate::epoch::EpochCert;
 use crate::message::Lane;
 use crate::record::Record;
 use crate::types::{
-    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Lsn, RequestId, Round, Signature, Ticket, TimeMs,
+    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, Lsn, RequestId, Round, Signature, Ticket,
+    TimeMs,
 };
 
 /// Something happened.
@@ -173,7 +175,19 @@ pub enum Effect {
         /// How many at most.
         count: u16,
     },
-    /// The next commit. In index order, each exactly once in a process life.
+    /// A peer lacks the certificate of an earlier epoch, or of this one after its end: answer from the log with
+    /// [`crate::Message::EpochCert`].
+    ServeEpochCert {
+        /// Who lacks it.
+        to: AuthorIdx,
+        /// Which.
+        epoch: Epoch,
+    },
+    /// The epoch has ended, and its certificate is on the disk: go on with [`crate::Machine::next_epoch`]. Until then this
+    /// machine answers peers, and does nothing else.
+    EpochEnded(Arc<EpochCert>),
+    /// The next commit. In index order, each exactly once in a process life. The one with
+    /// [`Commit::epoch_end`] is its epoch's last.
     Deliver {
         /// The commit.
         commit: Arc<Commit>,
@@ -319,6 +333,18 @@ pub enum HaltReason {
         bad: Vec<AuthorIdx>,
         /// Their stand-ins here.
         good: Vec<AuthorIdx>,
+    },
+    /// The next epoch runs a protocol version that this program does not know.
+    #[error(
+        "epoch {epoch} runs protocol version {version}, this program supports up to {supports}: it needs an upgrade"
+    )]
+    VersionUnsupported {
+        /// The next epoch.
+        epoch: Epoch,
+        /// Its version.
+        version: u16,
+        /// Newest one here.
+        supports: u16,
     },
     /// A committed block is gone before its children: an error of this program.
     #[error("block {block} is missing below round {round}")]

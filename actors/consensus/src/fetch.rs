@@ -70,6 +70,11 @@ impl Fetcher {
         self.next_request
     }
 
+    /// Answers to requests of the machine before are not taken for answers to these.
+    pub(crate) const fn skip_requests(&mut self, before: &Self) {
+        self.next_request = before.next_request;
+    }
+
     /// Looks for a block that these peers should have.
     pub(crate) fn want(&mut self, block: BlockRef, holders: &[AuthorIdx], due_ms: TimeMs, clock: Round, limit: usize) {
         let want = self.wanted.entry(block).or_insert_with(|| Want {
@@ -222,7 +227,8 @@ impl Machine {
         let ancestors_above = self.store.gc_round().max(self.clock.round().saturating_sub(1));
         for (peer, request, refs) in self.fetcher.due(self.now.mono_ms, &connected) {
             self.counters.fetches += 1;
-            self.send(peer, &Message::FetchRequest { request, ancestors_above, refs });
+            let epoch = self.config.epoch;
+            self.send(peer, &Message::FetchRequest { epoch, request, ancestors_above, refs });
         }
         for (batches, candidates) in self.batches.due(self.now.mono_ms, &connected) {
             self.out.push(Effect::FetchBatches { batches, candidates });

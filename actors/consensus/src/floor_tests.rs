@@ -30,7 +30,7 @@ fn state(c: &Cluster, node: usize) -> SigningState {
 fn a_rolled_back_disk_is_noticed_and_signs_again_above_the_proven_floor() {
     for seed in 0..20 {
         let mut c = running(seed);
-        let newest = c.nodes[3].sent_rounds.last_key_value().map_or(0, |(round, _)| *round);
+        let newest = c.nodes[3].sent_rounds.last_key_value().map_or(0, |((_, round), _)| *round);
         c.crash(3);
         c.roll_back(3);
         c.restart(3);

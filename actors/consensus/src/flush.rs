@@ -22,6 +22,8 @@ const DELIVERED_WINDOWS: Round = 2;
 pub struct Linearizer {
     epoch: Epoch,
     gc_depth: Round,
+    /// Time of the last commit of the epoch before.
+    base_ms: TimeMs,
     last: Option<CommitHeader>,
     last_ref: CommitRef,
     gc_round: Round,
@@ -42,10 +44,11 @@ pub struct Flush {
 impl Linearizer {
     /// Before the first commit of an epoch.
     #[must_use]
-    pub fn new(epoch: Epoch, gc_depth: Round, genesis: CommitRef) -> Self {
+    pub fn new(epoch: Epoch, gc_depth: Round, genesis: CommitRef, base_ms: TimeMs) -> Self {
         Self {
             epoch,
             gc_depth,
+            base_ms,
             last: None,
             last_ref: genesis,
             gc_round: 0,
@@ -84,6 +87,12 @@ impl Linearizer {
     #[must_use]
     pub const fn last(&self) -> Option<&CommitHeader> {
         self.last.as_ref()
+    }
+
+    /// Time of the newest commit, also of an earlier epoch's.
+    #[must_use]
+    pub fn last_ms(&self) -> TimeMs {
+        self.last.as_ref().map_or(self.base_ms, |header| header.timestamp_ms)
     }
 
     /// Blocks at or below this round can no longer be ordered.
@@ -158,7 +167,7 @@ impl Linearizer {
             last_decided: slot,
         };
         self.finish(&header, refs);
-        Ok(Flush { commit: Arc::new(Commit { header, blocks }), twins })
+        Ok(Flush { commit: Arc::new(Commit { header, blocks, epoch_end: None }), twins })
     }
 
     fn finish(&mut self, header: &CommitHeader, refs: Vec<BlockRef>) {
@@ -206,7 +215,7 @@ impl Linearizer {
     fn time(&self, committee: &Committee, store: &Store, leader: BlockRef) -> Result<TimeMs, HaltReason> {
         let missing = |block| HaltReason::MissingHistory { block, round: leader.round };
         let block = &store.get(&leader).ok_or_else(|| missing(leader))?.block;
-        let previous = self.last.as_ref().map_or(0, |header| header.timestamp_ms);
+        let previous = self.last_ms();
         let mut times: Vec<(TimeMs, Stake)> = Vec::new();
         for parent in block.parents.iter().filter(|p| p.round > 0 && p.round + 1 == leader.round) {
             let stored = store.get(parent).ok_or_else(|| missing(*parent))?;

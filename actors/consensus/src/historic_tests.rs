@@ -161,8 +161,8 @@ impl One {
                 Effect::Send { to, bytes, .. } => {
                     let message = Message::decode(&bytes).expect("own messages decode");
                     self.sent.push((to, message.clone()));
-                    if let Message::ProbeRequest { nonce } = message {
-                        let reply = Message::ProbeReply { nonce, commit_index: 0, round: Some(1), newest: None };
+                    if let Message::ProbeRequest { epoch, nonce } = message {
+                        let reply = Message::ProbeReply { epoch, nonce, commit_index: 0, round: Some(1), newest: None };
                         self.queue.push_back(Event::Received { peer: to, bytes: reply.encode() });
                     }
                 }
@@ -526,7 +526,8 @@ fn h27_strangers_named_anywhere_in_any_message_do_no_harm() {
                 let header = CommitHeader {
                     epoch: 0,
                     index: 1,
-                    prev_digest: genesis_commit(&one.config.chain_id, 0, &one.config.epoch_seed).digest,
+                    prev_digest: genesis_commit(&one.config.chain_id, 0, &one.config.epoch_seed, one.config.base)
+                        .digest,
                     timestamp_ms: 5,
                     leader: named[0],
                     blocks_root: blocks_root(named.iter()),
@@ -544,11 +545,11 @@ fn h27_strangers_named_anywhere_in_any_message_do_no_harm() {
             one.receive(1, &Message::Block(block.encode()));
             one.receive(1, &Message::FetchReply { request: 1, commit_index: 0, blocks: vec![block.encode()] });
             let newest = Some(block.encode());
-            one.receive(1, &Message::ProbeReply { nonce: 0, commit_index: 0, round: Some(9), newest });
+            one.receive(1, &Message::ProbeReply { epoch: 0, nonce: 0, commit_index: 0, round: Some(9), newest });
         }
-        one.receive(1, &Message::FetchRequest { request: 1, ancestors_above: 0, refs: vec![strange] });
+        one.receive(1, &Message::FetchRequest { epoch: 0, request: 1, ancestors_above: 0, refs: vec![strange] });
         one.receive(1, &Message::ProofReply(RoundProof { nonce: 0, round: 2, cores }));
-        one.receive(stranger, &Message::ProbeRequest { nonce: 1 });
+        one.receive(stranger, &Message::ProbeRequest { epoch: 0, nonce: 1 });
         one.event(Event::PeerUp { peer: stranger });
         one.event(Event::PeerDown { peer: stranger });
         let end = one.now.mono_ms + 5_000;

@@ -37,10 +37,12 @@ pub mod catchup;
 pub mod certificate;
 pub mod checkpoint;
 pub mod clock;
+pub mod closing;
 pub mod commit;
 pub mod committee;
 pub mod committer;
 pub mod config;
+pub mod epoch;
 pub mod event;
 pub mod fetch;
 pub mod flush;
@@ -71,6 +73,8 @@ mod cluster;
 #[cfg(test)]
 mod codec_tests;
 #[cfg(test)]
+mod epoch_tests;
+#[cfg(test)]
 mod floor_tests;
 #[cfg(test)]
 mod fuzz;
@@ -96,9 +100,11 @@ mod vectors;
 pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
 pub use certificate::Certificate;
 pub use checkpoint::{Certified, Checkpoints, Divergence};
+pub use closing::EpochError;
 pub use commit::{Commit, CommitHeader, CommittedBlock};
 pub use committee::{Committee, StakeSet};
 pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
+pub use epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
 pub use event::{Alarm, Effect, Event, HaltReason, Offence};
 pub use light::{Finality, FinalityProof, LightError, TrustedSet};
 pub use machine::{Machine, RecoverError, Recovery};
@@ -106,7 +112,7 @@ pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
 pub use record::{Record, SIGN_NOTHING};
 pub use reputation::{Reputation, ScheduleRules, Table};
 pub use snapshot::ConsensusSnapshot;
-pub use status::{Counters, Doubt, Mode, PeerStatus, ScheduleStatus, Signing, SigningState, Status};
+pub use status::{Counters, Doubt, EpochStatus, Mode, PeerStatus, ScheduleStatus, Signing, SigningState, Status};
 pub use types::{
     AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Lsn, Now, RequestId, Round,
     Signature, Slot, Stake, Ticket, TimeMs,

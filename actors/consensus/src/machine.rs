@@ -13,10 +13,12 @@ use crate::block::Block;
 use crate::catchup::CatchUp;
 use crate::checkpoint::Checkpoints;
 use crate::clock::ThresholdClock;
+use crate::closing::Closing;
 use crate::commit::{Commit, genesis_commit};
 use crate::committee::{self, Committee, StakeSet};
 use crate::committer::Committer;
 use crate::config::{Config, ConfigError};
+use crate::epoch::EpochTally;
 use crate::event::{Effect, Event, HaltReason, Offence};
 use crate::fetch::Fetcher;
 use crate::flush::Linearizer;
@@ -68,6 +70,8 @@ pub(crate) enum Checking {
     Probe { peer: AuthorIdx, block: BlockRef },
     /// A core of the proof that a peer is in this round.
     Proof { peer: AuthorIdx, nonce: u64, round: Round },
+    /// A core of an epoch certificate that a peer sent.
+    EpochCert { peer: AuthorIdx },
 }
 
 /// The state machine.
@@ -80,6 +84,8 @@ pub struct Machine {
     pub(crate) clock: ThresholdClock,
     pub(crate) committer: Committer,
     pub(crate) linearizer: Linearizer,
+    pub(crate) tally: EpochTally,
+    pub(crate) closing: Closing,
     pub(crate) suspended: Suspended,
     pub(crate) batches: Batches,
     pub(crate) fetcher: Fetcher,
@@ -112,6 +118,8 @@ pub struct Machine {
     pub(crate) dissenters: StakeSet,
     pub(crate) observer: bool,
     pub(crate) halted: bool,
+    /// This process started in this epoch, from a log.
+    pub(crate) is_recovered: bool,
     /// The log is being replayed: nothing is appended or sent.
     pub(crate) replaying: bool,
     pub(crate) replayed: VecDeque<Arc<Commit>>,
@@ -140,7 +148,7 @@ impl Machine {
     /// A machine that knows nothing but its configuration.
     pub(crate) fn empty(config: Config, now: Now) -> Result<Self, ConfigError> {
         let committee = committee::check(&config)?;
-        let genesis = genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed);
+        let genesis = genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed, config.base);
         let peer = Peer {
             connected: false,
             claimed_round: 0,
@@ -151,14 +159,16 @@ impl Machine {
             served: 0,
             served_second: 0,
         };
-        let peers = vec![peer; committee.len()];
+        let (peers, tally) = (vec![peer; committee.len()], EpochTally::new(committee.len()));
         Ok(Self {
             ctx: EpochContext::new(&config, committee),
             schedule: Schedule::new(&config),
             store: Store::new(0),
             clock: ThresholdClock::new(now.mono_ms),
             committer: Committer::new(LeaderSlot::default()),
-            linearizer: Linearizer::new(config.epoch, config.params.gc_depth, genesis),
+            linearizer: Linearizer::new(config.epoch, config.params.gc_depth, genesis, config.base.timestamp_ms),
+            tally,
+            closing: Closing::default(),
             suspended: Suspended::default(),
             batches: Batches::new(config.limits.known_batches),
             fetcher: Fetcher::default(),
@@ -174,7 +184,7 @@ impl Machine {
             accused: BTreeSet::new(),
             fallen: BTreeSet::new(),
             open_payload: BTreeSet::new(),
-            recent_commits: BTreeMap::from([(0, genesis.digest)]),
+            recent_commits: BTreeMap::from([(genesis.index, genesis.digest)]),
             first_seen: BTreeMap::new(),
             executed_index: 0,
             delivered_before: 0,
@@ -182,6 +192,7 @@ impl Machine {
             dissenters: StakeSet::default(),
             observer: config.own.is_none(),
             halted: false,
+            is_recovered: false,
             replaying: false,
             replayed: VecDeque::new(),
             counters: Counters::default(),
@@ -192,6 +203,14 @@ impl Machine {
             lsn: 0,
             config,
         })
+    }
+
+    /// What runs on over epochs: numbers that answers still under way carry.
+    pub(crate) fn carry_over(&mut self, before: &Self) {
+        self.tickets = before.tickets;
+        self.lsn = before.lsn;
+        self.counters = before.counters;
+        self.fetcher.skip_requests(&before.fetcher);
     }
 
     /// Takes one event. Deterministic: the same events at the same times give the same effects.
@@ -232,33 +251,52 @@ impl Machine {
     }
 
     fn on_received(&mut self, peer: AuthorIdx, bytes: &[u8]) {
-        if !self.ctx.committee.contains(peer) || self.config.own == Some(peer) {
+        if self.config.own == Some(peer) {
             return;
         }
-        match Message::decode(bytes) {
-            Err(_) => self.charge(peer, Offence::Malformed),
-            Ok(Message::Block(block)) => self.on_pushed(peer, &block),
-            Ok(Message::FetchRequest { request, ancestors_above, refs }) => {
-                self.on_fetch_request(peer, request, ancestors_above, refs);
+        let Ok(message) = Message::decode(bytes) else {
+            return self.charge(peer, Offence::Malformed);
+        };
+        // Peers with an index beyond the committee's are observers, and validators of another epoch: they are served, and
+        // tell of other epochs.
+        let member = self.ctx.committee.contains(peer);
+        match message {
+            Message::Block(block) => self.on_pushed(peer, &block),
+            Message::FetchRequest { epoch, request, ancestors_above, refs } => {
+                self.on_fetch_request(peer, epoch, request, ancestors_above, refs);
             }
-            Ok(Message::FetchReply { request, commit_index, blocks }) => {
+            Message::CommitRangeRequest { request, from, count } => self.on_range_request(peer, request, from, count),
+            Message::EpochCertRequest { epoch } => self.on_cert_request(peer, epoch),
+            Message::EpochCert(cert) => self.on_epoch_cert(peer, cert),
+            Message::ProbeRequest { epoch, .. } if epoch != self.config.epoch => {
+                self.on_other_epoch(peer, epoch, bytes);
+            }
+            other if member => self.on_member(peer, other),
+            _ => {}
+        }
+    }
+
+    /// What only validators of this epoch say.
+    fn on_member(&mut self, peer: AuthorIdx, message: Message) {
+        match message {
+            Message::FetchReply { request, commit_index, blocks } => {
                 self.note_claim(peer, 0, commit_index);
                 self.on_fetch_reply(peer, request, &blocks);
             }
-            Ok(Message::ProbeRequest { nonce }) => self.on_probe_request(peer, nonce),
-            Ok(Message::ProbeReply { nonce, commit_index, round, newest }) => {
+            Message::ProbeRequest { nonce, .. } => self.on_probe_request(peer, nonce),
+            Message::ProbeReply { epoch, nonce, commit_index, round, newest } => {
                 self.note_claim(peer, 0, commit_index);
-                self.on_probe_reply(peer, nonce, round, newest.as_deref());
+                if epoch == self.config.epoch {
+                    self.on_probe_reply(peer, nonce, round, newest.as_deref());
+                }
             }
-            Ok(Message::ProofRequest { nonce }) => self.on_proof_request(peer, nonce),
-            Ok(Message::ProofReply(proof)) => self.on_proof_reply(peer, proof),
-            Ok(Message::CommitRangeRequest { request, from, count }) => {
-                self.on_range_request(peer, request, from, count);
-            }
-            Ok(Message::CommitRangeReply(range)) => {
+            Message::ProofRequest { nonce } => self.on_proof_request(peer, nonce),
+            Message::ProofReply(proof) => self.on_proof_reply(peer, proof),
+            Message::CommitRangeReply(range) => {
                 self.note_claim(peer, 0, range.commit_index);
                 self.on_range_reply(peer, &range);
             }
+            _ => {}
         }
     }
 
@@ -283,6 +321,7 @@ impl Machine {
         self.release_held();
         self.try_commit();
         self.tend_checkpoints();
+        self.tend_epoch();
         self.tend_catch_up();
         self.tend_probe();
         self.tend_proposal();
@@ -302,6 +341,7 @@ impl Machine {
             self.batches.next_due_ms(),
             self.catch_up.next_due_ms(),
             self.probe.next_due_ms(),
+            self.epoch_deadline(),
             held,
         ];
         // Something that is overdue and still not possible waits for an event, or for the next scan.
@@ -332,6 +372,7 @@ impl Machine {
         let last = self.linearizer.last();
         Status {
             mode: self.mode(),
+            epoch: self.epoch_status(),
             round: self.clock.round(),
             own_round: self.proposer.own_round(),
             signing: self.signing(),
@@ -404,6 +445,7 @@ impl Machine {
             // The log holds an own block before the store does.
             highest_round: self.store.highest_round().max(self.proposer.appending_round()),
             reputation: self.schedule.reputation().clone(),
+            tally: self.tally.clone(),
         }
     }
 

@@ -10,7 +10,11 @@ use crate::config::{
     MAX_BLOCK_BYTES, MAX_COMMIT_BLOCKS, MAX_FETCH_REFS, MAX_FETCH_REPLY_BYTES, MAX_RANGE_BLOCK_BYTES,
     MAX_RANGE_COMMITS, MAX_VALIDATORS,
 };
-use crate::types::{BlockRef, CommitIndex, RequestId, Round};
+use crate::epoch::EpochCert;
+use crate::types::{BlockRef, CommitIndex, Epoch, RequestId, Round};
+
+/// Most cores of an epoch certificate that goes over the control lane: some 200 KB.
+const MAX_CONTROL_CORES: usize = 40;
 
 /// Which of the two connections to a peer carries a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,6 +44,8 @@ pub enum Message {
     Block(BlockBytes),
     /// Asks for blocks.
     FetchRequest {
+        /// The epoch that the blocks are of.
+        epoch: Epoch,
         /// Comes back in the reply.
         request: RequestId,
         /// Ancestors above this round are welcome too, nearest first; `Round::MAX` for none.
@@ -58,11 +64,15 @@ pub enum Message {
     },
     /// Asked at every process start: what do you hold of mine?
     ProbeRequest {
+        /// The sender's epoch.
+        epoch: Epoch,
         /// Comes back in the reply.
         nonce: u64,
     },
     /// Answer to a probe.
     ProbeReply {
+        /// The sender's epoch.
+        epoch: Epoch,
         /// That of the request.
         nonce: u64,
         /// Index of the sender's newest commit.
@@ -91,6 +101,13 @@ pub enum Message {
     },
     /// A range of commits.
     CommitRangeReply(CommitRange),
+    /// Asks for the certificate of an epoch's end.
+    EpochCertRequest {
+        /// Which epoch.
+        epoch: Epoch,
+    },
+    /// The certificate of an epoch's end.
+    EpochCert(EpochCert),
 }
 
 /// That a quorum has signed blocks of a round.
@@ -142,12 +159,13 @@ impl CommitRange {
     }
 
     /// Adds the next commit with its blocks' bytes in the commit's order. Returns false, and adds nothing, when the
-    /// range is full; a first commit always fits, though perhaps not all its blocks.
+    /// range is full or the commit is of another epoch than those before it; a first commit always fits, though perhaps not all its blocks.
     pub fn push(&mut self, header: CommitHeader, blocks: Vec<(BlockRef, BlockBytes)>) -> bool {
         let held: usize = self.blocks.iter().map(Vec::len).sum();
         let added: usize = blocks.iter().map(|(_, bytes)| bytes.len()).sum();
         let full = self.commits.len() >= MAX_RANGE_COMMITS || held + added > MAX_RANGE_BLOCK_BYTES;
-        if full && !self.commits.is_empty() {
+        let other_epoch = self.commits.last().is_some_and(|last| last.header.epoch != header.epoch);
+        if other_epoch || (full && !self.commits.is_empty()) {
             return false;
         }
         let mut left = MAX_RANGE_BLOCK_BYTES.saturating_sub(held);
@@ -200,6 +218,7 @@ impl Message {
     #[must_use]
     pub const fn lane(&self) -> Lane {
         match self {
+            Self::EpochCert(cert) if cert.cores.len() > MAX_CONTROL_CORES => Lane::Bulk,
             Self::CommitRangeRequest { .. } | Self::CommitRangeReply(_) | Self::ProofReply(_) => Lane::Bulk,
             _ => Lane::Control,
         }
@@ -211,8 +230,8 @@ impl Message {
         let mut w = Writer::new();
         match self {
             Self::Block(bytes) => return encode_block(bytes),
-            Self::FetchRequest { request, ancestors_above, refs } => {
-                w.u8(2).u64(*request).u32(*ancestors_above).varint(refs.len() as u64);
+            Self::FetchRequest { epoch, request, ancestors_above, refs } => {
+                w.u8(2).u64(*epoch).u64(*request).u32(*ancestors_above).varint(refs.len() as u64);
                 for block in refs {
                     block.write(&mut w);
                 }
@@ -221,11 +240,11 @@ impl Message {
                 w.u8(3).u64(*request).u64(*commit_index);
                 write_blocks(&mut w, blocks);
             }
-            Self::ProbeRequest { nonce } => {
-                w.u8(4).u64(*nonce);
+            Self::ProbeRequest { epoch, nonce } => {
+                w.u8(4).u64(*epoch).u64(*nonce);
             }
-            Self::ProbeReply { nonce, commit_index, round, newest } => {
-                w.u8(5).u64(*nonce).u64(*commit_index);
+            Self::ProbeReply { epoch, nonce, commit_index, round, newest } => {
+                w.u8(5).u64(*epoch).u64(*nonce).u64(*commit_index);
                 match round {
                     None => w.u8(0),
                     Some(round) => w.u8(1).u32(*round),
@@ -249,6 +268,13 @@ impl Message {
                 w.u8(9);
                 proof.write(&mut w);
             }
+            Self::EpochCertRequest { epoch } => {
+                w.u8(16).u64(*epoch);
+            }
+            Self::EpochCert(cert) => {
+                w.u8(17);
+                cert.write(&mut w);
+            }
         }
         w.into_bytes()
     }
@@ -267,17 +293,19 @@ impl Message {
                 commit_index: r.u64()?,
                 blocks: read_blocks(&mut r, MAX_FETCH_REPLY_BYTES)?,
             },
-            4 => Self::ProbeRequest { nonce: r.u64()? },
+            4 => Self::ProbeRequest { epoch: r.u64()?, nonce: r.u64()? },
             5 => {
-                let (nonce, commit_index) = (r.u64()?, r.u64()?);
+                let (epoch, nonce, commit_index) = (r.u64()?, r.u64()?, r.u64()?);
                 let round = read_option(&mut r, Reader::u32)?;
                 let newest = read_option(&mut r, |r| Ok(r.bytes("block bytes", MAX_BLOCK_BYTES)?.to_vec()))?;
-                Self::ProbeReply { nonce, commit_index, round, newest }
+                Self::ProbeReply { epoch, nonce, commit_index, round, newest }
             }
             6 => Self::CommitRangeRequest { request: r.u64()?, from: r.u64()?, count: r.u16()? },
             7 => Self::CommitRangeReply(CommitRange::read(&mut r)?),
             8 => Self::ProofRequest { nonce: r.u64()? },
             9 => Self::ProofReply(RoundProof::read(&mut r)?),
+            16 => Self::EpochCertRequest { epoch: r.u64()? },
+            17 => Self::EpochCert(EpochCert::read(&mut r)?),
             tag => return Err(CodecError::Invalid { what: "message tag", value: u64::from(tag) }),
         };
         r.finish()?;
@@ -285,10 +313,10 @@ impl Message {
     }
 
     fn read_fetch_request(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let (request, ancestors_above) = (r.u64()?, r.u32()?);
+        let (epoch, request, ancestors_above) = (r.u64()?, r.u64()?, r.u32()?);
         let count = r.varint_max("fetched references", MAX_FETCH_REFS as u64)?;
         let refs = (0..count).map(|_| BlockRef::read(r)).collect::<Result<_, _>>()?;
-        Ok(Self::FetchRequest { request, ancestors_above, refs })
+        Ok(Self::FetchRequest { epoch, request, ancestors_above, refs })
     }
 }
 

@@ -76,10 +76,10 @@ impl Lone {
                 }
                 Effect::Broadcast { block, .. } => self.log.push(format!("send {}", block.round)),
                 Effect::Send { to, bytes, .. } => {
-                    if let Ok(Message::ProbeRequest { nonce }) = Message::decode(&bytes)
+                    if let Ok(Message::ProbeRequest { epoch, nonce }) = Message::decode(&bytes)
                         && self.answer
                     {
-                        let reply = Message::ProbeReply { nonce, commit_index: 0, round: Some(1), newest: None };
+                        let reply = Message::ProbeReply { epoch, nonce, commit_index: 0, round: Some(1), newest: None };
                         self.event(Event::Received { peer: to, bytes: reply.encode() });
                     }
                 }

@@ -168,7 +168,8 @@ impl Machine {
     pub(crate) fn probe_peer(&mut self, peer: AuthorIdx) {
         if self.probe.phase == Phase::Asking && !self.probe.claims.contains_key(&peer) {
             let nonce = self.probe.nonce;
-            self.send(peer, &Message::ProbeRequest { nonce });
+            let epoch = self.config.epoch;
+            self.send(peer, &Message::ProbeRequest { epoch, nonce });
         }
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use aurigraph_ledger::hash::Hash;
 
 use crate::block::{Block, BlockCore, Extras, parents_root, payload_root};
+use crate::closing::CLOSING_DELAY_MS;
 use crate::committee::StakeSet;
 use crate::config::{BLOCK_VERSION, MAX_BATCH_REFS, MAX_PAYLOAD_BYTES, Pacing};
 use crate::event::Effect;
@@ -246,7 +247,7 @@ impl Machine {
 
     /// Whether this node may sign at all now.
     fn may_sign(&self) -> bool {
-        let own = self.config.own.filter(|_| !self.observer && !self.halted);
+        let own = self.config.own.filter(|_| !self.observer && !self.halted && !self.has_ended());
         let Some(own) = own.filter(|_| !self.catch_up.is_active() && !self.probe.is_waiting()) else { return false };
         let mut stake = self.ctx.committee.stake(own);
         stake += self.connected_peers().into_iter().map(|peer| self.ctx.committee.stake(peer)).sum::<u64>();
@@ -268,6 +269,9 @@ impl Machine {
         if round > clock {
             return None;
         }
+        if self.closed_at().is_some() {
+            return self.ready_to_close(clock);
+        }
         if round < clock {
             return Some((round, Reason::Fill));
         }
@@ -283,10 +287,20 @@ impl Machine {
         (waited >= timeout).then_some((round, Reason::Timeout))
     }
 
+    /// After the last commit blocks go on at a fixed rate, to carry the final attestation: what this node has come to goes
+    /// out at once.
+    fn ready_to_close(&self, clock: Round) -> Option<(Round, Reason)> {
+        let due = self.proposer.built_ms.is_none_or(|built| built.saturating_add(CLOSING_DELAY_MS) <= self.now.mono_ms);
+        (due || self.owes_final_attestation()).then_some((clock, Reason::Ready))
+    }
+
     /// Busy while there is payload to order, own or other; otherwise idle. Seeing is entering (J3): when another has
     /// built the round already, idling is over. So idle validators move together at the pace of the first, and one
     /// that gets a batch need not wait for the others to wake up.
     fn min_delay(&self) -> TimeMs {
+        if self.closed_at().is_some() {
+            return CLOSING_DELAY_MS;
+        }
         let others = |reference: BlockRef| Some(reference.author) != self.config.own;
         let busy = !self.proposer.pending.is_empty()
             || !self.open_payload.is_empty()
@@ -401,6 +415,7 @@ impl Machine {
         // A validator that is a little slower than the others builds every round just after the clock has left it; its
         // payload must not starve.
         !self.has_diverged()
+            && self.closed_at().is_none()
             && round.saturating_add(1) >= self.clock.round()
             && unexecuted <= self.config.limits.max_unexecuted
             && undecided <= self.config.params.gc_depth.saturating_mul(2)
@@ -478,6 +493,7 @@ impl Machine {
     /// Only now does the own block count for anything, and leave.
     pub(crate) fn on_durable(&mut self, durable: Lsn) {
         self.on_floor_durable(durable);
+        self.on_cert_durable(durable);
         let Some(InFlight::Appending { lsn, own }) = &self.proposer.in_flight else { return };
         if *lsn > durable {
             return;

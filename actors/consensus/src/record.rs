@@ -6,6 +6,7 @@ use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 
 use crate::commit::Commit;
 use crate::config::MAX_BLOCK_BYTES;
+use crate::epoch::{EpochCert, EpochStart};
 use crate::snapshot::ConsensusSnapshot;
 use crate::types::Round;
 
@@ -32,6 +33,10 @@ pub enum Record {
         /// Whether catch-up is on from here.
         catching_up: bool,
     },
+    /// The certificate of the epoch's end: durable before anything of the next epoch.
+    EpochCert(Arc<EpochCert>),
+    /// An epoch starts. What stands before it in the log belongs to earlier ones.
+    EpochStart(Arc<EpochStart>),
     /// A snapshot of the consensus state, taken by the driver between two steps.
     Snapshot(Box<ConsensusSnapshot>),
 }
@@ -62,6 +67,14 @@ impl Record {
                 w.u8(5);
                 snapshot.write(&mut w);
             }
+            Self::EpochCert(cert) => {
+                w.u8(6);
+                cert.write(&mut w);
+            }
+            Self::EpochStart(start) => {
+                w.u8(7);
+                start.write(&mut w);
+            }
         }
         w.into_bytes()
     }
@@ -82,6 +95,8 @@ impl Record {
                 flag => return Err(CodecError::Invalid { what: "mode flag", value: u64::from(flag) }),
             },
             5 => Self::Snapshot(Box::new(ConsensusSnapshot::read(&mut r)?)),
+            6 => Self::EpochCert(Arc::new(EpochCert::read(&mut r)?)),
+            7 => Self::EpochStart(Arc::new(EpochStart::read(&mut r)?)),
             tag => return Err(CodecError::Invalid { what: "record tag", value: u64::from(tag) }),
         };
         r.finish()?;

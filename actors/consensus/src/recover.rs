@@ -12,6 +12,7 @@ use crate::block::Block;
 use crate::commit::Commit;
 use crate::committer::Committer;
 use crate::config::{Config, ConfigError};
+use crate::epoch::EpochStart;
 use crate::event::{Effect, HaltReason};
 use crate::machine::Machine;
 use crate::propose::OwnBlock;
@@ -59,6 +60,16 @@ pub enum RecoverError {
         /// In the snapshot.
         scores: usize,
     },
+    /// The log has started a later epoch than the configuration's, or another one of this number.
+    #[error("record {position} of the log starts epoch {found}; the configuration is that of epoch {expected}")]
+    OtherEpoch {
+        /// Which record, counted from 0.
+        position: usize,
+        /// In the log.
+        found: u64,
+        /// Of the configuration.
+        expected: u64,
+    },
     /// A logged block does not decode or breaks a validity rule.
     #[error("record {position} of the log is no valid block: {reason}")]
     Block {
@@ -72,6 +83,8 @@ pub enum RecoverError {
 /// What a replay has learned beside the machine's state.
 #[derive(Debug, Default)]
 struct Replay {
+    /// The log is past the start of the machine's epoch: what stands before it belongs to earlier ones.
+    in_epoch: bool,
     /// Digests of logged commits that the blocks have not given yet, and of the leader schedules they name.
     logged: BTreeMap<CommitIndex, (Hash, Hash)>,
     last_logged: CommitIndex,
@@ -101,9 +114,11 @@ impl Machine {
         machine.executed_index = recovery.executed_index;
         machine.delivered_before = recovery.executed_index;
         machine.proposer.attestation = recovery.checkpoint.unwrap_or_default();
-        let mut replay = Replay::default();
+        machine.is_recovered = true;
+        let mut replay = Replay { in_epoch: machine.config.epoch == 0, ..Replay::default() };
         if let Some(snapshot) = recovery.snapshot {
             replay.floor_known = true;
+            replay.in_epoch = true;
             machine.restore(snapshot)?;
         }
         let base = machine.linearizer.last_ref().index;
@@ -136,6 +151,7 @@ impl Machine {
             snapshot.slots,
             snapshot.delivered,
         );
+        self.tally = snapshot.tally;
         self.proposer.floor = snapshot.floor;
         self.proposer.last = snapshot.own_last;
         self.proposer.signed_round = self.proposer.own_round();
@@ -150,6 +166,12 @@ impl Machine {
         position: usize,
         record: Record,
     ) -> Result<(), RecoverError> {
+        if let Record::EpochStart(start) = &record {
+            return self.replay_start(replay, position, start);
+        }
+        if !replay.in_epoch {
+            return Ok(());
+        }
         match record {
             Record::Floor { round } => {
                 replay.floor_known = true;
@@ -158,7 +180,22 @@ impl Machine {
             Record::Block(bytes) => self.replay_block(replay, position, bytes, false)?,
             Record::OwnBlock(bytes) => self.replay_block(replay, position, bytes, true)?,
             Record::Commit(commit) => self.replay_commit(replay, base, commit),
-            Record::Mode { .. } | Record::Snapshot(_) => {}
+            Record::EpochCert(cert) => self.replay_cert(cert),
+            Record::Mode { .. } | Record::Snapshot(_) | Record::EpochStart(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Earlier epochs end here; a later one than the machine's is none of a log that it is recovered from.
+    fn replay_start(&mut self, replay: &mut Replay, position: usize, start: &EpochStart) -> Result<(), RecoverError> {
+        let expected = self.config.epoch;
+        if start.epoch > expected || (start.epoch == expected && start.seed != self.config.epoch_seed) {
+            return Err(RecoverError::OtherEpoch { position, found: start.epoch, expected });
+        }
+        if start.epoch == expected && !replay.in_epoch {
+            replay.in_epoch = true;
+            replay.floor_known = true;
+            self.proposer.floor = start.floor;
         }
         Ok(())
     }
@@ -274,6 +311,7 @@ impl Machine {
                 self.out.push(Effect::Deliver { commit });
             }
         }
+        self.resume_closing();
         self.start_probe();
         if let Some(doubt) = doubt {
             self.proposer.withhold_last();

@@ -261,7 +261,7 @@ fn requests_are_answered_within_the_frame_of_the_control_lane() {
     let machine = c.nodes[0].machine.as_mut().expect("up");
     let refs: Vec<BlockRef> = machine.blocks().map(|(r, _)| r).collect();
     let newest = *refs.last().expect("has blocks");
-    let request = Message::FetchRequest { request: 5, ancestors_above: 0, refs: vec![newest] };
+    let request = Message::FetchRequest { epoch: 0, request: 5, ancestors_above: 0, refs: vec![newest] };
     let effects = machine.step(now, Event::Received { peer: 1, bytes: request.encode() });
     let sent =
         effects.iter().find_map(|e| if let Effect::Send { to: 1, bytes, .. } = e { Some(bytes.clone()) } else { None });

@@ -6,7 +6,7 @@ use crate::config::{MAX_FETCH_REPLY_BYTES, MAX_RANGE_COMMITS};
 use crate::event::{Effect, Offence};
 use crate::machine::Machine;
 use crate::message::Message;
-use crate::types::{AuthorIdx, BlockRef, CommitIndex, RequestId, Round, TimeMs};
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, Epoch, RequestId, Round, TimeMs};
 
 /// Requests of one peer that are answered in a second.
 const SERVED_PER_SECOND: u32 = 200;
@@ -15,15 +15,20 @@ const BLOCK_OVERHEAD: usize = 8;
 
 impl Machine {
     /// Whether this peer may be served another time in this second.
-    fn may_serve(&mut self, peer: AuthorIdx) -> bool {
+    pub(crate) fn may_serve(&mut self, peer: AuthorIdx) -> bool {
         let second: TimeMs = self.now.mono_ms / 1_000;
-        let Some(state) = self.peers.get_mut(usize::from(peer)) else { return false };
-        if state.served_second != second {
-            state.served_second = second;
-            state.served = 0;
-        }
-        state.served += 1;
-        let ok = state.served <= SERVED_PER_SECOND;
+        let served = match self.peers.get_mut(usize::from(peer)) {
+            None => self.closing.count_guest(peer, second),
+            Some(state) => {
+                if state.served_second != second {
+                    state.served_second = second;
+                    state.served = 0;
+                }
+                state.served += 1;
+                state.served
+            }
+        };
+        let ok = served <= SERVED_PER_SECOND;
         if !ok {
             self.charge(peer, Offence::Quota);
         }
@@ -33,6 +38,7 @@ impl Machine {
     pub(crate) fn on_fetch_request(
         &mut self,
         peer: AuthorIdx,
+        epoch: Epoch,
         request: RequestId,
         ancestors_above: Round,
         refs: Vec<BlockRef>,
@@ -41,7 +47,8 @@ impl Machine {
             return;
         }
         let commit_index = self.linearizer.last_ref().index;
-        let in_log = |block: &BlockRef| block.round <= self.store.gc_round() && block.round > 0;
+        let earlier = epoch < self.config.epoch;
+        let in_log = |block: &BlockRef| (earlier || block.round <= self.store.gc_round()) && block.round > 0;
         if refs.iter().any(in_log) {
             self.out.push(Effect::ServeBlocks { to: peer, request, commit_index, refs });
             return;
@@ -97,7 +104,8 @@ impl Machine {
         let newest = newest.map(|(_, bytes)| bytes.to_vec());
         let commit_index = self.linearizer.last_ref().index;
         let round = self.provable_round();
-        self.send(peer, &Message::ProbeReply { nonce, commit_index, round, newest });
+        let epoch = self.config.epoch;
+        self.send(peer, &Message::ProbeReply { epoch, nonce, commit_index, round, newest });
     }
 
     /// Proves the round that the answer to a probe told of, or a later one.

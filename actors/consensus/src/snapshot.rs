@@ -6,6 +6,7 @@ use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
 use crate::commit::CommitHeader;
+use crate::epoch::EpochTally;
 use crate::reputation::Reputation;
 use crate::types::{BlockRef, Epoch, LeaderSlot, Round, Slot};
 
@@ -14,7 +15,8 @@ const MAX_ENTRIES: u64 = 4_000_000;
 
 /// Version of the encoding. Version 1 had no schedule state, and its log was written under leaders without reputation:
 /// such a log gives other commits now, so it is refused.
-const VERSION: u8 = 2;
+/// Version 2 knew of no epochs.
+const VERSION: u8 = 3;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +45,8 @@ pub struct ConsensusSnapshot {
     pub highest_round: Round,
     /// The leader schedule's state after `last_decided`.
     pub reputation: Reputation,
+    /// What the epoch's commits say of its end.
+    pub tally: EpochTally,
 }
 
 impl ConsensusSnapshot {
@@ -110,12 +114,13 @@ impl ConsensusSnapshot {
         }
         w.u32(self.floor).u32(self.highest_round);
         self.reputation.write(w);
+        self.tally.write(w);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
         if version != VERSION {
-            let what = "version of the consensus snapshot (this program reads version 2)";
+            let what = "version of the consensus snapshot (this program reads version 3)";
             return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);
@@ -128,7 +133,7 @@ impl ConsensusSnapshot {
         let delivered = read_ascending(r, "delivered batches", |r| Ok((r.hash()?, r.u32()?)))?;
         let own_last = if read_tag(r)? { Some(BlockRef::read(r)?) } else { None };
         let (floor, highest_round) = (r.u32()?, r.u32()?);
-        let reputation = Reputation::read(r)?;
+        let (reputation, tally) = (Reputation::read(r)?, EpochTally::read(r)?);
         Ok(Self {
             chain_id,
             epoch,
@@ -142,6 +147,7 @@ impl ConsensusSnapshot {
             floor,
             highest_round,
             reputation,
+            tally,
         })
     }
 }

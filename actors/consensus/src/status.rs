@@ -3,7 +3,7 @@
 use aurigraph_ledger::hash::Hash;
 
 use crate::checkpoint::{Certified, Divergence};
-use crate::types::{AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, LeaderSlot, Round, TimeMs};
+use crate::types::{AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Round, Stake, TimeMs};
 
 /// What the machine is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +106,25 @@ pub struct PeerStatus {
     pub commit_vote: CommitRef,
 }
 
+/// The epoch at a glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EpochStatus {
+    /// Which.
+    pub epoch: Epoch,
+    /// The protocol version that it runs.
+    pub version: u16,
+    /// Index of its first commit.
+    pub first_index: CommitIndex,
+    /// Time of its first commit; none before it.
+    pub first_commit_ms: Option<TimeMs>,
+    /// Its last commit, if that is known: the epoch closes.
+    pub last_commit: Option<CommitRef>,
+    /// Stake that attests the final checkpoint, as far as this node knows; a quorum ends the epoch.
+    pub attesting: Stake,
+    /// Its certificate is on the disk.
+    pub ended: bool,
+}
+
 /// The leader schedule at a glance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ScheduleStatus {
@@ -163,6 +182,8 @@ pub struct Counters {
 pub struct Status {
     /// The mode.
     pub mode: Mode,
+    /// The epoch.
+    pub epoch: EpochStatus,
     /// The round that may be built next.
     pub round: Round,
     /// The own newest block's round.

@@ -101,7 +101,7 @@ pub(crate) fn sealed_block(
         parents_root: Hash::ZERO,
         payload_root: Hash::ZERO,
         extras_root: Hash::ZERO,
-        commit_vote: genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed),
+        commit_vote: genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed, config.base),
         attestation: CkptRef::default(),
     };
     let extras = Extras::default();
@@ -257,7 +257,7 @@ impl Runner {
             schedule: Schedule::rotating(committee.len(), leaders, window),
             store: Store::new(0),
             committer: Committer::new(LeaderSlot::default()),
-            linearizer: Linearizer::new(0, gc_depth, genesis),
+            linearizer: Linearizer::new(0, gc_depth, genesis, 0),
             decided: Vec::new(),
             commits: Vec::new(),
             headers: Vec::new(),

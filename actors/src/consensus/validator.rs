@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aurigraph_consensus::{
-    Alarm, AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Mode, Now, Offence,
+    Alarm, AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Message, Mode, Now, Offence,
     Record as LogRecord, Signature,
 };
 use aurigraph_gpu::{Seed, Signer};
@@ -237,6 +237,14 @@ impl Validator {
                 Effect::ServeCommits { to, request, commit_index, from, count } => {
                     let _ = state.commits_server.send(ServeCommits { to, request, commit_index, from, count });
                 }
+                Effect::ServeEpochCert { to, epoch } => {
+                    if let Some(body) = self.node.journal.get(RecordKind::EpochCert, &Record::index_key(epoch))? {
+                        self.serve_epoch_cert(to, &body)?;
+                    }
+                }
+                Effect::EpochEnded(cert) => {
+                    return Err(self.fail(format!("epoch {} has ended, and this node knows no next one", cert.epoch)));
+                }
                 Effect::Deliver { commit } => {
                     metrics::counter!("consensus_commits_total").increment(1);
                     let delivered = commit.batches().map(|(_, batch)| batch.digest).collect::<Vec<_>>();
@@ -419,9 +427,22 @@ impl Validator {
         metrics::counter!("consensus_evidence_total").increment(1);
     }
 
+    /// Tells a peer that an epoch has ended.
+    fn serve_epoch_cert(&self, to: AuthorIdx, record: &[u8]) -> Result<(), ActorError> {
+        if let LogRecord::EpochCert(cert) = LogRecord::decode(record)? {
+            let message = Message::EpochCert(Arc::unwrap_or_clone(cert));
+            self.send(to, message.lane(), &message.encode());
+        }
+        Ok(())
+    }
+
     fn halt(&self, reason: &HaltReason) -> ActorError {
-        self.node.fatal.raise(format!("consensus halted: {reason}"));
-        format!("consensus halted: {reason}").into()
+        self.fail(format!("consensus halted: {reason}"))
+    }
+
+    fn fail(&self, reason: String) -> ActorError {
+        self.node.fatal.raise(reason.clone());
+        reason.into()
     }
 
     /// Appends what need not be synced: it can be found out again.
@@ -478,6 +499,8 @@ fn journal_record(record: &LogRecord) -> Record {
         LogRecord::Commit(commit) => Record::indexed(RecordKind::Commit, commit.header.index, body),
         LogRecord::Floor { round } => Record::indexed(RecordKind::Floor, u64::from(*round), body),
         LogRecord::Mode { .. } => Record::indexed(RecordKind::Mode, 0, body),
+        LogRecord::EpochCert(cert) => Record::indexed(RecordKind::EpochCert, cert.epoch, body),
+        LogRecord::EpochStart(start) => Record::indexed(RecordKind::EpochStart, start.epoch, body),
         LogRecord::Snapshot(snapshot) => {
             let index = snapshot.last_commit.as_ref().map_or(0, |header| header.index);
             Record::indexed(RecordKind::ConsensusSnapshot, index, body)

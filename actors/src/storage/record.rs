@@ -31,11 +31,17 @@ pub enum RecordKind {
     Certificate = 11,
     /// Execution was found to differ: this node has stopped, and stays so; key = the checkpoint's sequence number.
     Divergence = 12,
+    /// The certificate of an epoch's end; key = the epoch.
+    EpochCert = 20,
+    /// An epoch starts here; key = the epoch.
+    EpochStart = 21,
+    /// The validators of an epoch, known since the last commit of the one before was executed; key = the epoch.
+    ValidatorSet = 22,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::Block,
         Self::OwnBlock,
         Self::Batch,
@@ -48,6 +54,9 @@ impl RecordKind {
         Self::Checkpoint,
         Self::Certificate,
         Self::Divergence,
+        Self::EpochCert,
+        Self::EpochStart,
+        Self::ValidatorSet,
     ];
 
     /// The kind with this number, if there is one.

@@ -163,6 +163,11 @@ impl World<'_> {
                 self.say(|| format!("node {author}: {alarm:?}"));
                 self.checks.alarm(node, &alarm, &mut self.marks)?;
             }
+            // The seeds have one epoch each.
+            Effect::ServeEpochCert { .. } => {}
+            Effect::EpochEnded(cert) => {
+                return broken(Property::Survival, format!("{node} ends epoch {}", cert.epoch));
+            }
             Effect::Halt(reason) => return broken(Property::Survival, format!("{node} halts: {reason}")),
         }
         Ok(())

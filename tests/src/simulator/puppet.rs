@@ -116,11 +116,11 @@ impl Puppet {
             Ok(Message::CommitRangeRequest { request, .. }) if self.rng.chance(700) => {
                 reply(Message::CommitRangeReply(CommitRange::new(request, self.claim())))
             }
-            Ok(Message::ProbeRequest { nonce }) if self.rng.chance(700) => {
+            Ok(Message::ProbeRequest { epoch, nonce }) if self.rng.chance(700) => {
                 let seen = self.seen.last_key_value().map_or(0, |(round, _)| *round);
                 let round = if self.rng.chance(300) { seen + 100_000 } else { seen };
                 let round = self.rng.chance(800).then_some(round);
-                reply(Message::ProbeReply { nonce, commit_index: self.claim(), round, newest: None })
+                reply(Message::ProbeReply { epoch, nonce, commit_index: self.claim(), round, newest: None })
             }
             _ => Vec::new(),
         }
@@ -233,7 +233,7 @@ impl Puppet {
             _ => wall_ms + self.rng.below(5),
         };
         let config = &self.config;
-        let mut vote = genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed);
+        let mut vote = genesis_commit(&config.chain_id, config.epoch, &config.epoch_seed, config.base);
         if self.behaviour == Behaviour::Mixed && self.rng.chance(100) {
             marks.hit(Mark::LyingVote);
             vote = CommitRef { index: self.rng.below(400), digest: h("invented", &self.rng.next().to_le_bytes()) };
@@ -314,7 +314,7 @@ impl Puppet {
         push(acts, &self.reseal(future), &others, 0);
         let noise: Vec<u8> = (0..self.rng.between(1, 200)).map(|_| self.rng.next().to_le_bytes()[0]).collect();
         let refs = vec![block.reference(); 3];
-        let request = Message::FetchRequest { request: 7, ancestors_above: 0, refs };
+        let request = Message::FetchRequest { epoch: 0, request: 7, ancestors_above: 0, refs };
         let unasked = Message::FetchReply { request: 7, commit_index: self.claim(), blocks: vec![block.encode()] };
         for bytes in [noise, request.encode(), unasked.encode()] {
             let to = *self.rng.pick(&others).expect("others");

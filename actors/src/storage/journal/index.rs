@@ -50,6 +50,9 @@ const fn is_indexed(kind: RecordKind) -> bool {
             | RecordKind::Checkpoint
             | RecordKind::Certificate
             | RecordKind::Divergence
+            | RecordKind::EpochCert
+            | RecordKind::EpochStart
+            | RecordKind::ValidatorSet
     )
 }
 

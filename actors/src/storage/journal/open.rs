@@ -35,10 +35,11 @@ pub struct JournalIdentity {
     pub validator_key: Option<Hash>,
 }
 
-/// Logs of versions 1 and 2 hold commits made under leaders without reputation: replaying them gives other commits.
-const INIT_VERSION: u8 = 3;
+/// Logs of versions 1 and 2 hold commits made under leaders without reputation: replaying them gives other commits. Those of
+/// versions 3 and 4 know of no epochs.
+const INIT_VERSION: u8 = 5;
 /// That of a directory that takes the place of a lost one.
-const INIT_AFTER_LOSS: u8 = 4;
+const INIT_AFTER_LOSS: u8 = 6;
 const MAX_NODE_NAME: usize = 256;
 /// No first frame is longer: nothing but zeros stands behind this place in a log that has not begun.
 const INIT_FRAME: u64 = 512;
@@ -70,7 +71,7 @@ impl JournalIdentity {
             INIT_AFTER_LOSS => true,
             other => {
                 return Err(invalid(
-                    "version of the journal (this program reads 3 and 4; move the data directory away and start empty)",
+                    "version of the journal (this program reads 5 and 6; move the data directory away and start empty)",
                     other,
                 ));
             }
