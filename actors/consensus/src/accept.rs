@@ -10,6 +10,7 @@ use crate::committer::{Decided, Decision};
 use crate::config::CORE_LEN;
 use crate::epoch::DeliveredBlock;
 use crate::event::{Alarm, Effect, HaltReason, Offence};
+use crate::evidence::Statement;
 use crate::flush::Flush;
 use crate::machine::{Checking, Machine};
 use crate::record::Record;
@@ -50,6 +51,7 @@ impl Machine {
         let in_check = self.checking_refs.iter().filter(|checking| checking.author == reference.author).count();
         let versions = self.store.slot(reference.round, reference.author).count()
             + self.suspended.versions(reference.round, reference.author);
+        let in_check = in_check + self.evidence.unjudged_of(reference.author);
         let full = in_check >= self.config.limits.verify_per_author || versions >= VERSIONS_PER_SLOT;
         if full && !requested {
             self.counters.blocks_dropped += 1;
@@ -91,6 +93,7 @@ impl Machine {
         self.store.contains(block)
             || self.suspended.contains(block)
             || self.checking_refs.contains(block)
+            || self.evidence.is_unjudged(block)
             || self.proposer.is_in_flight(block)
     }
 
@@ -119,6 +122,7 @@ impl Machine {
     pub(crate) fn on_sig_checked(&mut self, ticket: Ticket, ok: bool) {
         match self.checking.remove(&ticket) {
             None => {}
+            Some(Checking::Evidence { proof }) => self.on_evidence_checked(proof, ok),
             Some(Checking::Probe { peer, block }) => self.on_probe_checked(peer, block, ok),
             Some(Checking::EpochCert { peer }) => self.on_epoch_cert_checked(peer, ok),
             Some(Checking::Proof { peer, nonce, round }) => self.on_proof_checked(peer, nonce, round, ok),
@@ -141,9 +145,8 @@ impl Machine {
         if self.config.own == Some(reference.author) && !self.proposer.is_in_flight(&reference) {
             self.distrust_log(reference);
         }
-        self.note_votes(&incoming.block.core);
-        self.note_attestation(&incoming.block);
-        self.note_slot(&incoming);
+        self.note_newest(&incoming);
+        self.note_statement(&Statement::Block(incoming.block.clone()));
         let latest = self.now.wall_ms.saturating_add(self.config.pacing.max_drift_ms);
         let timestamp = incoming.block.core.timestamp_ms;
         // Also one that a block here came to need while the signature was checked: nobody would ask for it any more.
@@ -175,6 +178,7 @@ impl Machine {
         if reference.round <= self.store.gc_round()
             || self.store.contains(&reference)
             || self.suspended.contains(&reference)
+            || !self.is_judged(&incoming)
         {
             return;
         }
@@ -251,18 +255,19 @@ impl Machine {
     fn on_inserted(&mut self, incoming: &Incoming) {
         let reference = incoming.reference;
         self.counters.blocks_accepted += 1;
-        self.note_attestation(&incoming.block);
         self.fetcher.arrived(&reference);
         self.catch_up.arrived(&reference, self.now.mono_ms);
-        if self.replaying {
-            self.note_votes(&incoming.block.core);
-            self.note_slot(incoming);
-        } else if self.proposer.is_in_flight(&reference) {
-            self.note_slot(incoming);
-        } else {
+        let own = self.proposer.is_in_flight(&reference);
+        if self.replaying || own {
+            self.note_newest(incoming);
+            self.note_statement(&Statement::Block(incoming.block.clone()));
+        }
+        if !self.replaying && !own {
             self.append(Record::Block(incoming.bytes.clone()), false);
         }
-        if !incoming.block.batches.is_empty() && !self.linearizer.is_committed(&reference) {
+        self.slot_is_logged(&reference);
+        let to_order = !incoming.block.batches.is_empty() || !incoming.block.extras.evidence.is_empty();
+        if to_order && !self.linearizer.is_committed(&reference) {
             self.open_payload.insert(reference);
         }
         self.check_watermarks(incoming);
@@ -301,6 +306,14 @@ impl Machine {
         }
     }
 
+    /// Everything that a checked statement says, before anything is known of its block's history.
+    pub(crate) fn note_statement(&mut self, statement: &Statement) {
+        self.note_votes(statement.core());
+        self.note_attestation(statement);
+        self.note_vote_of(statement);
+        self.note_slot(statement);
+    }
+
     /// Newest commit vote and attestation of a checked core; votes are compared with the own chain.
     fn note_votes(&mut self, core: &BlockCore) {
         let Some(peer) = self.peers.get_mut(usize::from(core.author)) else { return };
@@ -330,21 +343,6 @@ impl Machine {
         self.dissenters.add(&self.ctx.committee, author);
         if self.dissenters.stake() >= self.ctx.committee.validity() {
             self.halt(HaltReason::CommitDiffers { own, voters: self.dissenters.authors().collect() });
-        }
-    }
-
-    /// Two checked blocks of one slot are evidence, once per author.
-    fn note_slot(&mut self, incoming: &Incoming) {
-        let slot = incoming.reference.slot();
-        self.note_newest(incoming);
-        let first = self.slots_seen.entry(slot).or_insert_with(|| incoming.block.clone()).clone();
-        if first.core == incoming.block.core {
-            return;
-        }
-        self.counters.equivocations += 1;
-        if self.accused.insert(slot.author) {
-            let evidence = Evidence::equivocation(first.signed_core(), incoming.block.signed_core());
-            self.out.push(Effect::Evidence(Box::new(evidence)));
         }
     }
 
@@ -395,14 +393,19 @@ impl Machine {
 
     fn commit(&mut self, decided: Decided, leader: BlockRef) {
         let digest = self.schedule.digest();
-        let flushed = self.linearizer.apply(&self.ctx.committee, &self.store, decided.slot, leader, digest);
+        let verdict = |evidence: &Evidence| self.evidence.verdict(evidence);
+        let flushed = self.linearizer.apply(&self.ctx.committee, &self.store, decided.slot, leader, digest, &verdict);
         let mut flush = match flushed {
             Ok(flush) => flush,
             Err(reason) => return self.halt(reason),
         };
         self.follow_schedule(&flush, leader.round);
         self.follow_epoch(&mut flush);
-        let commit = flush.commit.clone();
+        let commit = Arc::new(flush.commit);
+        let header = commit.header.clone();
+        for fault in &commit.faults {
+            self.evidence.proven_fault(fault);
+        }
         let reference = self.linearizer.last_ref();
         self.note_recent_commit(reference);
         for block in &commit.blocks {
@@ -426,7 +429,7 @@ impl Machine {
         for author in self.ctx.committee.authors() {
             self.compare_vote(author, reference.index);
         }
-        self.compare_range(&flush.commit.header);
+        self.compare_range(&header);
         self.collect_garbage(self.linearizer.gc_round());
     }
 
@@ -441,7 +444,7 @@ impl Machine {
         let commit = (header.index, header.timestamp_ms);
         let end = self.tally.on_commit(&self.config, &self.ctx.committee, commit, blocks);
         if end.is_some() {
-            Arc::make_mut(&mut flush.commit).epoch_end = end;
+            flush.commit.epoch_end = end;
         }
     }
 
@@ -464,8 +467,7 @@ impl Machine {
                 self.proposer.requeue(&stored.block.batches);
             }
         }
-        let above = BlockRef { round: gc_round.saturating_add(1), author: 0, digest: Hash::ZERO };
-        self.slots_seen = self.slots_seen.split_off(&above.slot());
+        self.evidence.advance_gc(gc_round);
         self.held.retain(|(_, block), _| block.round > gc_round);
         self.fetcher.advance_gc(gc_round);
         self.catch_up.advance_gc(gc_round, self.now.mono_ms);

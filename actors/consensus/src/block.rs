@@ -161,6 +161,32 @@ pub enum EvidenceKind {
     ConflictingCommitVote,
 }
 
+impl EvidenceKind {
+    pub(crate) const fn tag(self) -> u8 {
+        match self {
+            Self::Equivocation => 0,
+            Self::ConflictingAttestation => 1,
+            Self::ConflictingCommitVote => 2,
+        }
+    }
+
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        match r.u8()? {
+            0 => Ok(Self::Equivocation),
+            1 => Ok(Self::ConflictingAttestation),
+            2 => Ok(Self::ConflictingCommitVote),
+            tag => Err(CodecError::Invalid { what: "evidence kind", value: u64::from(tag) }),
+        }
+    }
+}
+
+/// What a conflict of two statements with these digests is known by, whichever of them is named first.
+#[must_use]
+pub fn conflict_digest(kind: EvidenceKind, a: &Hash, b: &Hash) -> Hash {
+    let (a, b) = if a <= b { (a, b) } else { (b, a) };
+    h_parts("evidence", &[&[kind.tag()], a.as_bytes(), b.as_bytes()])
+}
+
 /// Two signed statements of one author that cannot both be honest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
@@ -177,11 +203,12 @@ impl Evidence {
     #[must_use]
     pub fn is_well_formed(&self) -> bool {
         let (a, b) = (&self.a.core, &self.b.core);
-        if a.author != b.author || a.chain_id != b.chain_id || a.epoch != b.epoch {
+        // In one order, so that one conflict has one encoding.
+        if a.author != b.author || a.chain_id != b.chain_id || a.epoch != b.epoch || a.digest() >= b.digest() {
             return false;
         }
         match self.kind {
-            EvidenceKind::Equivocation => a.round == b.round && a.digest() < b.digest(),
+            EvidenceKind::Equivocation => a.round == b.round,
             EvidenceKind::ConflictingAttestation => {
                 a.attestation.seq == b.attestation.seq && a.attestation.digest != b.attestation.digest
             }
@@ -205,24 +232,40 @@ impl Evidence {
         Self { kind, ..Self::equivocation(a, b) }
     }
 
-    fn write(&self, w: &mut Writer) {
-        w.u8(match self.kind {
-            EvidenceKind::Equivocation => 0,
-            EvidenceKind::ConflictingAttestation => 1,
-            EvidenceKind::ConflictingCommitVote => 2,
-        });
+    /// Evidence of two digests for one commit, in the order that has one encoding.
+    #[must_use]
+    pub fn conflicting_commit_vote(a: SignedCore, b: SignedCore) -> Self {
+        Self { kind: EvidenceKind::ConflictingCommitVote, ..Self::equivocation(a, b) }
+    }
+
+    /// Who signed both statements, and what contradicts itself in them: evidence counts once for these.
+    #[must_use]
+    pub const fn accusation(&self) -> (AuthorIdx, EvidenceKind) {
+        (self.a.core.author, self.kind)
+    }
+
+    /// What the conflict is known by. Of the two statements alone: other signatures over the same are no other conflict.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        conflict_digest(self.kind, &self.a.core.digest(), &self.b.core.digest())
+    }
+
+    /// Digest of the bytes, signatures included: what a verdict on the signatures is kept under.
+    #[must_use]
+    pub fn proof_digest(&self) -> Hash {
+        let mut w = Writer::with_capacity(1 + 2 * SIGNED_CORE_LEN);
+        self.write(&mut w);
+        h("evidence-proof", w.as_slice())
+    }
+
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.u8(self.kind.tag());
         self.a.write(w);
         self.b.write(w);
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let kind = match r.u8()? {
-            0 => EvidenceKind::Equivocation,
-            1 => EvidenceKind::ConflictingAttestation,
-            2 => EvidenceKind::ConflictingCommitVote,
-            tag => return Err(CodecError::Invalid { what: "evidence kind", value: u64::from(tag) }),
-        };
-        Ok(Self { kind, a: SignedCore::read(r)?, b: SignedCore::read(r)? })
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self { kind: EvidenceKind::read(r)?, a: SignedCore::read(r)?, b: SignedCore::read(r)? })
     }
 }
 

@@ -9,10 +9,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::{Block, Evidence, SignedCore};
+use crate::block::{Evidence, SignedCore};
 use crate::certificate::Certificate;
 use crate::committee::{Committee, StakeSet};
 use crate::event::{Alarm, Effect};
+use crate::evidence::Statement;
 use crate::machine::Machine;
 use crate::types::{AuthorIdx, CkptRef, Stake};
 
@@ -99,7 +100,7 @@ pub struct Checkpoints {
     attested: BTreeMap<AuthorIdx, BTreeMap<u64, SignedCore>>,
     certified: Option<Certified>,
     divergence: Option<Divergence>,
-    /// Authors whose conflicting or wrong attestation was told.
+    /// Authors whose wrong attestation was told.
     told: BTreeSet<AuthorIdx>,
     /// Something was noted since the last judgement.
     changed: bool,
@@ -148,7 +149,7 @@ impl Checkpoints {
         }
         let of_author = self.attested.entry(author).or_default();
         if let Some(first) = of_author.get(&attestation.seq) {
-            if first.core.attestation.digest == attestation.digest || !self.told.insert(author) {
+            if first.core.attestation.digest == attestation.digest {
                 return Noted::Nothing;
             }
             return Noted::Conflict(Box::new(Evidence::conflicting_attestation(first.clone(), signed())));
@@ -286,15 +287,15 @@ impl Machine {
         self.checkpoints.divergence.is_some()
     }
 
-    /// Takes the attestation of a checked block.
-    pub(crate) fn note_attestation(&mut self, block: &Block) {
-        let (author, attestation) = (block.core.author, block.core.attestation);
-        match self.checkpoints.note(|| block.signed_core(), author, attestation) {
-            Noted::Conflict(evidence) if self.config.own != Some(author) => self.out.push(Effect::Evidence(evidence)),
+    /// Takes the attestation of a checked statement.
+    pub(crate) fn note_attestation(&mut self, statement: &Statement) {
+        let (author, attestation) = (statement.core().author, statement.core().attestation);
+        match self.checkpoints.note(|| statement.signed(), author, attestation) {
+            Noted::Conflict(evidence) => self.accuse(*evidence),
             Noted::Wrong(attested, certified) => {
                 self.out.push(Effect::Alarm(Alarm::WrongAttestation { author, attested, certified }));
             }
-            Noted::Conflict(_) | Noted::Nothing => {}
+            Noted::Nothing => {}
         }
     }
 
@@ -336,6 +337,6 @@ impl Machine {
         let parents = vec![crate::testing::genesis_of(&self.config)[usize::from(author)]];
         let mut block = crate::testing::sealed_block(&self.config, 1, author, parents, Vec::new());
         block.core.attestation = attestation;
-        self.note_attestation(&block);
+        self.note_attestation(&Statement::Block(std::sync::Arc::new(block)));
     }
 }

@@ -212,6 +212,25 @@ fn a_validator_that_attests_two_digests_for_a_checkpoint_is_accused_once() {
 }
 
 #[test]
+fn a_wrong_attestation_told_of_silences_no_conflicting_one() {
+    let mut alone = Alone::new();
+    alone.executed(ckpt(1, "one"));
+    alone.executed(ckpt(2, "two"));
+    for author in 1..4 {
+        alone.attests(author, 0, ckpt(2, "two"));
+    }
+    assert_eq!(alone.status().certified.map(|certified| certified.checkpoint.seq), Some(2));
+    alone.machine.note_attestation_of(3, ckpt(1, "wrong"));
+    alone.machine.note_attestation_of(3, ckpt(2, "wrong, too"));
+    let effects = alone.step(Event::Tick);
+    let wrong = |effect: &&Effect| matches!(effect, Effect::Alarm(Alarm::WrongAttestation { author: 3, .. }));
+    assert_eq!(effects.iter().filter(wrong).count(), 1);
+    let conflict =
+        |effect: &&Effect| matches!(effect, Effect::Evidence(it) if it.kind == EvidenceKind::ConflictingAttestation);
+    assert_eq!(effects.iter().filter(conflict).count(), 1);
+}
+
+#[test]
 fn one_liar_stops_nobody_and_fills_its_own_places_only() {
     let mut alone = Alone::new();
     alone.executed(ckpt(1, "one"));

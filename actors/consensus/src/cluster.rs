@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use aurigraph_ledger::hash::{Hash, h, h_parts};
 
-use crate::block::Block;
+use crate::block::{Block, Evidence, EvidenceKind, SignedCore};
 use crate::certificate::Certificate;
-use crate::commit::Commit;
+use crate::commit::{Commit, ProvenFault};
 use crate::config::Config;
 use crate::epoch::EpochCert;
 use crate::event::{Alarm, Effect, Event};
@@ -29,6 +29,10 @@ pub(crate) fn stub_signature(author: AuthorIdx, digest: &Hash) -> Signature {
     let mut bytes = [0; SIGNATURE_LEN];
     bytes[..32].copy_from_slice(mark.as_bytes());
     Signature::from_slice(&bytes).expect("right length")
+}
+
+fn is_signed(signed: &SignedCore) -> bool {
+    signed.signature == stub_signature(signed.core.author, &signed.core.digest())
 }
 
 /// Another version of a pushed block, signed by the same author.
@@ -99,6 +103,8 @@ pub(crate) struct Cluster {
     sequence: u64,
     /// Index to digest: what the first node that delivered it had.
     pub(crate) agreed: BTreeMap<u64, Hash>,
+    /// What the first node that delivered a commit found proven in it.
+    pub(crate) faults: BTreeMap<u64, Vec<ProvenFault>>,
     pub(crate) steps: u64,
     /// Restarts use the newest snapshot.
     pub(crate) use_snapshots: bool,
@@ -153,6 +159,7 @@ impl Cluster {
             queue: BTreeMap::new(),
             sequence: 0,
             agreed: BTreeMap::new(),
+            faults: BTreeMap::new(),
             steps: 0,
             use_snapshots: false,
             equivocator: None,
@@ -601,6 +608,8 @@ impl Cluster {
         assert_eq!(Commit::decode(&commit.encode()).expect("decodes"), *commit);
         let agreed = *self.agreed.entry(index).or_insert(digest);
         assert_eq!(agreed, digest, "node {node} disagrees at commit {index}");
+        let faults = self.faults.entry(index).or_insert_with(|| commit.faults.clone());
+        assert_eq!(*faults, commit.faults, "node {node} finds other faults in commit {index}");
         let state = &mut self.nodes[node];
         let expected = state.life_delivered.last().copied().unwrap_or(state.executed) + 1;
         assert_eq!(index, expected, "node {node} delivers in order, once");
@@ -695,6 +704,10 @@ impl Cluster {
                 let block = Block::decode(&block).expect("decodes");
                 if block.core.epoch == machine.config().epoch {
                     oracle.insert(block.reference(), &block.parents);
+                }
+                let good = |e: &&Evidence| e.kind == EvidenceKind::Equivocation && is_signed(&e.a) && is_signed(&e.b);
+                for evidence in block.extras.evidence.iter().filter(good) {
+                    oracle.accuse(block.reference(), evidence.a.core.author);
                 }
             }
         }

@@ -3,14 +3,14 @@
 
 use aurigraph_ledger::hash::{Hash, h};
 
-use crate::block::{Block, BlockCore, Evidence};
-use crate::commit::{Commit, CommitHeader, CommittedBlock, blocks_root};
+use crate::block::{Block, BlockCore, Evidence, EvidenceKind};
+use crate::commit::{Commit, CommitHeader, CommittedBlock, FaultKind, ProvenFault, blocks_root};
 use crate::config::{CORE_LEN, Config, MAX_BLOCK_BYTES, MAX_RANGE_BLOCK_BYTES, SIGNED_CORE_LEN};
 use crate::epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
 use crate::message::{CommitRange, Message, RoundProof};
 use crate::record::Record;
 use crate::reputation::{Reputation, Table};
-use crate::snapshot::ConsensusSnapshot;
+use crate::snapshot::{ConsensusSnapshot, EvidenceState};
 use crate::testing::{Rng, genesis_of, reseal, sealed_block};
 use crate::types::{BatchRef, BlockRef, CkptRef, CommitRef, LeaderSlot, SIGNATURE_LEN, Slot};
 
@@ -50,7 +50,10 @@ fn commit() -> Commit {
         schedule_digest: Hash([6; 32]),
         last_decided: LeaderSlot { round: 8, offset: 0, author: 0 },
     };
-    Commit { header, blocks, epoch_end: Some(EpochEnd { delivered: vec![5, 0, 1 << 40, 2], version: 2 }) }
+    let fault = |author, kind| ProvenFault { author, kind, reporter: 2, digest: Hash([5; 32]) };
+    let faults = vec![fault(1, FaultKind::Equivocation), fault(1, FaultKind::ConflictingCommitVote)];
+    let epoch_end = Some(EpochEnd { delivered: vec![5, 0, 1 << 40, 2], version: 2 });
+    Commit { header, blocks, epoch_end, faults }
 }
 
 fn snapshot() -> ConsensusSnapshot {
@@ -78,6 +81,12 @@ fn snapshot() -> ConsensusSnapshot {
             delivered: vec![3, 0, 9],
             supports: vec![(7, 1), (0, 0), (8, 2)],
             end: Some(EpochEnd { delivered: vec![3, 0, 9], version: 1 }),
+        },
+        proven: [(0, EvidenceKind::Equivocation), (0, EvidenceKind::ConflictingAttestation)].into(),
+        evidence: EvidenceState {
+            pending: block().extras.evidence,
+            included: [((1, EvidenceKind::Equivocation), 8)].into(),
+            verdicts: [(Hash([2; 32]), (8, true)), (Hash([3; 32]), (7, false))].into(),
         },
     }
 }
@@ -124,6 +133,9 @@ fn records() -> Vec<Record> {
         Record::Snapshot(Box::new(snapshot())),
         Record::EpochCert(epoch_cert().into()),
         Record::EpochStart(epoch_start().into()),
+        Record::Evidence(Box::new(block().extras.evidence.remove(0))),
+        Record::Verdict { proof: Hash([2; 32]), round: 8, ok: true },
+        Record::Statement(Box::new(block().signed_core())),
     ]
 }
 
@@ -234,8 +246,8 @@ fn the_bytes_never_change_unnoticed() {
     let expected = [
         "0x92c553655d5a40ad",
         "0xb139138058648b98",
-        "0x66199adab9f1a41c",
-        "0x6dd06838ba56b2a7",
+        "0x1be4096b7cd25645",
+        "0xf25b163d673d55b2",
         "0x98d5be445e599054",
         "0x0ada7b3be7b56feb",
         "0x0b8f53f5f409a4fb",
@@ -251,11 +263,14 @@ fn the_bytes_never_change_unnoticed() {
         "0xacc05c27643e1931",
         "0x98d5be445e599054",
         "0xb19055f4281195cb",
-        "0x97f5c4381074fc54",
+        "0xfe8fc83fb7dacdac",
         "0x2f7cedc7ba021e49",
-        "0x7983e002511803d7",
+        "0x186a01a74a3acf2d",
         "0x05874ad24b45c922",
         "0x9ec4609dd40de32e",
+        "0x296292a674e9985d",
+        "0xb53b827a7c780334",
+        "0xe3e4d4e9b576b7b3",
         "0x936c8d901a00b6eb",
         "0x730a8a92101e6c06",
     ];

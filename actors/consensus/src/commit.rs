@@ -6,9 +6,10 @@
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::{Hash, h, h_parts};
 
-use crate::config::{MAX_BATCH_REFS, MAX_COMMIT_BLOCKS};
+use crate::block::EvidenceKind;
+use crate::config::{MAX_BATCH_REFS, MAX_COMMIT_BLOCKS, MAX_COMMIT_FAULTS};
 use crate::epoch::{EpochBase, EpochEnd};
-use crate::types::{BatchRef, BlockRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Round, TimeMs};
+use crate::types::{AuthorIdx, BatchRef, BlockRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Round, TimeMs};
 
 /// What a commit's digest covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +83,70 @@ pub struct CommittedBlock {
     pub batches: Vec<BatchRef>,
 }
 
+/// What a validator is found to have done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// Two blocks of one round.
+    Equivocation,
+    /// Two digests for one checkpoint.
+    ConflictingAttestation,
+    /// Two digests for one commit.
+    ConflictingCommitVote,
+}
+
+impl From<EvidenceKind> for FaultKind {
+    fn from(kind: EvidenceKind) -> Self {
+        match kind {
+            EvidenceKind::Equivocation => Self::Equivocation,
+            EvidenceKind::ConflictingAttestation => Self::ConflictingAttestation,
+            EvidenceKind::ConflictingCommitVote => Self::ConflictingCommitVote,
+        }
+    }
+}
+
+impl FaultKind {
+    const fn tag(self) -> u8 {
+        match self {
+            Self::Equivocation => 0,
+            Self::ConflictingAttestation => 1,
+            Self::ConflictingCommitVote => 2,
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        match r.u8()? {
+            0 => Ok(Self::Equivocation),
+            1 => Ok(Self::ConflictingAttestation),
+            2 => Ok(Self::ConflictingCommitVote),
+            tag => Err(CodecError::Invalid { what: "fault kind", value: u64::from(tag) }),
+        }
+    }
+}
+
+/// A fault that a commit proves: a function of the commits, equal on all nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProvenFault {
+    /// Who is at fault.
+    pub author: AuthorIdx,
+    /// What it did.
+    pub kind: FaultKind,
+    /// The author of the first delivered block that carries the evidence. The author at fault itself where no block
+    /// needs to: two versions of a slot in the order of blocks are proof enough, and nobody's merit.
+    pub reporter: AuthorIdx,
+    /// What the conflict is known by: [`crate::Evidence::digest`].
+    pub digest: Hash,
+}
+
+impl ProvenFault {
+    fn write(&self, w: &mut Writer) {
+        w.u16(self.author).u8(self.kind.tag()).u16(self.reporter).hash(&self.digest);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self { author: r.u16()?, kind: FaultKind::read(r)?, reporter: r.u16()?, digest: r.hash()? })
+    }
+}
+
 /// A commit in execution order, with everything needed to execute it but the batch bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -91,6 +156,8 @@ pub struct Commit {
     pub blocks: Vec<CommittedBlock>,
     /// That it is its epoch's last. Not covered by the digest: it follows from the commits.
     pub epoch_end: Option<EpochEnd>,
+    /// The faults that it proves, each (author, kind) once in an epoch, in the order of their blocks.
+    pub faults: Vec<ProvenFault>,
 }
 
 impl Commit {
@@ -143,6 +210,10 @@ impl Commit {
                 end.write(w);
             }
         }
+        w.varint(self.faults.len() as u64);
+        for fault in &self.faults {
+            fault.write(w);
+        }
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -164,7 +235,9 @@ impl Commit {
             1 => Some(EpochEnd::read(r)?),
             tag => return Err(CodecError::Invalid { what: "epoch end tag", value: u64::from(tag) }),
         };
-        Ok(Self { header, blocks, epoch_end })
+        let count = r.varint_max("faults of a commit", MAX_COMMIT_FAULTS as u64)?;
+        let faults = (0..count).map(|_| ProvenFault::read(r)).collect::<Result<_, _>>()?;
+        Ok(Self { header, blocks, epoch_end, faults })
     }
 }
 

@@ -37,6 +37,8 @@ pub const MAX_RANGE_COMMITS: usize = 64;
 pub const MAX_RANGE_BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// Most blocks in one commit that are decoded: a long undecided stretch of a large epoch fits many times.
 pub const MAX_COMMIT_BLOCKS: usize = 1 << 22;
+/// Most faults that one commit proves: every validator of every kind.
+pub const MAX_COMMIT_FAULTS: usize = 4 * MAX_VALIDATORS;
 
 /// Parameters that all validators of an epoch share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

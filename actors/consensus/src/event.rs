@@ -346,6 +346,12 @@ pub enum HaltReason {
         /// Newest one here.
         supports: u16,
     },
+    /// A committed block carries evidence whose signatures nobody has checked: an error of this program.
+    #[error("block {block} is ordered before the signatures of its evidence are checked")]
+    MissingVerdict {
+        /// The block.
+        block: BlockRef,
+    },
     /// A committed block is gone before its children: an error of this program.
     #[error("block {block} is missing below round {round}")]
     MissingHistory {

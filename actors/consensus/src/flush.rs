@@ -4,15 +4,15 @@
 //! arrived.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use aurigraph_ledger::hash::{Hash, h_parts};
 
-use crate::commit::{Commit, CommitHeader, CommittedBlock, blocks_root};
+use crate::block::{Evidence, EvidenceKind, conflict_digest};
+use crate::commit::{Commit, CommitHeader, CommittedBlock, ProvenFault, blocks_root};
 use crate::committee::Committee;
 use crate::event::HaltReason;
 use crate::store::Store;
-use crate::types::{BatchRef, BlockRef, CommitRef, Epoch, LeaderSlot, Round, Slot, Stake, TimeMs};
+use crate::types::{AuthorIdx, BatchRef, BlockRef, CommitRef, Epoch, LeaderSlot, Round, Slot, Stake, TimeMs};
 
 /// Delivered batches are remembered for this many times the garbage-collection depth.
 const DELIVERED_WINDOWS: Round = 2;
@@ -30,13 +30,14 @@ pub struct Linearizer {
     committed: BTreeSet<BlockRef>,
     slots: BTreeMap<Slot, Hash>,
     delivered: BTreeMap<Hash, Round>,
+    proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
 }
 
 /// What a flush gives beside the commit.
 #[derive(Debug)]
 pub struct Flush {
     /// The commit.
-    pub commit: Arc<Commit>,
+    pub commit: Commit,
     /// Committed blocks whose slot another version owns: they deliver nothing.
     pub twins: Vec<BlockRef>,
 }
@@ -55,6 +56,7 @@ impl Linearizer {
             committed: BTreeSet::new(),
             slots: BTreeMap::new(),
             delivered: BTreeMap::new(),
+            proven: BTreeSet::new(),
         }
     }
 
@@ -66,6 +68,7 @@ impl Linearizer {
         committed: BTreeSet<BlockRef>,
         slots: BTreeMap<Slot, Hash>,
         delivered: BTreeMap<Hash, Round>,
+        proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
     ) {
         if let Some(header) = &last {
             self.last_ref = header.reference();
@@ -75,6 +78,7 @@ impl Linearizer {
         self.committed = committed;
         self.slots = slots;
         self.delivered = delivered;
+        self.proven = proven;
     }
 
     /// The newest commit.
@@ -131,10 +135,17 @@ impl Linearizer {
         &self.delivered
     }
 
-    /// Makes the commit of a decided leader.
+    /// The faults that commits of this epoch prove: more evidence of one of them does nothing.
+    #[must_use]
+    pub const fn proven(&self) -> &BTreeSet<(AuthorIdx, EvidenceKind)> {
+        &self.proven
+    }
+
+    /// Makes the commit of a decided leader. `verdict` tells whether the signatures of carried evidence are good: a
+    /// function of the evidence's bytes, known before a block that carries it is accepted.
     ///
     /// # Errors
-    /// If the leader's history is not complete: an error of this program.
+    /// If the leader's history is not complete, or a verdict is not known: an error of this program.
     pub fn apply(
         &mut self,
         committee: &Committee,
@@ -142,16 +153,20 @@ impl Linearizer {
         slot: LeaderSlot,
         leader: BlockRef,
         schedule_digest: Hash,
+        verdict: &dyn Fn(&Evidence) -> Option<bool>,
     ) -> Result<Flush, HaltReason> {
         let refs = self.order(self.collect(store, leader)?);
         let timestamp_ms = self.time(committee, store, leader)?;
         let mut twins = Vec::new();
         let mut blocks = Vec::with_capacity(refs.len());
+        let mut faults = Vec::new();
         for reference in &refs {
             let batches = self.deliver(store, leader.round, *reference);
             if batches.is_none() {
                 twins.push(*reference);
+                faults.extend(self.prove_twin(*reference));
             }
+            self.prove_carried(store, *reference, verdict, &mut faults)?;
             blocks.push(CommittedBlock { block: *reference, batches: batches.unwrap_or_default() });
         }
         let header = CommitHeader {
@@ -167,7 +182,45 @@ impl Linearizer {
             last_decided: slot,
         };
         self.finish(&header, refs);
-        Ok(Flush { commit: Arc::new(Commit { header, blocks, epoch_end: None }), twins })
+        Ok(Flush { commit: Commit { header, blocks, epoch_end: None, faults }, twins })
+    }
+
+    /// Two versions of a slot in the order: proof by itself, since only signed blocks are accepted.
+    fn prove_twin(&mut self, twin: BlockRef) -> Option<ProvenFault> {
+        let owner = self.slots.get(&twin.slot())?;
+        let digest = conflict_digest(EvidenceKind::Equivocation, owner, &twin.digest);
+        self.prove(twin.author, EvidenceKind::Equivocation, twin.author, digest)
+    }
+
+    /// What the evidence in a delivered block proves that was not proven before.
+    fn prove_carried(
+        &mut self,
+        store: &Store,
+        carrier: BlockRef,
+        verdict: &dyn Fn(&Evidence) -> Option<bool>,
+        faults: &mut Vec<ProvenFault>,
+    ) -> Result<(), HaltReason> {
+        let Some(stored) = store.get(&carrier) else { return Ok(()) };
+        for evidence in &stored.block.extras.evidence {
+            let (author, kind) = evidence.accusation();
+            if self.proven.contains(&(author, kind)) {
+                continue;
+            }
+            if verdict(evidence).ok_or(HaltReason::MissingVerdict { block: carrier })? {
+                faults.extend(self.prove(author, kind, carrier.author, evidence.digest()));
+            }
+        }
+        Ok(())
+    }
+
+    fn prove(
+        &mut self,
+        author: AuthorIdx,
+        kind: EvidenceKind,
+        reporter: AuthorIdx,
+        digest: Hash,
+    ) -> Option<ProvenFault> {
+        self.proven.insert((author, kind)).then(|| ProvenFault { author, kind: kind.into(), reporter, digest })
     }
 
     fn finish(&mut self, header: &CommitHeader, refs: Vec<BlockRef>) {

@@ -78,10 +78,11 @@ fn h02_one_crashed_for_ever_never_stops_commits() {
 fn h09_catch_up_takes_the_versions_of_an_equivocator_that_others_build_on() {
     for seed in 0..3 {
         let mut c = short_memory(7, 930 + seed);
-        c.equivocator = Some(1);
         c.start_all();
         c.run_for(1_500);
         c.crash(6);
+        // Only now: once it is known, nobody builds on what it signs any more.
+        c.equivocator = Some(1);
         let from = c.commits(6);
         busy(&mut c, 6, 10_000);
         let target = c.commits(0);
@@ -92,7 +93,7 @@ fn h09_catch_up_takes_the_versions_of_an_equivocator_that_others_build_on() {
         let blocks = c.nodes[6].delivered.range(from + 1..=target).flat_map(|(_, commit)| commit.blocks.iter());
         let refs: Vec<_> = blocks.map(|committed| committed.block).collect();
         let slots: BTreeSet<_> = refs.iter().map(|block| block.slot()).collect();
-        assert!(refs.len() > slots.len() + 5, "{} blocks in {} slots", refs.len(), slots.len());
+        assert!(refs.len() > slots.len(), "{} blocks in {} slots", refs.len(), slots.len());
         c.run_until(10_000, "signs", |c| c.mode(6) == Some(Mode::Active));
         c.check_oracle(6);
     }
@@ -202,7 +203,7 @@ fn h25_memory_does_not_grow_with_the_length_of_catch_up() {
     while c.commits(3) < target {
         c.run_for(5);
         let status = c.status(3);
-        let seen = machine(&c, 3).slots_seen.len();
+        let seen = machine(&c, 3).evidence.slots();
         most = most.max(status.blocks).max(status.suspended).max(status.wanted).max(seen);
         looks += usize::from(c.mode(3) == Some(Mode::CatchUp));
         assert!(looks < 10_000, "{}", c.report());

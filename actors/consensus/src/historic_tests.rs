@@ -21,31 +21,31 @@ use crate::testing::{genesis_of, reseal, sealed_block};
 use crate::types::{AuthorIdx, BatchRef, BlockRef, LeaderSlot, Now, Round, TimeMs};
 
 /// Machine 0 of four with everything around it that answers at once; the other three are fed by hand.
-struct One {
-    config: Config,
-    machine: Machine,
-    now: Now,
+pub(crate) struct One {
+    pub(crate) config: Config,
+    pub(crate) machine: Machine,
+    pub(crate) now: Now,
     /// What it has signed, by round.
-    signed: BTreeMap<Round, BlockCore>,
+    pub(crate) signed: BTreeMap<Round, BlockCore>,
     /// What it has sent to one peer.
-    sent: Vec<(AuthorIdx, Message)>,
-    log: Vec<Record>,
-    evidence: usize,
-    charges: usize,
+    pub(crate) sent: Vec<(AuthorIdx, Message)>,
+    pub(crate) log: Vec<Record>,
+    pub(crate) evidence: usize,
+    pub(crate) charges: usize,
     /// What it has broadcast, by round, in all its lives.
-    broadcast: BTreeMap<Round, Hash>,
-    queue: VecDeque<Event>,
+    pub(crate) broadcast: BTreeMap<Round, Hash>,
+    pub(crate) queue: VecDeque<Event>,
     /// Length of the log that is safe once a sync has ended.
-    syncing: BTreeMap<u64, usize>,
-    synced: usize,
+    pub(crate) syncing: BTreeMap<u64, usize>,
+    pub(crate) synced: usize,
     /// The process ends after so many more effects.
-    effects_left: Option<u32>,
+    pub(crate) effects_left: Option<u32>,
     /// When it wants to be called again.
-    timer_ms: Option<TimeMs>,
+    pub(crate) timer_ms: Option<TimeMs>,
 }
 
 impl One {
-    fn new(change: impl FnOnce(&mut Config)) -> Self {
+    pub(crate) fn new(change: impl FnOnce(&mut Config)) -> Self {
         let mut config = Config::new(h("chain", b"test"), h("seed", b"test"), vec![1; 4], Some(0));
         change(&mut config);
         let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
@@ -72,7 +72,7 @@ impl One {
     }
 
     /// The process ends and starts again from what it has synced, or from all that it has written.
-    fn restart(&mut self, keep_unsynced: bool) {
+    pub(crate) fn restart(&mut self, keep_unsynced: bool) {
         if !keep_unsynced {
             self.log.truncate(self.synced);
         }
@@ -95,22 +95,22 @@ impl One {
         self.drain();
     }
 
-    fn connect(mut self) -> Self {
+    pub(crate) fn connect(mut self) -> Self {
         self.connect_all();
         self
     }
 
-    fn connect_all(&mut self) {
+    pub(crate) fn connect_all(&mut self) {
         (1..4).for_each(|peer| self.event(Event::PeerUp { peer }));
     }
 
     /// Takes an event, and then everything that its effects bring back.
-    fn event(&mut self, event: Event) {
+    pub(crate) fn event(&mut self, event: Event) {
         self.queue.push_back(event);
         self.drain();
     }
 
-    fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         while let Some(event) = self.queue.pop_front() {
             if self.effects_left == Some(0) {
                 return;
@@ -123,11 +123,11 @@ impl One {
         }
     }
 
-    fn receive(&mut self, peer: AuthorIdx, message: &Message) {
+    pub(crate) fn receive(&mut self, peer: AuthorIdx, message: &Message) {
         self.event(Event::Received { peer, bytes: message.encode() });
     }
 
-    fn execute(&mut self, effects: Vec<Effect>) {
+    pub(crate) fn execute(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match &mut self.effects_left {
                 Some(0) => return,
@@ -178,14 +178,14 @@ impl One {
         }
     }
 
-    fn wait(&mut self, ms: TimeMs) {
+    pub(crate) fn wait(&mut self, ms: TimeMs) {
         self.now.mono_ms += ms;
         self.now.wall_ms += ms;
         self.event(Event::Tick);
     }
 
     /// Nothing happens but its own timers, until a time. Returns how often they went off.
-    fn run_timers_until(&mut self, end_ms: TimeMs, mut each: impl FnMut(&mut Self)) -> u32 {
+    pub(crate) fn run_timers_until(&mut self, end_ms: TimeMs, mut each: impl FnMut(&mut Self)) -> u32 {
         let mut ticks = 0;
         while let Some(at) = self.timer_ms.take().filter(|at| *at <= end_ms) {
             ticks += 1;
@@ -198,30 +198,30 @@ impl One {
     }
 
     /// A block of another validator on these parents, its own among them.
-    fn block(&self, round: Round, author: AuthorIdx, parents: &[BlockRef]) -> Block {
+    pub(crate) fn block(&self, round: Round, author: AuthorIdx, parents: &[BlockRef]) -> Block {
         let mut parents = parents.to_vec();
         parents.sort_by_key(|parent| (parent.author != author, parent.author));
         sealed_block(&self.config, round, author, parents, vec![])
     }
 
-    fn push(&mut self, block: &Block) {
+    pub(crate) fn push(&mut self, block: &Block) {
         self.event(Event::Received { peer: block.core.author, bytes: encode_block(&block.encode()) });
     }
 
     /// Blocks of the three others for a round, all on all blocks of the round before.
-    fn round(&self, round: Round, parents: &[BlockRef]) -> Vec<Block> {
+    pub(crate) fn round(&self, round: Round, parents: &[BlockRef]) -> Vec<Block> {
         (1..4).map(|author| self.block(round, author, parents)).collect()
     }
 
     /// Two peers say that they are this many commits ahead.
-    fn far_ahead(&mut self, commit_index: u64) {
+    pub(crate) fn far_ahead(&mut self, commit_index: u64) {
         for peer in 1..3 {
             self.receive(peer, &Message::FetchReply { request: 0, commit_index, blocks: vec![] });
         }
     }
 }
 
-fn refs(blocks: &[Block]) -> Vec<BlockRef> {
+pub(crate) fn refs(blocks: &[Block]) -> Vec<BlockRef> {
     blocks.iter().map(Block::reference).collect()
 }
 

@@ -44,6 +44,7 @@ pub mod committer;
 pub mod config;
 pub mod epoch;
 pub mod event;
+mod evidence;
 pub mod fetch;
 pub mod flush;
 pub mod light;
@@ -75,6 +76,8 @@ mod codec_tests;
 #[cfg(test)]
 mod epoch_tests;
 #[cfg(test)]
+mod evidence_tests;
+#[cfg(test)]
 mod floor_tests;
 #[cfg(test)]
 mod fuzz;
@@ -101,7 +104,7 @@ pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, si
 pub use certificate::Certificate;
 pub use checkpoint::{Certified, Checkpoints, Divergence};
 pub use closing::EpochError;
-pub use commit::{Commit, CommitHeader, CommittedBlock};
+pub use commit::{Commit, CommitHeader, CommittedBlock, FaultKind, ProvenFault};
 pub use committee::{Committee, StakeSet};
 pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
 pub use epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
@@ -111,7 +114,7 @@ pub use machine::{Machine, RecoverError, Recovery};
 pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
 pub use record::{Record, SIGN_NOTHING};
 pub use reputation::{Reputation, ScheduleRules, Table};
-pub use snapshot::ConsensusSnapshot;
+pub use snapshot::{ConsensusSnapshot, EvidenceState};
 pub use status::{Counters, Doubt, EpochStatus, Mode, PeerStatus, ScheduleStatus, Signing, SigningState, Status};
 pub use types::{
     AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Lsn, Now, RequestId, Round,

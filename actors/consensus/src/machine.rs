@@ -20,6 +20,7 @@ use crate::committer::Committer;
 use crate::config::{Config, ConfigError};
 use crate::epoch::EpochTally;
 use crate::event::{Effect, Event, HaltReason, Offence};
+use crate::evidence::EvidencePool;
 use crate::fetch::Fetcher;
 use crate::flush::Linearizer;
 use crate::message::{Lane, Message};
@@ -31,9 +32,7 @@ use crate::snapshot::ConsensusSnapshot;
 use crate::status::{Counters, Mode, PeerStatus, Status};
 use crate::store::Store;
 use crate::suspend::{Incoming, Suspended};
-use crate::types::{
-    AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, LeaderSlot, Lsn, Now, Round, Slot, Ticket, TimeMs,
-};
+use crate::types::{AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, LeaderSlot, Lsn, Now, Round, Ticket, TimeMs};
 use crate::validity::EpochContext;
 
 pub use crate::recover::{RecoverError, Recovery};
@@ -72,6 +71,8 @@ pub(crate) enum Checking {
     Proof { peer: AuthorIdx, nonce: u64, round: Round },
     /// A core of an epoch certificate that a peer sent.
     EpochCert { peer: AuthorIdx },
+    /// One of the two statements of evidence in a block.
+    Evidence { proof: Hash },
 }
 
 /// The state machine.
@@ -98,10 +99,7 @@ pub struct Machine {
     pub(crate) checking_refs: BTreeSet<BlockRef>,
     /// Blocks from the future, by the wall time at which they are due.
     pub(crate) held: BTreeMap<(TimeMs, BlockRef), Incoming>,
-    /// First checked block of each slot above the garbage-collection round.
-    pub(crate) slots_seen: BTreeMap<Slot, Arc<Block>>,
-    /// Authors with evidence against them.
-    pub(crate) accused: BTreeSet<AuthorIdx>,
+    pub(crate) evidence: EvidencePool,
     /// Authors whose watermarks fell.
     pub(crate) fallen: BTreeSet<AuthorIdx>,
     /// Accepted blocks with payload that no commit holds.
@@ -180,8 +178,7 @@ impl Machine {
             checking: BTreeMap::new(),
             checking_refs: BTreeSet::new(),
             held: BTreeMap::new(),
-            slots_seen: BTreeMap::new(),
-            accused: BTreeSet::new(),
+            evidence: EvidencePool::default(),
             fallen: BTreeSet::new(),
             open_payload: BTreeSet::new(),
             recent_commits: BTreeMap::from([(genesis.index, genesis.digest)]),
@@ -392,6 +389,8 @@ impl Machine {
             wanted: self.fetcher.wanted(),
             wanted_batches: self.batches.wanted(),
             pending_batches: self.proposer.pending.len(),
+            pending_evidence: self.evidence.pending(),
+            shunned: self.ctx.committee.authors().filter(|author| self.is_shunned(*author)).collect(),
             t_leader_ms: self.proposer.timeout.get(),
             schedule: self.schedule.status(self.linearizer.last_ref().index),
             peers: self.ctx.committee.authors().map(|author| self.peer_status(author)).collect(),
@@ -446,6 +445,8 @@ impl Machine {
             highest_round: self.store.highest_round().max(self.proposer.appending_round()),
             reputation: self.schedule.reputation().clone(),
             tally: self.tally.clone(),
+            proven: self.linearizer.proven().clone(),
+            evidence: self.evidence.state(),
         }
     }
 

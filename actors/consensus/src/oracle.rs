@@ -50,6 +50,8 @@ pub struct Oracle {
     pub(crate) parents: Vec<Vec<usize>>,
     pub(crate) index: BTreeMap<BlockRef, usize>,
     rounds: BTreeMap<Round, Vec<usize>>,
+    /// Whose equivocation the evidence in a block proves.
+    pub(crate) accused: BTreeMap<BlockRef, BTreeSet<AuthorIdx>>,
 }
 
 /// One commit of the oracle: the leader and its newly ordered history, by round and author.
@@ -80,6 +82,7 @@ impl Oracle {
             parents: Vec::new(),
             index: BTreeMap::new(),
             rounds: BTreeMap::new(),
+            accused: BTreeMap::new(),
         }
     }
 
@@ -94,6 +97,11 @@ impl Oracle {
         self.parents.push(parents);
         self.index.insert(block, id);
         self.rounds.entry(block.round).or_default().push(id);
+    }
+
+    /// A block carries good evidence of this author's equivocation.
+    pub fn accuse(&mut self, block: BlockRef, author: AuthorIdx) {
+        self.accused.entry(block).or_default().insert(author);
     }
 
     /// Decides every slot after `last` that can be decided, in order; `None` for the undecided ones.

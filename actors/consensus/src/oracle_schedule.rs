@@ -112,6 +112,7 @@ impl Oracle {
     fn count(&self, leader: BlockRef, blocks: &[BlockRef], tally: &mut Tally) {
         let mut votes = vec![0; self.committee.len()];
         for block in blocks {
+            tally.equivocators.extend(self.accused.get(block).into_iter().flatten());
             if *tally.owners.entry(block.slot()).or_insert(*block) != *block {
                 tally.equivocators.insert(block.author);
                 continue;

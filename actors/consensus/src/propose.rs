@@ -43,6 +43,7 @@ struct Unsigned {
     core: BlockCore,
     parents: Vec<BlockRef>,
     batches: Vec<BatchRef>,
+    extras: Extras,
 }
 
 /// What makes a block be built now.
@@ -303,16 +304,19 @@ impl Machine {
         }
         let others = |reference: BlockRef| Some(reference.author) != self.config.own;
         let busy = !self.proposer.pending.is_empty()
+            || self.evidence.pending() > 0
             || !self.open_payload.is_empty()
             || self.store.round(self.clock.round()).any(|(reference, _)| others(reference));
         if busy { self.config.pacing.min_delay_busy_ms } else { self.config.pacing.min_delay_idle_ms }
     }
 
-    /// L(r-1) and C(r-2) of consensus.md 4.3; after half of the time-out for the first leader alone.
+    /// L(r-1) and C(r-2) of consensus.md 4.3; after half of the time-out for the first leader alone. An author that own
+    /// blocks leave out is not waited for.
     fn leaders_satisfied(&self, round: Round, first_only: bool) -> bool {
         let taken = if first_only { 1 } else { usize::MAX };
         let committee = &self.ctx.committee;
-        let leaders_here = |leader: &AuthorIdx| self.store.slot(round - 1, *leader).next().is_some();
+        let leaders_here =
+            |leader: &AuthorIdx| self.store.slot(round - 1, *leader).next().is_some() || self.is_shunned(*leader);
         if round >= 2 && !self.schedule.leaders(committee, round - 1).iter().take(taken).all(leaders_here) {
             return false;
         }
@@ -355,6 +359,7 @@ impl Machine {
         let carries = self.may_carry_payload(round);
         let batches = if carries { self.proposer.take_payload() } else { Vec::new() };
         let (commit_vote, attestation) = self.watermarks(parents.first());
+        let extras = Extras { evidence: self.evidence.to_report() };
         let core = BlockCore {
             version: BLOCK_VERSION,
             supports: self.config.supports,
@@ -365,7 +370,7 @@ impl Machine {
             timestamp_ms: self.block_time(),
             parents_root: parents_root(round, &parents),
             payload_root: payload_root(&batches),
-            extras_root: Extras::default().root(),
+            extras_root: extras.root(),
             commit_vote,
             attestation,
         };
@@ -378,7 +383,7 @@ impl Machine {
                 self.proposer.built_ms = Some(self.now.mono_ms);
             }
         }
-        self.ask_signature(Box::new(Unsigned { core, parents, batches }));
+        self.ask_signature(Box::new(Unsigned { core, parents, batches, extras }));
     }
 
     /// The wall clock, which does not go back by a little. A clock that was far ahead for a moment is not kept to: others
@@ -423,7 +428,22 @@ impl Machine {
     }
 
     /// Own block first; every author's block of the round before; the newest unreferenced older block of the others.
+    /// Equivocators are left out. If the others are no quorum, as can be only with more than F of stake faulty or down,
+    /// they are waited for as long as a leader is, and then built on as well: shunning must not stop the chain.
     fn choose_parents(&self, own: AuthorIdx, round: Round) -> Vec<BlockRef> {
+        let mut parents = self.known_parents(own, round);
+        let shunned = |parent: &BlockRef| parent.author != own && self.is_shunned(parent.author);
+        let strong = parents.iter().filter(|parent| parent.round + 1 == round && !shunned(parent));
+        let enough = StakeSet::of(&self.ctx.committee, strong.map(|parent| parent.author)).stake()
+            >= self.ctx.committee.quorum();
+        let waited = self.now.mono_ms.saturating_sub(self.clock.entered_ms());
+        if enough || waited < self.proposer.timeout.get() {
+            parents.retain(|parent| !shunned(parent));
+        }
+        parents
+    }
+
+    fn known_parents(&self, own: AuthorIdx, round: Round) -> Vec<BlockRef> {
         let genesis = self.ctx.genesis[usize::from(own)];
         let before = self.proposer.last.or_else(|| self.own_before_loss(own, round));
         let mut parents = vec![before.unwrap_or(genesis)];
@@ -464,9 +484,14 @@ impl Machine {
             return;
         };
         debug_assert_eq!(asked, ticket, "taken only if equal");
-        let Unsigned { core, parents, batches } = *unsigned;
+        let Unsigned { core, parents, batches, extras } = *unsigned;
         let reference = core.reference();
-        let block = Block { core, parents, batches, extras: Extras::default(), signature };
+        let block = Block { core, parents, batches, extras, signature };
+        self.log_statements();
+        // Found here, so checked here.
+        for evidence in &block.extras.evidence {
+            self.settle_verdict(evidence.proof_digest(), reference.round, true);
+        }
         let bytes: Arc<[u8]> = block.encode().into();
         let lsn = self.append(Record::OwnBlock(bytes.clone()), true);
         self.proposer.signed_round = self.proposer.signed_round.max(reference.round);
@@ -500,6 +525,7 @@ impl Machine {
         }
         let own = own.clone();
         let from = own.reference.author;
+        self.note_reported(&own.block);
         self.accept(Incoming { reference: own.reference, block: own.block.clone(), bytes: own.bytes.clone(), from });
         self.proposer.in_flight = None;
         self.counters.blocks_proposed += 1;

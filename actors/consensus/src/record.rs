@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
+use aurigraph_ledger::hash::Hash;
 
+use crate::block::{Evidence, SignedCore};
 use crate::commit::Commit;
 use crate::config::MAX_BLOCK_BYTES;
 use crate::epoch::{EpochCert, EpochStart};
@@ -39,6 +41,19 @@ pub enum Record {
     EpochStart(Arc<EpochStart>),
     /// A snapshot of the consensus state, taken by the driver between two steps.
     Snapshot(Box<ConsensusSnapshot>),
+    /// Evidence found here, to be put into own blocks until a commit proves it.
+    Evidence(Box<Evidence>),
+    /// Whether the signatures of evidence in a block are good. Stands before the block.
+    Verdict {
+        /// [`Evidence::proof_digest`].
+        proof: Hash,
+        /// Round of the block.
+        round: Round,
+        /// The verdict.
+        ok: bool,
+    },
+    /// A checked statement whose block is not accepted yet: with another version of it, evidence.
+    Statement(Box<SignedCore>),
 }
 
 impl Record {
@@ -75,6 +90,17 @@ impl Record {
                 w.u8(7);
                 start.write(&mut w);
             }
+            Self::Evidence(evidence) => {
+                w.u8(8);
+                evidence.write(&mut w);
+            }
+            Self::Verdict { proof, round, ok } => {
+                w.u8(9).hash(proof).u32(*round).u8(u8::from(*ok));
+            }
+            Self::Statement(signed) => {
+                w.u8(10);
+                signed.write(&mut w);
+            }
         }
         w.into_bytes()
     }
@@ -97,6 +123,15 @@ impl Record {
             5 => Self::Snapshot(Box::new(ConsensusSnapshot::read(&mut r)?)),
             6 => Self::EpochCert(Arc::new(EpochCert::read(&mut r)?)),
             7 => Self::EpochStart(Arc::new(EpochStart::read(&mut r)?)),
+            8 => Self::Evidence(Box::new(Evidence::read(&mut r)?)),
+            9 => {
+                let (proof, round) = (r.hash()?, r.u32()?);
+                match r.u8()? {
+                    flag @ 0..=1 => Self::Verdict { proof, round, ok: flag == 1 },
+                    flag => return Err(CodecError::Invalid { what: "verdict", value: u64::from(flag) }),
+                }
+            }
+            10 => Self::Statement(Box::new(SignedCore::read(&mut r)?)),
             tag => return Err(CodecError::Invalid { what: "record tag", value: u64::from(tag) }),
         };
         r.finish()?;

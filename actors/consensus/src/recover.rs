@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::Block;
+use crate::block::{Block, SignedCore};
 use crate::commit::Commit;
 use crate::committer::Committer;
 use crate::config::{Config, ConfigError};
 use crate::epoch::EpochStart;
 use crate::event::{Effect, HaltReason};
+use crate::evidence::Statement;
 use crate::machine::Machine;
 use crate::propose::OwnBlock;
 use crate::record::{Record, SIGN_NOTHING};
@@ -150,8 +151,10 @@ impl Machine {
             snapshot.committed,
             snapshot.slots,
             snapshot.delivered,
+            snapshot.proven,
         );
         self.tally = snapshot.tally;
+        self.evidence.restore(snapshot.evidence);
         self.proposer.floor = snapshot.floor;
         self.proposer.last = snapshot.own_last;
         self.proposer.signed_round = self.proposer.own_round();
@@ -181,6 +184,9 @@ impl Machine {
             Record::OwnBlock(bytes) => self.replay_block(replay, position, bytes, true)?,
             Record::Commit(commit) => self.replay_commit(replay, base, commit),
             Record::EpochCert(cert) => self.replay_cert(cert),
+            Record::Evidence(evidence) => self.accuse(*evidence),
+            Record::Verdict { proof, round, ok } => self.replay_verdict(proof, round, ok),
+            Record::Statement(signed) => self.replay_statement(signed),
             Record::Mode { .. } | Record::Snapshot(_) | Record::EpochStart(_) => {}
         }
         Ok(())
@@ -210,6 +216,15 @@ impl Machine {
         }
     }
 
+    /// A statement whose block did not come into the store before the log's next own block.
+    fn replay_statement(&mut self, signed: Box<SignedCore>) {
+        if self.ctx.check_core(&signed.core).is_ok() {
+            let reference = signed.core.reference();
+            self.note_statement(&Statement::Core(Arc::from(signed)));
+            self.slot_is_logged(&reference);
+        }
+    }
+
     fn replay_block(
         &mut self,
         replay: &mut Replay,
@@ -232,6 +247,7 @@ impl Machine {
                 self.proposer.note_proposed(&block.batches);
             }
             self.proposer.signed_round = self.proposer.signed_round.max(reference.round);
+            self.note_reported(&block);
             if reference.round > self.proposer.own_round() || self.proposer.last == Some(reference) {
                 self.proposer.last = Some(reference);
                 self.proposer.own = Some(OwnBlock { reference, block: block.clone(), bytes: bytes.clone() });
@@ -312,6 +328,7 @@ impl Machine {
             }
         }
         self.resume_closing();
+        self.resume_evidence();
         self.start_probe();
         if let Some(doubt) = doubt {
             self.proposer.withhold_last();

@@ -64,7 +64,7 @@ pub struct Reputation {
     pub scores: Vec<u64>,
     /// Leader slots of each validator that were skipped, in this window.
     pub missed: Vec<u64>,
-    /// Validators with two delivered blocks in one slot: out of the rotation for the rest of the epoch.
+    /// Validators whose equivocation a commit of this epoch has proven: out of the rotation for the rest of it.
     pub equivocators: BTreeSet<AuthorIdx>,
     /// Committed leaders that a block still to be delivered may have voted for.
     pub leaders: BTreeSet<BlockRef>,

@@ -6,6 +6,7 @@
 
 use aurigraph_ledger::hash::{Hash, h_parts};
 
+use crate::commit::FaultKind;
 use crate::committee::Committee;
 use crate::config::Config;
 use crate::flush::Flush;
@@ -143,7 +144,8 @@ impl Schedule {
     pub fn on_commit(&mut self, committee: &Committee, store: &Store, flush: &Flush) -> bool {
         let header = &flush.commit.header;
         let state = &mut self.reputation;
-        state.equivocators.extend(flush.twins.iter().map(|twin| twin.author));
+        let equivocations = flush.commit.faults.iter().filter(|fault| fault.kind == FaultKind::Equivocation);
+        state.equivocators.extend(equivocations.map(|fault| fault.author));
         for committed in flush.commit.blocks.iter().filter(|committed| !flush.twins.contains(&committed.block)) {
             let block = committed.block;
             let Some(stored) = store.get(&block) else { continue };

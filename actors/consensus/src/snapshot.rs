@@ -5,18 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
+use crate::block::{Evidence, EvidenceKind};
 use crate::commit::CommitHeader;
+use crate::config::MAX_COMMIT_FAULTS;
 use crate::epoch::EpochTally;
 use crate::reputation::Reputation;
-use crate::types::{BlockRef, Epoch, LeaderSlot, Round, Slot};
+use crate::types::{AuthorIdx, BlockRef, Epoch, LeaderSlot, Round, Slot};
 
 /// Most entries of each list in a snapshot: bounds the memory that a corrupt record can ask for.
 const MAX_ENTRIES: u64 = 4_000_000;
 
-/// Version of the encoding. Version 1 had no schedule state, and its log was written under leaders without reputation:
-/// such a log gives other commits now, so it is refused.
-/// Version 2 knew of no epochs.
-const VERSION: u8 = 3;
+/// Version of the encoding. Version 1 had no schedule state, version 2 knew of no epochs, version 3 of no evidence: such
+/// logs give other commits now, so they are refused.
+const VERSION: u8 = 4;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +48,51 @@ pub struct ConsensusSnapshot {
     pub reputation: Reputation,
     /// What the epoch's commits say of its end.
     pub tally: EpochTally,
+    /// Faults that commits of this epoch have proven.
+    pub proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
+    /// Evidence found here that no commit has proven.
+    pub evidence: EvidenceState,
+}
+
+/// The part of a snapshot that is about evidence.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EvidenceState {
+    /// Found here, ascending by accused and kind.
+    pub pending: Vec<Evidence>,
+    /// Round of the own block that carries it.
+    pub included: BTreeMap<(AuthorIdx, EvidenceKind), Round>,
+    /// Verdicts on evidence in blocks above `gc_round`, by [`Evidence::proof_digest`], with the highest such round.
+    pub verdicts: BTreeMap<Hash, (Round, bool)>,
+}
+
+impl EvidenceState {
+    fn write(&self, w: &mut Writer) {
+        w.varint(self.pending.len() as u64);
+        self.pending.iter().for_each(|evidence| evidence.write(w));
+        w.varint(self.included.len() as u64);
+        for ((author, kind), round) in &self.included {
+            w.u16(*author).u8(kind.tag()).u32(*round);
+        }
+        w.varint(self.verdicts.len() as u64);
+        for (proof, (round, ok)) in &self.verdicts {
+            w.hash(proof).u32(*round).u8(u8::from(*ok));
+        }
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let count = r.varint_max("pending evidence", MAX_COMMIT_FAULTS as u64)?;
+        let pending = (0..count).map(|_| Evidence::read(r)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(at) = pending.windows(2).position(|pair| pair[0].accusation() >= pair[1].accusation()) {
+            return Err(CodecError::Invalid { what: "pending evidence", value: at as u64 });
+        }
+        let included = read_ascending(r, "included evidence", |r| Ok((read_accusation(r)?, r.u32()?)))?;
+        let verdicts = read_ascending(r, "verdicts", |r| Ok((r.hash()?, (r.u32()?, read_tag(r)?))))?;
+        Ok(Self { pending, included: included.into_iter().collect(), verdicts: verdicts.into_iter().collect() })
+    }
+}
+
+fn read_accusation(r: &mut Reader<'_>) -> Result<(AuthorIdx, EvidenceKind), CodecError> {
+    Ok((r.u16()?, EvidenceKind::read(r)?))
 }
 
 impl ConsensusSnapshot {
@@ -115,12 +161,17 @@ impl ConsensusSnapshot {
         w.u32(self.floor).u32(self.highest_round);
         self.reputation.write(w);
         self.tally.write(w);
+        w.varint(self.proven.len() as u64);
+        for (author, kind) in &self.proven {
+            w.u16(*author).u8(kind.tag());
+        }
+        self.evidence.write(w);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
         if version != VERSION {
-            let what = "version of the consensus snapshot (this program reads version 3)";
+            let what = "version of the consensus snapshot (this program reads version 4)";
             return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);
@@ -134,6 +185,8 @@ impl ConsensusSnapshot {
         let own_last = if read_tag(r)? { Some(BlockRef::read(r)?) } else { None };
         let (floor, highest_round) = (r.u32()?, r.u32()?);
         let (reputation, tally) = (Reputation::read(r)?, EpochTally::read(r)?);
+        let proven = read_ascending(r, "proven faults", read_accusation)?.into_iter().collect();
+        let evidence = EvidenceState::read(r)?;
         Ok(Self {
             chain_id,
             epoch,
@@ -148,6 +201,8 @@ impl ConsensusSnapshot {
             highest_round,
             reputation,
             tally,
+            proven,
+            evidence,
         })
     }
 }

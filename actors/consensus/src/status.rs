@@ -169,8 +169,10 @@ pub struct Counters {
     pub slots_indirect: u64,
     /// Leader slots skipped.
     pub slots_skipped: u64,
-    /// Equivocations seen.
+    /// Slots seen with two versions.
     pub equivocations: u64,
+    /// Pieces of evidence in blocks whose signatures were bad.
+    pub evidence_refused: u64,
     /// Own rounds entered because the leader time-out expired.
     pub leader_timeouts: u64,
     /// Times catch-up was entered.
@@ -222,6 +224,10 @@ pub struct Status {
     pub wanted_batches: usize,
     /// Own batches that wait for a block.
     pub pending_batches: usize,
+    /// Evidence found here that no commit has proven yet.
+    pub pending_evidence: usize,
+    /// Equivocators whose blocks own blocks leave out, ascending.
+    pub shunned: Vec<AuthorIdx>,
     /// The leader time-out now.
     pub t_leader_ms: TimeMs,
     /// The leader schedule.

@@ -284,7 +284,7 @@ impl Runner {
                 let digest = self.schedule.digest();
                 let flush = self
                     .linearizer
-                    .apply(&self.committee, &self.store, decided.slot, leader, digest)
+                    .apply(&self.committee, &self.store, decided.slot, leader, digest, &|_| None)
                     .expect("complete history");
                 if self.schedule.on_commit(&self.committee, &self.store, &flush) {
                     let changed = self.committer.reschedule(&self.committee, &self.schedule, &self.store, leader.round);

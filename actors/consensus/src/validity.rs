@@ -5,7 +5,7 @@
 
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::{Block, BlockCore, genesis_ref, parents_root, payload_root};
+use crate::block::{Block, BlockCore, Evidence, genesis_ref, parents_root, payload_root};
 use crate::committee::{Committee, StakeSet};
 use crate::config::{BLOCK_VERSION, Config, MAX_BATCH_REFS, MAX_EVIDENCE, MAX_PAYLOAD_BYTES};
 use crate::types::{AuthorIdx, BlockRef, Epoch, Round, Stake};
@@ -132,7 +132,7 @@ impl EpochContext {
         if block.extras.evidence.len() > MAX_EVIDENCE {
             return Err(Invalid::Evidence(block.extras.evidence.len()));
         }
-        if let Some(bad) = block.extras.evidence.iter().position(|e| !e.is_well_formed()) {
+        if let Some(bad) = block.extras.evidence.iter().position(|e| !self.is_evidence(e)) {
             return Err(Invalid::Evidence(bad));
         }
         if block.core.parents_root != parents_root(block.core.round, &block.parents) {
@@ -145,6 +145,13 @@ impl EpochContext {
             return Err(Invalid::Root("extras"));
         }
         Ok(())
+    }
+
+    /// V11, without the signatures: two statements of a validator of this epoch that contradict each other.
+    fn is_evidence(&self, evidence: &Evidence) -> bool {
+        let core = &evidence.a.core;
+        let here = core.chain_id == self.chain_id && core.epoch == self.epoch && self.committee.contains(core.author);
+        here && evidence.is_well_formed()
     }
 
     /// V3 and V5 to V9.
@@ -204,7 +211,7 @@ fn check_payload(block: &Block) -> Result<(), Invalid> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::block::{Evidence, EvidenceKind};
+    use crate::block::EvidenceKind;
     use crate::testing::{genesis_of, reseal, sealed_block};
     use crate::types::{BatchRef, CommitRef};
 
@@ -327,10 +334,26 @@ mod tests {
         assert_eq!(verdict(|b| b.extras.evidence = vec![swapped]), Err(Invalid::Evidence(0)));
         assert_eq!(verdict(|b| b.extras.evidence = vec![proof.clone(); 3]), Err(Invalid::Evidence(3)));
         other.core.commit_vote = CommitRef { index: same.core.commit_vote.index, digest: Hash([5; 32]) };
-        let votes = Evidence { kind: EvidenceKind::ConflictingCommitVote, a: same.clone(), b: other.clone() };
-        assert!(votes.is_well_formed());
+        let votes = Evidence::conflicting_commit_vote(same.clone(), other.clone());
+        assert_eq!(verdict(|b| b.extras.evidence = vec![votes.clone()]), Ok(()));
+        let swapped = Evidence { kind: votes.kind, a: votes.b, b: votes.a };
+        assert_eq!(verdict(|b| b.extras.evidence = vec![swapped]), Err(Invalid::Evidence(0)));
+        let both_are = |change: fn(&mut BlockCore)| {
+            let (mut a, mut b) = (same.clone(), other.clone());
+            change(&mut a.core);
+            change(&mut b.core);
+            Evidence::conflicting_commit_vote(a, b)
+        };
+        for stranger in [
+            both_are(|core| core.author = 77),
+            both_are(|core| core.epoch = 9),
+            both_are(|core| core.chain_id = Hash::ZERO),
+        ] {
+            assert!(stranger.is_well_formed());
+            assert_eq!(verdict(|b| b.extras.evidence = vec![stranger]), Err(Invalid::Evidence(0)));
+        }
         other.core.author = 2;
-        assert!(!Evidence { kind: EvidenceKind::ConflictingCommitVote, a: same, b: other }.is_well_formed());
+        assert!(!Evidence::conflicting_commit_vote(same, other).is_well_formed());
     }
 
     #[test]

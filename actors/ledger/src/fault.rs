@@ -1,13 +1,14 @@
-//! A proven fault of a validator, as a commit hands it to execution.
+//! A fault of a validator that a commit proves, as it hands it to execution.
 //!
 //! Only data. How evidence is found and verified is consensus's business, what a fault costs is the staking module's.
 
 use serde::{Deserialize, Serialize};
 
+use crate::codec::CodecError;
 use crate::hash::Hash;
 use crate::types::ValidatorIndex;
 
-/// What a validator is proven to have signed twice (consensus.md, 8.1).
+/// What a validator is found to have done (consensus.md, 8.1 and 8.3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
@@ -18,11 +19,23 @@ pub enum FaultKind {
     ConflictingAttestation = 2,
     /// Two digests for one commit.
     ConflictingCommitVote = 3,
+    /// It proposed too few of the delivered blocks for too long. No proof of a wrong: it may have been cut off.
+    Downtime = 4,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 3] = [Self::Equivocation, Self::ConflictingAttestation, Self::ConflictingCommitVote];
+    pub const ALL: [Self; 4] =
+        [Self::Equivocation, Self::ConflictingAttestation, Self::ConflictingCommitVote, Self::Downtime];
+
+    /// The kind with this number.
+    ///
+    /// # Errors
+    /// [`CodecError`] if there is none.
+    pub fn decode(byte: u8) -> Result<Self, CodecError> {
+        let kind = Self::ALL.into_iter().find(|kind| *kind as u8 == byte);
+        kind.ok_or(CodecError::Invalid { what: "fault kind", value: byte.into() })
+    }
 }
 
 /// A fault whose evidence stands in a block of the commit. Acceptance does not check the signatures of evidence: whoever
@@ -36,9 +49,10 @@ pub struct Fault {
     pub validator: ValidatorIndex,
     /// The epoch of the conflicting statements.
     pub epoch: u64,
-    /// What was signed twice.
+    /// What it did.
     pub kind: FaultKind,
-    /// The author of the first delivered block that carries the evidence.
+    /// The author of the first delivered block that carries the evidence; the validator at fault itself where the order of
+    /// blocks is proof enough.
     pub reporter: ValidatorIndex,
     /// The evidence's digest, for events and for looking it up.
     pub digest: Hash,

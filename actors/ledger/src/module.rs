@@ -104,8 +104,9 @@ pub trait Module: Send + Sync {
         false
     }
 
-    /// Executes the faults a commit proves, before its transactions; hands out events in a format of the module's own.
-    fn faults(&mut self, _faults: &[Fault], _emit: &mut dyn FnMut(u16, Vec<u8>)) {}
+    /// Executes the faults a commit proves, before the transactions of its block of this height; hands out events in a
+    /// format of the module's own.
+    fn faults(&mut self, _height: u64, _faults: &[Fault], _emit: &mut dyn FnMut(u16, Vec<u8>)) {}
 
     /// Executes a group's operations in order. A failed operation must have no effect. Execution may stop after the
     /// first failure if `atomic`: everything will be reverted.

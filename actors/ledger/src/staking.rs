@@ -4,7 +4,7 @@
 //! until then a chain's roots are those of a ledger without the module. The validator set that consensus works with is
 //! not touched here: it is constant within an epoch. Operations (tags 16 to 31) have no format yet.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::codec::{CodecError, Reader, Writer};
@@ -23,9 +23,9 @@ pub const CONFLICT_SLASH: u64 = EQUIVOCATION_SLASH / 5;
 /// The number of the event of a fault that counted.
 pub const EVENT_FAULT: u16 = 1;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const WHOLE: u64 = 10_000;
-/// Most faults that are remembered; a bound for decoding only: three kinds for each validator and epoch.
+/// Most faults that are remembered; a bound for decoding only: four kinds for each validator and epoch.
 const MAX_FAULTS: u64 = 1 << 24;
 
 /// How a validator stands; it never gets better without an operation of its own.
@@ -34,7 +34,7 @@ const MAX_FAULTS: u64 = 1 << 24;
 pub enum Standing {
     /// Nothing is held against it.
     Active = 0,
-    /// Signed conflicting statements: not of the next set until it asks back in.
+    /// Signed conflicting statements, or proposed too little: not of the next set until it asks back in.
     Jailed = 1,
     /// Equivocated: never of a set again under this key.
     Removed = 2,
@@ -44,7 +44,7 @@ impl Standing {
     const fn after(kind: FaultKind) -> Self {
         match kind {
             FaultKind::Equivocation => Self::Removed,
-            FaultKind::ConflictingAttestation | FaultKind::ConflictingCommitVote => Self::Jailed,
+            FaultKind::ConflictingAttestation | FaultKind::ConflictingCommitVote | FaultKind::Downtime => Self::Jailed,
         }
     }
 
@@ -76,52 +76,75 @@ pub struct ValidatorStake {
 pub struct StakingTable {
     /// A row for each validator, by its index.
     pub validators: Vec<ValidatorStake>,
-    /// The faults that counted, by (epoch, validator, kind): another report of one does nothing.
-    faults: BTreeSet<(u64, ValidatorIndex, FaultKind)>,
+    /// The faults that counted, by (epoch, validator, kind): another report of one does nothing. Of downtime the newest.
+    faults: BTreeMap<(u64, ValidatorIndex, FaultKind), Penalty>,
+}
+
+/// What a fault that counted came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Penalty {
+    /// In which block.
+    pub height: u64,
+    /// The stake that it took; none of a validator that was slashed in this epoch before, and for downtime.
+    pub taken: u64,
 }
 
 impl StakingTable {
     fn of_genesis(genesis: &Genesis) -> Self {
         let row = |stake| ValidatorStake { stake, slashed: 0, slashes: 0, standing: Standing::Active };
         let validators = genesis.validators.iter().map(|validator| row(validator.stake)).collect();
-        Self { validators, faults: BTreeSet::new() }
+        Self { validators, faults: BTreeMap::new() }
+    }
+
+    /// The faults that counted, by (epoch, validator, kind).
+    #[must_use]
+    pub const fn faults(&self) -> &BTreeMap<(u64, ValidatorIndex, FaultKind), Penalty> {
+        &self.faults
     }
 
     /// Applies a fault; what it took, or nothing if it was counted before or names nobody.
     ///
     /// There is at most one slash for each (epoch, validator), that of its first fault in delivered order; a further
     /// fault of another kind can only worsen the standing.
-    fn apply(&mut self, fault: &Fault) -> Option<u64> {
+    fn apply(&mut self, height: u64, fault: &Fault) -> Option<u64> {
         let row = self.validators.get_mut(usize::from(fault.validator))?;
-        let kinds = |kind| (fault.epoch, fault.validator, kind);
-        let slashed_before = FaultKind::ALL.into_iter().any(|kind| self.faults.contains(&kinds(kind)));
-        if !self.faults.insert(kinds(fault.kind)) {
+        let key = |kind| (fault.epoch, fault.validator, kind);
+        let counted = match fault.kind {
+            // Once it is out it cannot propose: that is no further fault. Back in, it can be absent again.
+            FaultKind::Downtime => row.standing != Standing::Active,
+            kind => self.faults.contains_key(&key(kind)),
+        };
+        if counted {
             return None;
         }
+        let slashing = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Downtime);
+        let slashed_before = slashing.into_iter().any(|kind| self.faults.contains_key(&key(kind)));
         row.standing = row.standing.max(Standing::after(fault.kind));
-        if slashed_before {
-            return Some(0);
-        }
         let share = match fault.kind {
-            FaultKind::Equivocation => EQUIVOCATION_SLASH,
-            FaultKind::ConflictingAttestation | FaultKind::ConflictingCommitVote => CONFLICT_SLASH,
+            _ if slashed_before => None,
+            FaultKind::Equivocation => Some(EQUIVOCATION_SLASH),
+            FaultKind::ConflictingAttestation | FaultKind::ConflictingCommitVote => Some(CONFLICT_SLASH),
+            FaultKind::Downtime => None,
         };
-        let taken = slash_of(row.stake, share);
-        row.stake -= taken;
-        row.slashed += taken;
-        row.slashes = row.slashes.saturating_add(1);
+        let taken = share.map_or(0, |share| slash_of(row.stake, share));
+        if share.is_some() {
+            row.stake -= taken;
+            row.slashed += taken;
+            row.slashes = row.slashes.saturating_add(1);
+        }
+        self.faults.insert(key(fault.kind), Penalty { height, taken });
         Some(taken)
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::with_capacity(16 + self.validators.len() * 21 + self.faults.len() * 11);
+        let mut w = Writer::with_capacity(16 + self.validators.len() * 21 + self.faults.len() * 27);
         w.u8(VERSION).varint(self.validators.len() as u64);
         for row in &self.validators {
             w.u64(row.stake).u64(row.slashed).u32(row.slashes).u8(row.standing as u8);
         }
         w.varint(self.faults.len() as u64);
-        for (epoch, validator, kind) in &self.faults {
-            w.u64(*epoch).u16(*validator).u8(*kind as u8);
+        for ((epoch, validator, kind), penalty) in &self.faults {
+            w.u64(*epoch).u16(*validator).u8(*kind as u8).u64(penalty.height).u64(penalty.taken);
         }
         w.into_bytes()
     }
@@ -143,11 +166,11 @@ impl StakingTable {
             table.validators.push(ValidatorStake { stake, slashed, slashes, standing });
         }
         for _ in 0..r.varint_max("number of faults", MAX_FAULTS)? {
-            let fault = (r.u64()?, r.u16()?, decode_kind(r.u8()?)?);
-            if table.faults.last().is_some_and(|last| *last >= fault) {
+            let fault = (r.u64()?, r.u16()?, FaultKind::decode(r.u8()?)?);
+            if table.faults.last_key_value().is_some_and(|(last, _)| *last >= fault) {
                 return Err(CodecError::Invalid { what: "fault out of order, of validator", value: fault.1.into() });
             }
-            table.faults.insert(fault);
+            table.faults.insert(fault, Penalty { height: r.u64()?, taken: r.u64()? });
         }
         r.finish()?;
         Ok(table)
@@ -160,16 +183,24 @@ fn slash_of(stake: u64, share: u64) -> u64 {
     u64::try_from(taken).unwrap_or(stake).min(stake)
 }
 
-fn decode_kind(byte: u8) -> Result<FaultKind, CodecError> {
-    let kind = FaultKind::ALL.into_iter().find(|kind| *kind as u8 == byte);
-    kind.ok_or(CodecError::Invalid { what: "fault kind", value: byte.into() })
-}
-
 /// The data of an [`EVENT_FAULT`]: validator, epoch, kind, reporter, digest of the evidence, stake taken.
 fn event_of(fault: &Fault, taken: u64) -> Vec<u8> {
     let mut w = Writer::with_capacity(64);
     w.u16(fault.validator).u64(fault.epoch).u8(fault.kind as u8).u16(fault.reporter).hash(&fault.digest).u64(taken);
     w.into_bytes()
+}
+
+/// Takes a fault that counted, and the stake that it took, from the data of an [`EVENT_FAULT`].
+///
+/// # Errors
+/// [`CodecError`] if it is none.
+pub fn decode_event(data: &[u8]) -> Result<(Fault, u64), CodecError> {
+    let mut r = Reader::new(data);
+    let (validator, epoch, kind) = (r.u16()?, r.u64()?, FaultKind::decode(r.u8()?)?);
+    let fault = Fault { validator, epoch, kind, reporter: r.u16()?, digest: r.hash()? };
+    let taken = r.u64()?;
+    r.finish()?;
+    Ok((fault, taken))
 }
 
 /// The module.
@@ -199,9 +230,9 @@ impl Module for Staking {
         self.table.faults.is_empty()
     }
 
-    fn faults(&mut self, faults: &[Fault], emit: &mut dyn FnMut(u16, Vec<u8>)) {
+    fn faults(&mut self, height: u64, faults: &[Fault], emit: &mut dyn FnMut(u16, Vec<u8>)) {
         for fault in faults {
-            if let Some(taken) = self.table.apply(fault) {
+            if let Some(taken) = self.table.apply(height, fault) {
                 self.page = None;
                 emit(EVENT_FAULT, event_of(fault, taken));
             }

@@ -75,7 +75,14 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
     let mut bad = None;
     journal.replay(
         from,
-        &[RecordKind::Block, RecordKind::OwnBlock, RecordKind::Commit, RecordKind::Floor, RecordKind::Mode],
+        &[
+            RecordKind::Block,
+            RecordKind::OwnBlock,
+            RecordKind::Commit,
+            RecordKind::Floor,
+            RecordKind::Mode,
+            RecordKind::Evidence,
+        ],
         |kind, key, body| {
             match LogRecord::decode(&body) {
                 Ok(record) => records.push(record),

@@ -264,7 +264,7 @@ impl Validator {
                         ),
                     );
                 }
-                Effect::Evidence(evidence) => Self::evidence(&evidence),
+                Effect::Evidence(evidence) => self.evidence(&evidence),
                 Effect::Charge { peer, offence } => {
                     if let Some(times) = state.offences.due((peer, offence)) {
                         let peer = self.node.validator_name(peer);
@@ -422,8 +422,17 @@ impl Validator {
         }
     }
 
-    fn evidence(evidence: &Evidence) {
-        tracing::warn!(?evidence, "a validator signed two statements that cannot both be honest");
+    /// What becomes of it is a commit's business: here it is only told.
+    fn evidence(&self, evidence: &Evidence) {
+        let (accused, kind) = evidence.accusation();
+        let (a, b) = (&evidence.a.core, &evidence.b.core);
+        tracing::warn!(
+            accused = self.node.validator_name(accused),
+            ?kind,
+            one = %a.reference(),
+            other = %b.reference(),
+            "a validator signed two statements that cannot both be honest: it goes into the next own block"
+        );
         metrics::counter!("consensus_evidence_total").increment(1);
     }
 
@@ -474,6 +483,8 @@ impl Validator {
             metrics::gauge!("consensus_wanted_blocks").set(status.wanted as f64);
             metrics::gauge!("consensus_undecided_slots").set(status.undecided as f64);
             metrics::gauge!("consensus_pending_batches").set(status.pending_batches as f64);
+            metrics::gauge!("consensus_pending_evidence").set(status.pending_evidence as f64);
+            metrics::gauge!("consensus_shunned_validators").set(status.shunned.len() as f64);
             let floor = status.signing.floor.map_or(f64::INFINITY, f64::from);
             metrics::gauge!("consensus_signing_floor").set(floor);
             metrics::gauge!("consensus_log_doubtful").set(if status.signing.doubt.is_some() { 1.0 } else { 0.0 });
@@ -501,6 +512,9 @@ fn journal_record(record: &LogRecord) -> Record {
         LogRecord::Mode { .. } => Record::indexed(RecordKind::Mode, 0, body),
         LogRecord::EpochCert(cert) => Record::indexed(RecordKind::EpochCert, cert.epoch, body),
         LogRecord::EpochStart(start) => Record::indexed(RecordKind::EpochStart, start.epoch, body),
+        LogRecord::Evidence(evidence) => Record::new(RecordKind::Evidence, evidence.digest(), body),
+        LogRecord::Verdict { proof, .. } => Record::new(RecordKind::Evidence, *proof, body),
+        LogRecord::Statement(signed) => Record::new(RecordKind::Evidence, signed.core.digest(), body),
         LogRecord::Snapshot(snapshot) => {
             let index = snapshot.last_commit.as_ref().map_or(0, |header| header.index);
             Record::indexed(RecordKind::ConsensusSnapshot, index, body)

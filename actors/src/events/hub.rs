@@ -93,6 +93,7 @@ impl Behaviour for EventHub {
                 self.sources.validators.lock().led(block.leader);
                 state.ring.block(&block);
             }
+            EventHubMsg::Validator(event) => state.ring.push(EventBody::Validator(event)),
             EventHubMsg::Subscribe { after, kinds, reply } => reply.send(state.ring.subscribe(after, kinds)),
             EventHubMsg::AwaitTransaction { hash, reply } => state.ring.wait_for(hash, reply),
             EventHubMsg::RecentlyDropped { hash, reply } => reply.send(state.ring.recently_dropped(&hash)),

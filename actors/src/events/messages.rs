@@ -152,7 +152,7 @@ pub struct TransactionsEvent {
 pub struct ValidatorEvent {
     /// Its name.
     pub id: String,
-    /// What it is now: `active` or `inactive`.
+    /// What it is now: `active`, `inactive` or `jailed`.
     pub status: String,
 }
 
@@ -251,6 +251,8 @@ pub enum TransactionEnd {
 pub enum EventHubMsg {
     /// A ledger block was executed and persisted. In height order; heights may be skipped after a restart.
     Block(Arc<BlockEvent>),
+    /// A validator was jailed.
+    Validator(Arc<ValidatorEvent>),
     /// Listen.
     Subscribe {
         /// Give the events after this id, as far as the ring holds them; none = only new events.

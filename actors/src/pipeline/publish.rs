@@ -5,15 +5,17 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aurigraph_consensus::CkptRef;
-use aurigraph_ledger::{ExecutedBlock, StateView};
+use aurigraph_ledger::{EventKind, ExecutedBlock, Fault, ModuleId, StateView, staking};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
 use super::messages::{ExecuteMsg, ExecutedCommit, OrderMsg, PublishMsg};
+use crate::audit::{AuditLevel, AuditMsg, AuditRecord, AuditStatus};
 use crate::consensus::ValidatorMsg;
 use crate::context::NodeContext;
-use crate::events::{BlockEvent, EventHubMsg};
+use crate::events::{BlockEvent, EventHubMsg, ValidatorEvent};
 use crate::mempool::{AdmissionMsg, BatchStoreMsg, ChainView};
 use crate::published::{BlockSummary, Published, RECENT_BLOCKS, Totals};
+use crate::query::fault_name;
 
 /// The actor that publishes executed state.
 pub struct Publish {
@@ -37,6 +39,7 @@ pub struct State {
     admission: Address<AdmissionMsg>,
     batches: Address<BatchStoreMsg>,
     hub: Address<EventHubMsg>,
+    audit: Address<AuditMsg>,
     /// The newest block and the state after it; none before the stream's first state.
     newest: Option<(Arc<BlockSummary>, StateView)>,
     proving: Option<StateView>,
@@ -55,6 +58,7 @@ impl Behaviour for Publish {
             admission: ctx.registry.role("admission"),
             batches: ctx.registry.role("batch-store"),
             hub: ctx.registry.role("event-hub"),
+            audit: ctx.registry.role("audit"),
             newest: None,
             proving: None,
             recent: VecDeque::new(),
@@ -180,6 +184,7 @@ impl Publish {
         let leader = self.node.validator_name(block.header.leader);
         // A hub that is restarting or full misses this block; clients see the gap.
         let _ = state.hub.send(EventHubMsg::Block(Arc::new(BlockEvent::of(block, leader))));
+        self.tell_faults(state, block);
         metrics::counter!("blockchain_blocks_created_total").increment(1);
         metrics::counter!("blockchain_transactions_total").increment(u64::from(block.header.transactions));
         metrics::counter!("blockchain_operations_total").increment(block.header.operations);
@@ -190,6 +195,42 @@ impl Publish {
             metrics::histogram!("blockchain_finality_ms").record(after as f64);
         }
     }
+
+    /// Faults that counted: metric, audit log, event.
+    fn tell_faults(&self, state: &State, block: &ExecutedBlock) {
+        for (fault, taken) in faults(block) {
+            let (name, kind) = (self.node.validator_name(fault.validator), fault_name(fault.kind));
+            let height = block.header.height;
+            tracing::warn!(validator = name, kind, taken, height, "a validator is jailed for a fault");
+            metrics::counter!("ledger_faults_total", "validator" => name.to_owned(), "kind" => kind).increment(1);
+            let reporter = self.node.validator_name(fault.reporter);
+            let record = AuditRecord {
+                resource: "validator".to_owned(),
+                status: AuditStatus::Success,
+                ..AuditRecord::system(
+                    AuditLevel::Critical,
+                    "validator_fault",
+                    kind,
+                    name,
+                    &format!("height {height}, stake taken {taken}, evidence {}, reporter {reporter}", fault.digest),
+                )
+            };
+            // Both count what they cannot take; the ledger keeps the fault.
+            let _ = state.audit.send(AuditMsg::Append(Box::new(record)));
+            let event = ValidatorEvent { id: name.to_owned(), status: "jailed".to_owned() };
+            let _ = state.hub.send(EventHubMsg::Validator(Arc::new(event)));
+        }
+    }
+}
+
+/// The faults that counted in a block, with the stake that each took.
+fn faults(block: &ExecutedBlock) -> impl Iterator<Item = (Fault, u64)> + '_ {
+    block.events.iter().filter_map(|event| match &event.kind {
+        EventKind::Module { module: ModuleId::Staking, kind: staking::EVENT_FAULT, data } => {
+            staking::decode_event(data).ok()
+        }
+        _ => None,
+    })
 }
 
 fn add(totals: &mut Totals, block: &ExecutedBlock) {

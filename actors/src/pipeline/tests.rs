@@ -131,7 +131,8 @@ fn commit(index: u64, batches: Vec<BatchRef>) -> Arc<Commit> {
         schedule_digest: Hash::ZERO,
         last_decided: LeaderSlot { round: 1, offset: 0, author: 0 },
     };
-    Arc::new(Commit { header, blocks: vec![CommittedBlock { block: leader, batches }], epoch_end: None })
+    let blocks = vec![CommittedBlock { block: leader, batches }];
+    Arc::new(Commit { header, blocks, epoch_end: None, faults: Vec::new() })
 }
 
 fn ordered(stream: u64, index: u64) -> OrderedCommit {

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aurigraph_ledger::{CommitInput, CommittedBatch, PreparedTransaction, Transaction, Verdict};
+use aurigraph_consensus::ProvenFault;
+use aurigraph_ledger::{CommitInput, CommittedBatch, Fault, FaultKind, PreparedTransaction, Transaction, Verdict};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
 use super::deliver;
@@ -115,6 +116,21 @@ fn delivered(ordered: &OrderedCommit) -> Vec<Vec<PreparedTransaction>> {
         .collect()
 }
 
+/// The signatures of carried evidence were checked before its block was accepted: a commit holds what is proven.
+fn fault_of(epoch: u64, fault: &ProvenFault) -> Fault {
+    Fault {
+        validator: fault.author,
+        epoch,
+        kind: match fault.kind {
+            aurigraph_consensus::FaultKind::Equivocation => FaultKind::Equivocation,
+            aurigraph_consensus::FaultKind::ConflictingAttestation => FaultKind::ConflictingAttestation,
+            aurigraph_consensus::FaultKind::ConflictingCommitVote => FaultKind::ConflictingCommitVote,
+        },
+        reporter: fault.reporter,
+        digest: fault.digest,
+    }
+}
+
 fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -> CommitInput {
     let header = &ordered.commit.header;
     let commit_digest = header.digest();
@@ -135,6 +151,6 @@ fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -
                 transactions,
             })
             .collect(),
-        faults: Vec::new(),
+        faults: ordered.commit.faults.iter().map(|fault| fault_of(header.epoch, fault)).collect(),
     }
 }

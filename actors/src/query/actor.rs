@@ -110,7 +110,7 @@ impl Behaviour for QueryActor {
             QueryMsg::Validators { page, reply } => reply.send(Ok(node.validators(page))),
             QueryMsg::Validator { id, reply } => reply.send(Ok(node.validator(&id))),
             QueryMsg::ValidatorMetrics { reply } => reply.send(node.validator_metrics()),
-            QueryMsg::SlashingEvents { page, reply } => reply.send(Ok(NodeReads::slashing_events(page))),
+            QueryMsg::SlashingEvents { page, reply } => reply.send(Ok(node.slashing_events(page))),
             QueryMsg::ChainStats { reply } => reply.send(node.chain_stats()),
             QueryMsg::Consensus { reply } => reply.send(node.consensus()),
             QueryMsg::Checkpoint { seq, headers_from, reply } => {

@@ -16,6 +16,7 @@ mod signer;
 mod sources;
 #[cfg(test)]
 mod tests;
+mod validator_reads;
 mod validator_watch;
 pub mod values;
 pub mod views;
@@ -26,4 +27,5 @@ pub use port::{Fate, NodePort, PortError, Submitted, Transfer};
 pub use process::ProcessFigures;
 pub use signer::{Attempt, Signer, SignerError, SignerMsg, SignerState};
 pub use sources::{Archive, ArchivedBlock, ArchivedTransaction, LinkFacts, Links, Sources};
+pub(crate) use validator_reads::fault_name;
 pub use validator_watch::{Seen, ValidatorWatch};

@@ -1,4 +1,4 @@
-//! Accounts, validators, the network and the node itself, out of memory: never blocks for longer than a file of `/proc`.
+//! Accounts, the network and the node itself, out of memory: never blocks for longer than a file of `/proc`.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -16,9 +16,8 @@ use super::sources::{LinkFacts, Sources};
 use super::values::{Timestamp, Units};
 use super::views::{
     AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, FeatureView, HealthView,
-    InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, Page, PerformanceView, ReadyCheck,
-    ReadyView, ScheduleView, SigningView, SlashingEventPage, TopologyEdge, TopologySummary, TopologyView,
-    ValidatorDetail, ValidatorMetrics, ValidatorPage, ValidatorStatus, ValidatorView,
+    InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, PerformanceView, ReadyCheck, ReadyView,
+    ScheduleView, SigningView, TopologyEdge, TopologySummary, TopologyView,
 };
 use crate::published::{BlockSummary, Published};
 
@@ -31,26 +30,26 @@ const COMMITS_BEHIND: u64 = 20;
 
 /// Reads of one query actor.
 pub(super) struct NodeReads {
-    sources: Arc<Sources>,
+    pub(super) sources: Arc<Sources>,
     /// Bytes and time of the last look at each link.
     traffic: HashMap<String, (u64, Instant)>,
 }
 
 /// What recent blocks come to.
-struct Rates {
+pub(super) struct Rates {
     operations: Option<f64>,
     transactions: Option<f64>,
     window_ms: u64,
-    block_time: Option<f64>,
+    pub(super) block_time: Option<f64>,
     finality: Option<f64>,
 }
 
 #[allow(clippy::cast_precision_loss)]
-const fn float(value: u64) -> f64 {
+pub(super) const fn float(value: u64) -> f64 {
     value as f64
 }
 
-fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
+pub(super) fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
     let (sum, count) = values.fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
     (count > 0.0).then(|| sum / count)
 }
@@ -88,11 +87,11 @@ impl NodeReads {
         Self { sources, traffic: HashMap::new() }
     }
 
-    fn newest(&self) -> Read<Arc<Published>> {
+    pub(super) fn newest(&self) -> Read<Arc<Published>> {
         self.sources.newest().ok_or(QueryError::NotReady)
     }
 
-    fn rates(&self, published: &Published) -> Rates {
+    pub(super) fn rates(&self, published: &Published) -> Rates {
         let uptime = u64::try_from(self.sources.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         rates(published, Timestamp::now().0, uptime)
     }
@@ -457,67 +456,6 @@ impl NodeReads {
                 _ => EdgeStatus::Healthy,
             },
         }
-    }
-
-    fn all_validators(&self) -> Vec<ValidatorView> {
-        let genesis = &self.sources.settings.genesis;
-        let total: u64 = genesis.validators.iter().map(|validator| validator.stake).sum();
-        let watch = self.sources.validators.lock().clone();
-        let view = |(index, validator): (u16, &aurigraph_ledger::GenesisValidator)| {
-            let seen = watch.of(index);
-            ValidatorView {
-                id: validator.name.clone(),
-                address: Address::of_public_key(validator.consensus_key.as_bytes()).0,
-                name: validator.name.clone(),
-                index,
-                status: if seen.active { ValidatorStatus::Active } else { ValidatorStatus::Inactive },
-                stake: validator.stake.to_string(),
-                commission: None,
-                uptime: watch.uptime(index),
-                blocks_produced: Some(seen.led),
-                missed_blocks: None,
-                slashing_events: 0,
-                voting_power: if total == 0 { 0.0 } else { 100.0 * float(validator.stake) / float(total) },
-                delegators: None,
-                rewards: None,
-                joined_at: Timestamp(genesis.timestamp_ms),
-                last_active_at: seen.last_active,
-            }
-        };
-        (0_u16..).zip(&genesis.validators).map(view).collect()
-    }
-
-    pub(super) fn validators(&self, page: Page) -> ValidatorPage {
-        let all = self.all_validators();
-        let total = all.len() as u64;
-        ValidatorPage { validators: page.of(all), total, page: page.number, page_size: page.size }
-    }
-
-    pub(super) fn validator(&self, id: &str) -> Option<ValidatorDetail> {
-        let validator = self.all_validators().into_iter().find(|validator| validator.id == id)?;
-        // This protocol version punishes and unbonds nobody.
-        Some(ValidatorDetail { validator, recent_slashing_events: Vec::new(), unbonding_queue: Vec::new() })
-    }
-
-    pub(super) fn validator_metrics(&self) -> Read<ValidatorMetrics> {
-        let published = self.newest()?;
-        let all = self.all_validators();
-        let count = |status| all.iter().filter(|validator| validator.status == status).count() as u64;
-        let stakes = self.sources.settings.genesis.validators.iter().map(|validator| u128::from(validator.stake));
-        Ok(ValidatorMetrics {
-            total_validators: all.len() as u64,
-            active_validators: count(ValidatorStatus::Active),
-            jailed_validators: count(ValidatorStatus::Jailed),
-            average_block_time: self.rates(&published).block_time,
-            average_uptime: mean(all.iter().filter_map(|validator| validator.uptime)),
-            total_slashing_events: 0,
-            total_stake: stakes.sum::<u128>().to_string(),
-        })
-    }
-
-    /// This protocol version punishes nobody: the list is empty because it is.
-    pub(super) const fn slashing_events(page: Page) -> SlashingEventPage {
-        SlashingEventPage { events: Vec::new(), total: 0, page: page.number, page_size: page.size }
     }
 }
 

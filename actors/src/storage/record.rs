@@ -37,11 +37,13 @@ pub enum RecordKind {
     EpochStart = 21,
     /// The validators of an epoch, known since the last commit of the one before was executed; key = the epoch.
     ValidatorSet = 22,
+    /// Evidence that was found, verdicts on what blocks carry, and statements that evidence may come of; key = a digest.
+    Evidence = 13,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Block,
         Self::OwnBlock,
         Self::Batch,
@@ -57,6 +59,7 @@ impl RecordKind {
         Self::EpochCert,
         Self::EpochStart,
         Self::ValidatorSet,
+        Self::Evidence,
     ];
 
     /// The kind with this number, if there is one.
@@ -155,6 +158,6 @@ mod tests {
     #[test]
     fn every_kind_is_found_by_its_number_and_no_other_number_is_a_kind() {
         let known: Vec<u8> = (0..=255).filter(|byte| RecordKind::from_byte(*byte).is_some()).collect();
-        assert_eq!(known, (1..=12).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=13).chain(20..=22).collect::<Vec<u8>>());
     }
 }

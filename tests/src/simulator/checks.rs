@@ -8,7 +8,7 @@ use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
     Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommittedBlock, Config,
-    Evidence, Machine, Message, Record,
+    Evidence, EvidenceKind, FaultKind, Machine, Message, Record, SignedCore,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
@@ -59,6 +59,8 @@ pub(crate) struct Checks {
     /// Digest of the leader schedule after each decided slot that somebody was seen at.
     schedules: BTreeMap<(u32, u16), Hash>,
     voted: BTreeMap<(AuthorIdx, u64), Hash>,
+    /// Faults that commits have proven.
+    pub(crate) proven: BTreeSet<(AuthorIdx, FaultKind)>,
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
     pub(crate) corruption: Corruption,
@@ -80,6 +82,7 @@ impl Checks {
             attested: BTreeMap::new(),
             schedules: BTreeMap::new(),
             voted: BTreeMap::new(),
+            proven: BTreeSet::new(),
             lost: BTreeSet::new(),
             corruption: Corruption::default(),
         }
@@ -164,6 +167,14 @@ impl Checks {
         }
         if commit.blocks.last().is_none_or(|last| last.block != header.leader) {
             return broken(Property::TotalOrder, format!("the leader of commit {} is not the last", header.index));
+        }
+        for fault in &commit.faults {
+            let again = !self.proven.insert((fault.author, fault.kind));
+            if self.is_correct(fault.author) || again {
+                let detail = format!("commit {} proves {fault:?}, again: {again}", header.index);
+                return broken(Property::NoFalseEvidence, detail);
+            }
+            marks.hit(Mark::FaultProven);
         }
         for committed in &commit.blocks {
             self.first_delivery(node, before, header.leader.round, committed, marks)?;
@@ -316,8 +327,7 @@ impl Checks {
 
     pub(crate) fn evidence(&self, number: usize, evidence: &Evidence) -> Result<(), Broken> {
         let author = evidence.a.core.author;
-        let signed = [&evidence.a, &evidence.b].iter().all(|s| is_signed(author, &s.core.digest(), &s.signature));
-        if self.is_correct(author) || !evidence.is_well_formed() || !signed {
+        if self.is_correct(author) || !is_proof(evidence) {
             return broken(Property::NoFalseEvidence, format!("{number} accuses {author}: {:?}", evidence.kind));
         }
         Ok(())
@@ -348,6 +358,12 @@ impl Checks {
     }
 }
 
+/// Two statements that contradict each other, signed by one author.
+fn is_proof(evidence: &Evidence) -> bool {
+    let signed = |it: &SignedCore| is_signed(it.core.author, &it.core.digest(), &it.signature);
+    evidence.is_well_formed() && signed(&evidence.a) && signed(&evidence.b)
+}
+
 /// The oracle, given the blocks that a validator has logged, must see the commits that it has logged.
 pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
     let Some(machine) = &node.machine else { return Ok(()) };
@@ -356,6 +372,11 @@ pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
         if let Entry::Record(Record::Block(bytes) | Record::OwnBlock(bytes)) = entry {
             let block = Block::decode(bytes).map_err(|error| (Property::Integrity, error.to_string()))?;
             oracle.insert(block.reference(), &block.parents);
+            for evidence in block.extras.evidence.iter().filter(|it| it.kind == EvidenceKind::Equivocation) {
+                if is_proof(evidence) {
+                    oracle.accuse(block.reference(), evidence.a.core.author);
+                }
+            }
         }
     }
     let schedule = machine.schedule();

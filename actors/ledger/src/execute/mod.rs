@@ -139,7 +139,7 @@ impl<'a> BlockExecution<'a> {
         }
         for module in &mut self.state.modules {
             let (module_id, events) = (module.id(), &mut self.out.events);
-            module.faults(faults, &mut |kind, data| {
+            module.faults(self.height, faults, &mut |kind, data| {
                 let kind = EventKind::Module { module: module_id, kind, data };
                 events.push(Event { transaction: Event::SYSTEM, kind });
             });

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_ledger::staking::{EVENT_FAULT, StakingTable, Standing};
+use aurigraph_ledger::staking::{EVENT_FAULT, StakingTable, Standing, decode_event};
 use aurigraph_ledger::{
     CommitOutcome, Event, EventKind, Fault, FaultKind, Hash, Ledger, ModuleId, PlainHasher, StoredPage,
 };
@@ -81,6 +81,32 @@ fn a_fault_counts_once_and_an_epoch_slashes_a_validator_once() {
 }
 
 #[test]
+fn downtime_jails_without_a_slash_and_again_only_after_the_validator_is_back() {
+    let mut world = world();
+    let absent = fault(1, 0, FaultKind::Downtime);
+    let block = commit(&mut world, &[absent, absent]).block.expect("a block");
+    assert_eq!(block.events.len(), 1, "what cannot propose is not absent");
+    assert_eq!(row(&mut world, 1), (10_000, 0, 0, Standing::Jailed));
+    assert!(commit(&mut world, &[absent]).block.expect("a block").events.is_empty());
+    // It is no slash, so the first proven fault still is.
+    commit(&mut world, &[fault(1, 0, FaultKind::Equivocation)]);
+    assert_eq!(row(&mut world, 1), (9_500, 500, 1, Standing::Removed));
+    let table = table(&mut world);
+    let penalties: Vec<_> = table.faults().iter().map(|((_, _, kind), it)| (*kind, it.height, it.taken)).collect();
+    assert_eq!(penalties, [(FaultKind::Equivocation, 3, 500), (FaultKind::Downtime, 1, 0)]);
+}
+
+#[test]
+fn an_event_of_a_fault_decodes_and_nothing_else_does() {
+    let mut world = world();
+    let fault = fault(2, 0, FaultKind::ConflictingCommitVote);
+    let block = commit(&mut world, &[fault]).block.expect("a block");
+    let EventKind::Module { data, .. } = &block.events[0].kind else { panic!("the module's event") };
+    assert_eq!(decode_event(data), Ok((fault, 100)));
+    assert!((0..data.len()).all(|cut| decode_event(&data[..cut]).is_err()));
+}
+
+#[test]
 fn no_fault_is_free_for_a_small_stake_and_none_overflows_a_large_one() {
     for (stake, left) in [(1, 0), (19, 18), (21, 19), (u64::MAX / 16, u64::MAX / 16 - (u64::MAX / 16).div_ceil(20))] {
         let mut genesis = genesis();
@@ -149,7 +175,7 @@ fn the_tables_golden_bytes() {
     let mut rows: Vec<String> = rows.iter().map(|(a, b, c, d)| format!("{a}{b}{c}{d}")).collect();
     rows[1] = "1c25000000000000f4010000000000000100000002".into();
     let hex: String = page.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(hex, format!("0104{}010000000000000000010001", rows.concat()));
+    assert_eq!(hex, format!("0204{}0100000000000000000100010100000000000000f401000000000000", rows.concat()));
     assert_eq!(StakingTable::decode(page).expect("own bytes decode"), table(&mut world));
     for cut in 0..page.len() {
         assert!(StakingTable::decode(&page[..cut]).is_err());

@@ -14,7 +14,7 @@ pub enum ValidatorStatus {
     Active,
     /// Its blocks are not being seen.
     Inactive,
-    /// It is excluded for an offence.
+    /// For a fault that a commit proves it is not of the next validator set.
     Jailed,
 }
 
@@ -33,8 +33,12 @@ pub struct ValidatorView {
     pub index: u16,
     /// Whether it takes part.
     pub status: ValidatorStatus,
-    /// Its stake, decimal.
+    /// Its stake, decimal: what is left of it.
     pub stake: String,
+    /// What faults have cost it, decimal.
+    pub slashed_stake: String,
+    /// Jailed for an equivocation: it cannot come back under this key.
+    pub removed: bool,
     /// Its commission, 0 to 1; none, because this protocol version has no delegation.
     pub commission: Option<f64>,
     /// Percent of the time since this node started in which it was active, as this node saw it.
@@ -43,7 +47,7 @@ pub struct ValidatorView {
     pub blocks_produced: Option<u64>,
     /// Leader slots that it missed, since this node started; none where it is not counted.
     pub missed_blocks: Option<u64>,
-    /// Slashing events.
+    /// Faults held against it, as of the newest checkpoint.
     pub slashing_events: u64,
     /// Its share of the stake in percent.
     pub voting_power: f64,
@@ -79,9 +83,11 @@ pub struct SlashingEventView {
     pub validator_id: String,
     /// In which block.
     pub height: u64,
-    /// What for.
+    /// In which epoch the fault lies.
+    pub epoch: u64,
+    /// What for: `equivocation`, `conflictingAttestation`, `conflictingCommitVote` or `downtime`.
     pub reason: String,
-    /// How much stake it cost, decimal.
+    /// How much stake it cost, decimal: 0 if it jailed alone.
     pub amount: String,
 }
 
