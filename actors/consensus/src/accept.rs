@@ -11,7 +11,7 @@ use crate::config::CORE_LEN;
 use crate::epoch::DeliveredBlock;
 use crate::event::{Alarm, Effect, HaltReason, Offence};
 use crate::evidence::Statement;
-use crate::flush::Flush;
+use crate::flush::{Flush, Lead};
 use crate::machine::{Checking, Machine};
 use crate::record::Record;
 use crate::suspend::Incoming;
@@ -39,7 +39,12 @@ impl Machine {
         }
         self.note_claim(peer, core.round, core.commit_vote.index);
         let too_far = core.round > self.clock.round().saturating_add(self.config.limits.ahead);
-        if core.round <= self.store.gc_round() || too_far || self.catch_up.is_active() {
+        if self.catch_up.is_active() {
+            self.check_vote_only(peer, core, bytes);
+            self.counters.blocks_dropped += 1;
+            return;
+        }
+        if core.round <= self.store.gc_round() || too_far {
             self.counters.blocks_dropped += 1;
             return;
         }
@@ -64,7 +69,8 @@ impl Machine {
     pub(crate) fn on_requested_block(&mut self, peer: AuthorIdx, bytes: &[u8]) {
         let Some(core) = self.parse_core(peer, bytes) else { return };
         let reference = core.reference();
-        if core.round > self.store.gc_round() && !self.is_known(&reference) {
+        let lacking = !self.is_known(&reference) || self.wants_signature(&reference);
+        if core.round > self.store.gc_round() && lacking {
             self.counters.blocks_fetched += 1;
             self.check_block(peer, reference, bytes, true);
         }
@@ -97,8 +103,8 @@ impl Machine {
             || self.proposer.is_in_flight(block)
     }
 
-    /// Everything but the signature, then the signature.
-    fn check_block(&mut self, peer: AuthorIdx, reference: BlockRef, bytes: &[u8], requested: bool) {
+    /// Everything but the signature, then the signature, unless a certified range vouches for the block.
+    pub(crate) fn check_block(&mut self, peer: AuthorIdx, reference: BlockRef, bytes: &[u8], requested: bool) {
         let block = Block::decode(bytes).ok().filter(|block| self.ctx.check(block).is_ok());
         let Some(block) = block else {
             self.counters.blocks_invalid += 1;
@@ -106,8 +112,18 @@ impl Machine {
             return;
         };
         let signature = block.signature.clone();
-        let incoming = Incoming { reference, block: Arc::new(block), bytes: bytes.into(), from: peer };
+        let certified = self.catch_up.is_pending(&reference);
+        let incoming =
+            Incoming { reference, block: Arc::new(block), bytes: bytes.into(), from: peer, checked: !certified };
         self.fetcher.arrived(&reference);
+        if certified {
+            if self.config.own == Some(reference.author) {
+                // A quorum has built on it, so this validator has signed it; the log does not know it.
+                self.distrust_log(reference);
+            }
+            self.admit(incoming);
+            return;
+        }
         self.checking_refs.insert(reference);
         self.verify(reference, signature, Checking::Block { incoming, requested });
     }
@@ -125,6 +141,10 @@ impl Machine {
             Some(Checking::Evidence { proof }) => self.on_evidence_checked(proof, ok),
             Some(Checking::Probe { peer, block }) => self.on_probe_checked(peer, block, ok),
             Some(Checking::EpochCert { peer }) => self.on_epoch_cert_checked(peer, ok),
+            Some(Checking::Late(block)) => self.on_late_checked(block, ok),
+            Some(Checking::Vote(core)) if ok => self.note_votes(&core),
+            Some(Checking::Vote(core)) => self.charge(core.author, Offence::BadSignature),
+            Some(Checking::RangeVote { request }) => self.on_range_vote_checked(request, ok),
             Some(Checking::Proof { peer, nonce, round }) => self.on_proof_checked(peer, nonce, round, ok),
             Some(Checking::Block { incoming, requested }) => {
                 let reference = incoming.reference;
@@ -142,6 +162,9 @@ impl Machine {
 
     fn on_verified(&mut self, incoming: Incoming, requested: bool) {
         let reference = incoming.reference;
+        if self.unchecked.contains(&reference) {
+            return self.heal_signature(&incoming);
+        }
         if self.config.own == Some(reference.author) && !self.proposer.is_in_flight(&reference) {
             self.distrust_log(reference);
         }
@@ -224,7 +247,7 @@ impl Machine {
     /// A block that was on its way in is gone; another block may still need it.
     fn want_again(&mut self, block: &BlockRef) {
         let needed = self.suspended.is_awaited(block) || self.catch_up.is_pending(block);
-        if needed && !self.is_known(block) {
+        if (needed && !self.is_known(block)) || self.wants_signature(block) {
             let due = self.now.mono_ms.saturating_add(self.config.pacing.scan_ms);
             self.fetcher.want(*block, &[block.author], due, self.clock.round(), self.config.limits.want_blocks);
         }
@@ -255,14 +278,19 @@ impl Machine {
     fn on_inserted(&mut self, incoming: &Incoming) {
         let reference = incoming.reference;
         self.counters.blocks_accepted += 1;
+        if !incoming.checked {
+            self.unchecked.insert(reference);
+        }
         self.fetcher.arrived(&reference);
         self.catch_up.arrived(&reference, self.now.mono_ms);
         let own = self.proposer.is_in_flight(&reference);
-        if self.replaying || own {
+        if incoming.checked && (self.replaying || own) {
             self.note_newest(incoming);
             self.note_statement(&Statement::Block(incoming.block.clone()));
         }
-        if !self.replaying && !own {
+        if !self.replaying && !own && !incoming.checked {
+            self.append(Record::CertifiedBlock(incoming.bytes.clone()), false);
+        } else if !self.replaying && !own {
             self.append(Record::Block(incoming.bytes.clone()), false);
         }
         self.slot_is_logged(&reference);
@@ -270,7 +298,9 @@ impl Machine {
         if to_order && !self.linearizer.is_committed(&reference) {
             self.open_payload.insert(reference);
         }
-        self.check_watermarks(incoming);
+        if incoming.checked {
+            self.check_watermarks(incoming);
+        }
         self.note_arrival(reference.round);
         self.clock.on_accept(&self.ctx.committee, &self.store, reference, self.now.mono_ms);
         let taken = self.committer.on_accept(&self.ctx.committee, &self.schedule, reference, &incoming.block);
@@ -315,7 +345,7 @@ impl Machine {
     }
 
     /// Newest commit vote and attestation of a checked core; votes are compared with the own chain.
-    fn note_votes(&mut self, core: &BlockCore) {
+    pub(crate) fn note_votes(&mut self, core: &BlockCore) {
         let Some(peer) = self.peers.get_mut(usize::from(core.author)) else { return };
         if core.attestation.seq > peer.attestation.seq {
             peer.attestation = core.attestation;
@@ -347,7 +377,7 @@ impl Machine {
     }
 
     /// What a validator that has lost its log must not sign over.
-    fn note_newest(&mut self, incoming: &Incoming) {
+    pub(crate) fn note_newest(&mut self, incoming: &Incoming) {
         let Some(peer) = self.peers.get_mut(usize::from(incoming.reference.author)) else { return };
         if peer.newest.as_ref().is_none_or(|(newest, _)| newest.round < incoming.reference.round) {
             peer.newest = Some((incoming.reference, incoming.bytes.clone()));
@@ -365,7 +395,15 @@ impl Machine {
     /// Decides, flushes, delivers and collects garbage until nothing more follows.
     pub(crate) fn try_commit(&mut self) {
         while !self.halted && self.closed_at().is_none() {
-            if let Err(reason) = self.committer.decide(&self.store) {
+            // What a quorum certifies is not decided here.
+            if let Some(header) = self.certified.front() {
+                if !self.store.contains(&header.leader) {
+                    return;
+                }
+                if let Err(what) = self.committer.certify(header.last_decided, header.leader) {
+                    return self.certified_differs(header.reference(), Hash::ZERO, what);
+                }
+            } else if let Err(reason) = self.committer.decide(&self.store) {
                 self.halt(reason);
                 return;
             }
@@ -393,8 +431,15 @@ impl Machine {
 
     fn commit(&mut self, decided: Decided, leader: BlockRef) {
         let digest = self.schedule.digest();
+        let certified = self.certified.pop_front();
+        if certified.as_ref().is_some_and(|header| header.schedule_digest != digest) {
+            let certified = certified.map_or(CommitRef { index: 0, digest }, |header| header.reference());
+            return self.certified_differs(certified, digest, "the leader schedule");
+        }
+        let certified_ms = certified.as_ref().map(|header| header.timestamp_ms);
+        let lead = Lead { slot: decided.slot, leader, schedule_digest: digest, certified_ms };
         let verdict = |evidence: &Evidence| self.evidence.verdict(evidence);
-        let flushed = self.linearizer.apply(&self.ctx.committee, &self.store, decided.slot, leader, digest, &verdict);
+        let flushed = self.linearizer.apply(&self.ctx.committee, &self.store, lead, &verdict);
         let mut flush = match flushed {
             Ok(flush) => flush,
             Err(reason) => return self.halt(reason),
@@ -402,11 +447,16 @@ impl Machine {
         self.follow_schedule(&flush, leader.round);
         self.follow_epoch(&mut flush);
         let commit = Arc::new(flush.commit);
-        let header = commit.header.clone();
         for fault in &commit.faults {
             self.evidence.proven_fault(fault);
         }
         let reference = self.linearizer.last_ref();
+        if let Some(certified) = certified.map(|header| header.reference()) {
+            if certified != reference {
+                return self.certified_differs(certified, reference.digest, "the commit");
+            }
+            self.counters.commits_certified += 1;
+        }
         self.note_recent_commit(reference);
         for block in &commit.blocks {
             self.open_payload.remove(&block.block);
@@ -429,7 +479,6 @@ impl Machine {
         for author in self.ctx.committee.authors() {
             self.compare_vote(author, reference.index);
         }
-        self.compare_range(&header);
         self.collect_garbage(self.linearizer.gc_round());
     }
 
@@ -468,6 +517,8 @@ impl Machine {
             }
         }
         self.evidence.advance_gc(gc_round);
+        let above = BlockRef { round: gc_round.saturating_add(1), author: 0, digest: Hash::ZERO };
+        self.unchecked = self.unchecked.split_off(&above);
         self.held.retain(|(_, block), _| block.round > gc_round);
         self.fetcher.advance_gc(gc_round);
         self.catch_up.advance_gc(gc_round, self.now.mono_ms);

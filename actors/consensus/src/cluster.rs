@@ -11,10 +11,11 @@ use crate::certificate::Certificate;
 use crate::commit::{Commit, ProvenFault};
 use crate::config::Config;
 use crate::epoch::EpochCert;
-use crate::event::{Alarm, Effect, Event};
+use crate::event::{Alarm, Effect, Event, Offence};
 use crate::machine::{Machine, Recovery};
 use crate::message::{CommitRange, Lane, Message, encode_block};
 use crate::oracle::{Mutation, Oracle};
+use crate::range::{RangeBuilder, ServedBlock};
 use crate::record::Record;
 use crate::snapshot::ConsensusSnapshot;
 use crate::status::Mode;
@@ -33,6 +34,35 @@ pub(crate) fn stub_signature(author: AuthorIdx, digest: &Hash) -> Signature {
 
 fn is_signed(signed: &SignedCore) -> bool {
     signed.signature == stub_signature(signed.core.author, &signed.core.digest())
+}
+
+/// Whether a block of the log may be served as a single block.
+fn is_served(block: &ServedBlock) -> bool {
+    let signed = SignedCore::decode(&block.bytes[..crate::config::SIGNED_CORE_LEN]).expect("a block");
+    block.checked || is_signed(&signed)
+}
+
+/// Something else than what was asked for, in one of the ways in which a range can be wrong.
+fn spoil(range: &mut CommitRange, rng: &mut Rng) {
+    if range.commits.is_empty() {
+        return;
+    }
+    let at = rng.below(range.commits.len());
+    match rng.below(8) {
+        // Other bytes in a block's signature: nothing that the range's check can see.
+        0 => range.blocks.iter_mut().for_each(|block| block[1_000] ^= 1),
+        1 => range.votes[0].signature = stub_signature(99, &Hash::ZERO),
+        2 => range.commits[at].header.timestamp_ms += 1,
+        3 => {
+            range.commits.remove(0);
+        }
+        4 => range.votes.truncate(1),
+        5 => range.blocks.clear(),
+        6 => {
+            range.commits[at].blocks.pop();
+        }
+        _ => *range = CommitRange::new(range.request, range.commit_index),
+    }
 }
 
 /// Another version of a pushed block, signed by the same author.
@@ -66,7 +96,7 @@ pub(crate) struct Node {
     /// Length of the log that is safe once a sync has ended, by the append that asked for it.
     syncing: BTreeMap<u64, usize>,
     /// Where logged blocks are found again.
-    blocks: BTreeMap<BlockRef, Arc<[u8]>>,
+    blocks: BTreeMap<BlockRef, (Arc<[u8]>, bool)>,
     pub(crate) batches: BTreeMap<Hash, u32>,
     pub(crate) delivered: BTreeMap<u64, Arc<Commit>>,
     /// Delivered in this process life.
@@ -114,6 +144,12 @@ pub(crate) struct Cluster {
     pub(crate) whisperer: Option<usize>,
     /// Says that it is in a far later round.
     pub(crate) liar: Option<usize>,
+    /// Answers requests for ranges with something else.
+    pub(crate) spoiler: Option<usize>,
+    /// Spoils the signatures of all blocks in ranges.
+    pub(crate) spoil_signatures: bool,
+    /// What peers were charged with, by whom.
+    pub(crate) charges: Vec<(usize, AuthorIdx, Offence)>,
     /// Nobody reports progress of execution.
     pub(crate) execution_stalls: bool,
     /// Digest of the leader schedule by decided slot: what the first node that got there had.
@@ -165,6 +201,9 @@ impl Cluster {
             equivocator: None,
             whisperer: None,
             liar: None,
+            spoiler: None,
+            spoil_signatures: false,
+            charges: Vec::new(),
             execution_stalls: false,
             schedules: BTreeMap::new(),
             sets: BTreeMap::from([(0, stakes.iter().copied().enumerate().collect())]),
@@ -513,9 +552,10 @@ impl Cluster {
             }
             Effect::Append { lsn, need_fsync, record } => {
                 let state = &mut self.nodes[node];
-                if let Record::Block(bytes) | Record::OwnBlock(bytes) = &record {
+                if let Some(bytes) = record.block() {
                     let reference = Block::decode(bytes).expect("own blocks decode").reference();
-                    state.blocks.insert(reference, bytes.clone());
+                    let checked = !matches!(record, Record::CertifiedBlock(_));
+                    state.blocks.insert(reference, (bytes.clone(), checked));
                 }
                 state.log.push(record.encode());
                 if need_fsync {
@@ -537,20 +577,29 @@ impl Cluster {
             }
             Effect::FetchBatches { batches, candidates } => self.fetch_batches(node, &batches, &candidates),
             Effect::ServeBlocks { to, request, commit_index, refs } => {
-                let blocks = refs.iter().filter_map(|block| self.logged_block(node, block)).take(40).collect();
+                let good = |block| self.logged_block(node, block).filter(is_served).map(|served| served.bytes);
+                let blocks = refs.iter().filter_map(good).take(40).collect();
                 let reply = Message::FetchReply { request, commit_index, blocks };
                 self.transmit(node, self.node_at(node, to), reply.encode());
             }
-            Effect::ServeCommits { to, request, commit_index, from, count } => {
-                let mut range = CommitRange::new(request, commit_index);
-                for index in from..from + u64::from(count) {
+            Effect::ServeCommits { to, request, commit_index, from, count, newest } => {
+                let committee = self.nodes[node].machine.as_ref().expect("up").committee().clone();
+                let mut range = RangeBuilder::new(request, commit_index, count, committee, newest, &is_signed);
+                for index in from.. {
                     let Some(commit) = self.nodes[node].delivered.get(&index).cloned() else { break };
                     let block = |b: &crate::commit::CommittedBlock| {
-                        (b.block, self.logged_block(node, &b.block).expect("logged before its commit"))
+                        self.logged_block(node, &b.block).expect("logged before its commit")
                     };
                     if !range.push(commit.header.clone(), commit.blocks.iter().map(block).collect()) {
                         break;
                     }
+                }
+                let mut range = range.finish();
+                if self.spoil_signatures {
+                    range.blocks.iter_mut().for_each(|block| block[1_000] ^= 1);
+                }
+                if self.spoiler == Some(node) {
+                    spoil(&mut range, &mut self.rng);
                 }
                 self.transmit(node, self.node_at(node, to), Message::CommitRangeReply(range).encode());
             }
@@ -577,8 +626,9 @@ impl Cluster {
                 self.nodes[node].evidence += 1;
             }
             Effect::Charge { peer, offence } => {
+                self.charges.push((node, peer, offence));
                 assert!(
-                    self.equivocator.is_some() || self.liar == Some(self.node_at(node, peer)),
+                    self.equivocator.is_some() || [self.liar, self.spoiler].contains(&Some(self.node_at(node, peer))),
                     "node {node} charges {peer} with {offence:?}"
                 );
             }
@@ -642,8 +692,9 @@ impl Cluster {
         (seq > 0).then(|| CkptRef { seq, digest: h("checkpoint", name.as_bytes()) })
     }
 
-    fn logged_block(&self, node: usize, wanted: &BlockRef) -> Option<Vec<u8>> {
-        self.nodes[node].blocks.get(wanted).map(|bytes| bytes.to_vec())
+    fn logged_block(&self, node: usize, wanted: &BlockRef) -> Option<ServedBlock> {
+        let (bytes, checked) = self.nodes[node].blocks.get(wanted)?;
+        Some(ServedBlock { reference: *wanted, bytes: bytes.to_vec(), checked: *checked })
     }
 
     fn fetch_batches(&mut self, node: usize, batches: &[BatchRef], candidates: &[AuthorIdx]) {
@@ -700,8 +751,8 @@ impl Cluster {
         let gc_depth = self.config.params.gc_depth;
         let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None);
         for bytes in &self.nodes[node].log {
-            if let Record::Block(block) | Record::OwnBlock(block) = Record::decode(bytes).expect("decodes") {
-                let block = Block::decode(&block).expect("decodes");
+            if let Some(block) = Record::decode(bytes).expect("decodes").block() {
+                let block = Block::decode(block).expect("decodes");
                 if block.core.epoch == machine.config().epoch {
                     oracle.insert(block.reference(), &block.parents);
                 }
@@ -716,7 +767,11 @@ impl Cluster {
         let expected = oracle.follow(schedule.rules(), &candidates).commits;
         let of_epoch = |commit: &&Arc<Commit>| commit.header.epoch == machine.config().epoch;
         let delivered: Vec<_> = self.nodes[node].delivered.values().filter(of_epoch).collect();
-        assert!(expected.len() >= delivered.len(), "node {node} has more commits than the oracle");
+        // The blocks here may not decide yet what a quorum has certified.
+        for commit in delivered.iter().skip(expected.len()) {
+            let certified = self.nodes[node].blocks.get(&commit.header.leader).is_some_and(|(_, checked)| !checked);
+            assert!(certified, "node {node} has more commits than the oracle");
+        }
         for (commit, expected) in delivered.into_iter().zip(expected) {
             let mut blocks: Vec<BlockRef> = commit.blocks.iter().map(|b| b.block).collect();
             blocks.sort_unstable();

@@ -106,6 +106,8 @@ fn messages() -> Vec<Message> {
     let bytes = block().encode();
     let mut range = CommitRange::new(9, 100);
     assert!(range.push(commit().header, vec![(parent(7, 1), bytes.clone()), (parent(8, 0), bytes.clone())]));
+    range.headers = vec![commit().header; 2];
+    range.votes = vec![block().signed_core(); 3];
     vec![
         Message::Block(bytes.clone()),
         Message::FetchRequest { epoch: 0, request: 1, ancestors_above: 7, refs: vec![parent(3, 1), parent(3, 2)] },
@@ -136,6 +138,7 @@ fn records() -> Vec<Record> {
         Record::Evidence(Box::new(block().extras.evidence.remove(0))),
         Record::Verdict { proof: Hash([2; 32]), round: 8, ok: true },
         Record::Statement(Box::new(block().signed_core())),
+        Record::CertifiedBlock(block().encode().into()),
     ]
 }
 
@@ -257,7 +260,7 @@ fn the_bytes_never_change_unnoticed() {
         "0x1b980f7daf72a54e",
         "0xfeaf3af6e597566f",
         "0x1b09d193abf0e577",
-        "0x40473c14b3ed1ae5",
+        "0x2957124de07d8878",
         "0xfdf6c389b5d483f5",
         "0x2d45e44efb51ce2f",
         "0xacc05c27643e1931",
@@ -271,6 +274,7 @@ fn the_bytes_never_change_unnoticed() {
         "0x296292a674e9985d",
         "0xb53b827a7c780334",
         "0xe3e4d4e9b576b7b3",
+        "0x49a2f75a18084460",
         "0x936c8d901a00b6eb",
         "0x730a8a92101e6c06",
     ];

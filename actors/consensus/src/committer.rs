@@ -290,6 +290,27 @@ impl Committer {
         Ok(())
     }
 
+    /// Decides the slots up to this one as a quorum says it has decided them: all skipped but this one, which `leader`
+    /// leads. Their blocks are here.
+    ///
+    /// # Errors
+    /// If this node has decided one of them otherwise, or has other leaders.
+    pub fn certify(&mut self, slot: LeaderSlot, leader: BlockRef) -> Result<(), &'static str> {
+        let end = self.slots.partition_point(|state| state.slot.position() <= slot.position());
+        let last = end.checked_sub(1).and_then(|last| self.slots.get(last)).map(|state| state.slot);
+        if last != Some(slot) || leader.round != slot.round || leader.author != slot.author {
+            return Err("the leader's slot");
+        }
+        for state in self.slots.range_mut(..end) {
+            let decision = if state.slot == slot { Decision::Commit(leader) } else { Decision::Skip };
+            if state.decided.is_some_and(|(decided, _)| decided != decision) {
+                return Err("the decision of a slot");
+            }
+            state.decided = state.decided.or(Some((decision, false)));
+        }
+        Ok(())
+    }
+
     /// The next slot in order, if it is decided.
     pub fn pop(&mut self) -> Option<Decided> {
         let (decision, direct) = self.slots.front()?.decided?;

@@ -33,6 +33,8 @@ pub const MAX_FETCH_REFS: usize = 128;
 pub const MAX_FETCH_REPLY_BYTES: usize = 224 * 1024;
 /// Most commits in one catch-up range.
 pub const MAX_RANGE_COMMITS: usize = 64;
+/// Most headers beside those of a range's commits, up to the newest vote that certifies it.
+pub const MAX_RANGE_HEADERS: usize = 128;
 /// Most bytes of blocks in one catch-up range reply.
 pub const MAX_RANGE_BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// Most blocks in one commit that are decoded: a long undecided stretch of a large epoch fits many times.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::{BlockCore, Evidence};
+use crate::block::{BlockCore, Evidence, SignedCore};
 use crate::certificate::Certificate;
 use crate::checkpoint::Divergence;
 use crate::commit::Commit;
@@ -149,7 +149,8 @@ pub enum Effect {
         candidates: Vec<AuthorIdx>,
     },
     /// A peer asks for blocks that are no longer in memory: answer from the log with [`crate::Message::FetchReply`]
-    /// holding those that are found, as many as [`crate::config::MAX_FETCH_REPLY_BYTES`] allow. Any logged block may be
+    /// holding those that are found and whose signature is good ([`Record::CertifiedBlock`] was never
+    /// checked), as many as [`crate::config::MAX_FETCH_REPLY_BYTES`] allow. Any logged block may be
     /// asked for, also one that no commit holds: a validator that catches up may need it as a parent.
     ServeBlocks {
         /// Who asks.
@@ -161,8 +162,8 @@ pub enum Effect {
         /// The blocks.
         refs: Vec<BlockRef>,
     },
-    /// A peer asks for a range of commits: answer from the log with [`crate::Message::CommitRangeReply`], filled by
-    /// [`crate::CommitRange::push`].
+    /// A peer asks for a range of commits: answer from the log with [`crate::Message::CommitRangeReply`], made by
+    /// [`crate::RangeBuilder`].
     ServeCommits {
         /// Who asks.
         to: AuthorIdx,
@@ -174,6 +175,8 @@ pub enum Effect {
         from: CommitIndex,
         /// How many at most.
         count: u16,
+        /// The newest checked core of each validator: their votes certify the newest commits.
+        newest: Vec<SignedCore>,
     },
     /// A peer lacks the certificate of an earlier epoch, or of this one after its end: answer from the log with
     /// [`crate::Message::EpochCert`].
@@ -228,6 +231,8 @@ pub enum Offence {
     Unrequested,
     /// More than the quota.
     Quota,
+    /// A range of commits that is no chain, or that no quorum has voted for.
+    BadRange,
 }
 
 /// What an operator should know.
@@ -255,17 +260,6 @@ pub enum Alarm {
         vote: CommitRef,
         /// What this node has.
         own: CommitRef,
-    },
-    /// A validator has served another commit at an index than this node has computed from the blocks.
-    CommitRangeDiffers {
-        /// Who.
-        author: AuthorIdx,
-        /// Where.
-        index: CommitIndex,
-        /// The leader schedule that its header names.
-        found: Hash,
-        /// The one that the blocks give.
-        computed: Hash,
     },
     /// Execution differs. This node orders no more payload, attests nothing new and delivers no more commits; its DAG
     /// goes on. Told again if it turns out to concern the whole network.
@@ -351,6 +345,19 @@ pub enum HaltReason {
     MissingVerdict {
         /// The block.
         block: BlockRef,
+    },
+    /// A quorum votes for another commit than this node has computed from the same blocks, or under another leader
+    /// schedule.
+    #[error("commit {index} is certified with digest {certified}, this node has {computed} ({what})")]
+    CertifiedDiffers {
+        /// The index.
+        index: CommitIndex,
+        /// What a quorum votes for.
+        certified: Hash,
+        /// What this node has.
+        computed: Hash,
+        /// In what they differ.
+        what: &'static str,
     },
     /// A committed block is gone before its children: an error of this program.
     #[error("block {block} is missing below round {round}")]

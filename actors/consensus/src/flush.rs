@@ -33,6 +33,19 @@ pub struct Linearizer {
     proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
 }
 
+/// What makes a commit.
+#[derive(Debug, Clone, Copy)]
+pub struct Lead {
+    /// The decided slot.
+    pub slot: LeaderSlot,
+    /// The block that leads.
+    pub leader: BlockRef,
+    /// Digest of the schedule that it leads under.
+    pub schedule_digest: Hash,
+    /// The time of a certified commit: it is not computed again from parents that need not be here.
+    pub certified_ms: Option<TimeMs>,
+}
+
 /// What a flush gives beside the commit.
 #[derive(Debug)]
 pub struct Flush {
@@ -150,13 +163,15 @@ impl Linearizer {
         &mut self,
         committee: &Committee,
         store: &Store,
-        slot: LeaderSlot,
-        leader: BlockRef,
-        schedule_digest: Hash,
+        lead: Lead,
         verdict: &dyn Fn(&Evidence) -> Option<bool>,
     ) -> Result<Flush, HaltReason> {
+        let Lead { slot, leader, schedule_digest, certified_ms } = lead;
         let refs = self.order(self.collect(store, leader)?);
-        let timestamp_ms = self.time(committee, store, leader)?;
+        let timestamp_ms = match certified_ms {
+            Some(time) => time,
+            None => self.time(committee, store, leader)?,
+        };
         let mut twins = Vec::new();
         let mut blocks = Vec::with_capacity(refs.len());
         let mut faults = Vec::new();

@@ -282,7 +282,7 @@ fn h08_a_crash_between_any_two_effects_signs_nothing_twice() {
     assert!(said > 40, "{said} blocks were sent before a crash");
 }
 
-/// What is pushed while far behind is neither checked nor kept: it could only wait.
+/// What is pushed while far behind is not kept: it could only wait. Now and then its author's vote is looked at.
 #[test]
 fn h10_pushed_blocks_cost_nothing_while_catching_up() {
     let mut one = One::new(|_| {}).connect();
@@ -302,7 +302,8 @@ fn h10_pushed_blocks_cost_nothing_while_catching_up() {
     }
     let after = one.machine.status();
     assert_eq!((after.suspended, after.wanted, after.blocks), (0, 0, before.blocks));
-    assert_eq!(after.counters.signatures_checked, before.counters.signatures_checked);
+    // No time passes: one of each author.
+    assert_eq!(after.counters.signatures_checked - before.counters.signatures_checked, 3);
     assert_eq!(after.counters.blocks_dropped - before.counters.blocks_dropped, pushed);
 }
 

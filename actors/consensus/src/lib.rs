@@ -24,7 +24,8 @@
 //!   commits without payload; without it payload pauses after [`config::Limits::max_unexecuted`] commits. A delivered
 //!   [`Commit`] is in the log too (appended just before), and needs only batch bodies to be executed again.
 //! * **Serving.** `ServeBlocks` and `ServeCommits` are answered from the log. Every block that a commit names was
-//!   appended before it ([`Record::Block`], [`Record::OwnBlock`]).
+//!   appended before it ([`Record::block`]). A block that came in a certified range was not checked
+//!   ([`Record::CertifiedBlock`]): its signature is checked before it is served as a single block.
 //! * **Restart.** Records may be replayed from the beginning, or from a [`ConsensusSnapshot`] that the driver took with
 //!   [`Machine::snapshot`] between two steps: then from the log position of an earlier snapshot for which
 //!   [`ConsensusSnapshot::can_replay_from`] holds. Commits after the reported executed index are delivered again.
@@ -55,6 +56,7 @@ pub mod oracle_schedule;
 pub mod pacing;
 pub mod probe;
 pub mod propose;
+pub mod range;
 pub mod record;
 pub mod recover;
 pub mod reputation;
@@ -90,6 +92,8 @@ mod light_tests;
 #[cfg(test)]
 mod pacing_tests;
 #[cfg(test)]
+mod range_tests;
+#[cfg(test)]
 mod robustness;
 #[cfg(test)]
 mod scenarios;
@@ -112,6 +116,7 @@ pub use event::{Alarm, Effect, Event, HaltReason, Offence};
 pub use light::{Finality, FinalityProof, LightError, TrustedSet};
 pub use machine::{Machine, RecoverError, Recovery};
 pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
+pub use range::{RangeBuilder, RangeError, ServedBlock};
 pub use record::{Record, SIGN_NOTHING};
 pub use reputation::{Reputation, ScheduleRules, Table};
 pub use snapshot::{ConsensusSnapshot, EvidenceState};

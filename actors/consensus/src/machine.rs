@@ -9,12 +9,12 @@ use std::sync::Arc;
 use aurigraph_ledger::hash::Hash;
 
 use crate::batches::Batches;
-use crate::block::Block;
+use crate::block::{Block, BlockCore};
 use crate::catchup::CatchUp;
 use crate::checkpoint::Checkpoints;
 use crate::clock::ThresholdClock;
 use crate::closing::Closing;
-use crate::commit::{Commit, genesis_commit};
+use crate::commit::{Commit, CommitHeader, genesis_commit};
 use crate::committee::{self, Committee, StakeSet};
 use crate::committer::Committer;
 use crate::config::{Config, ConfigError};
@@ -32,7 +32,9 @@ use crate::snapshot::ConsensusSnapshot;
 use crate::status::{Counters, Mode, PeerStatus, Status};
 use crate::store::Store;
 use crate::suspend::{Incoming, Suspended};
-use crate::types::{AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, LeaderSlot, Lsn, Now, Round, Ticket, TimeMs};
+use crate::types::{
+    AuthorIdx, BlockRef, CkptRef, CommitIndex, CommitRef, LeaderSlot, Lsn, Now, RequestId, Round, Ticket, TimeMs,
+};
 use crate::validity::EpochContext;
 
 pub use crate::recover::{RecoverError, Recovery};
@@ -67,6 +69,12 @@ pub(crate) enum Checking {
     Block { incoming: Incoming, requested: bool },
     /// An own block that a peer returned to the probe.
     Probe { peer: AuthorIdx, block: BlockRef },
+    /// A block that is here already; its signature came in a certified range.
+    Late(BlockRef),
+    /// A block that was pushed while catching up: only what it says of its author counts.
+    Vote(Box<BlockCore>),
+    /// A vote for a range of commits.
+    RangeVote { request: RequestId },
     /// A core of the proof that a peer is in this round.
     Proof { peer: AuthorIdx, nonce: u64, round: Round },
     /// A core of an epoch certificate that a peer sent.
@@ -106,6 +114,10 @@ pub struct Machine {
     pub(crate) open_payload: BTreeSet<BlockRef>,
     /// Digests of the newest own commits.
     pub(crate) recent_commits: BTreeMap<CommitIndex, Hash>,
+    /// Commits after the newest own one that a quorum certifies, consecutive: they are taken, not decided.
+    pub(crate) certified: VecDeque<CommitHeader>,
+    /// Accepted blocks whose signatures were not checked.
+    pub(crate) unchecked: BTreeSet<BlockRef>,
     /// When the first block of the newest rounds was accepted.
     pub(crate) first_seen: BTreeMap<Round, TimeMs>,
     pub(crate) executed_index: CommitIndex,
@@ -182,6 +194,8 @@ impl Machine {
             fallen: BTreeSet::new(),
             open_payload: BTreeSet::new(),
             recent_commits: BTreeMap::from([(genesis.index, genesis.digest)]),
+            certified: VecDeque::new(),
+            unchecked: BTreeSet::new(),
             first_seen: BTreeMap::new(),
             executed_index: 0,
             delivered_before: 0,
@@ -291,7 +305,7 @@ impl Machine {
             Message::ProofReply(proof) => self.on_proof_reply(peer, proof),
             Message::CommitRangeReply(range) => {
                 self.note_claim(peer, 0, range.commit_index);
-                self.on_range_reply(peer, &range);
+                self.on_range_reply(peer, range);
             }
             _ => {}
         }
@@ -320,6 +334,7 @@ impl Machine {
         self.tend_checkpoints();
         self.tend_epoch();
         self.tend_catch_up();
+        self.check_late();
         self.tend_probe();
         self.tend_proposal();
         self.tend_fetches();

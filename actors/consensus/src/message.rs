@@ -8,7 +8,7 @@ use crate::block::SignedCore;
 use crate::commit::CommitHeader;
 use crate::config::{
     MAX_BLOCK_BYTES, MAX_COMMIT_BLOCKS, MAX_FETCH_REFS, MAX_FETCH_REPLY_BYTES, MAX_RANGE_BLOCK_BYTES,
-    MAX_RANGE_COMMITS, MAX_VALIDATORS,
+    MAX_RANGE_COMMITS, MAX_RANGE_HEADERS, MAX_VALIDATORS,
 };
 use crate::epoch::EpochCert;
 use crate::types::{BlockRef, CommitIndex, Epoch, RequestId, Round};
@@ -137,8 +137,8 @@ impl RoundProof {
     }
 }
 
-/// A served range of commits. Commits are consecutive; `blocks` holds as many of their blocks as fit, in order: what
-/// is missing is fetched by reference.
+/// A served range of commits, certified by votes of a quorum. Commits are consecutive; `blocks` holds as many of their
+/// blocks as fit, in order: what is missing is fetched by reference. Made by [`crate::RangeBuilder`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitRange {
     /// That of the request.
@@ -149,13 +149,18 @@ pub struct CommitRange {
     pub commits: Vec<RangeCommit>,
     /// Blocks of these commits, at most [`MAX_RANGE_BLOCK_BYTES`].
     pub blocks: Vec<BlockBytes>,
+    /// The headers that follow, up to the newest that `votes` name; at most [`MAX_RANGE_HEADERS`].
+    pub headers: Vec<CommitHeader>,
+    /// Cores of different validators, a quorum of stake, that vote for the last of the commits or for one of `headers`;
+    /// at most [`MAX_VALIDATORS`].
+    pub votes: Vec<SignedCore>,
 }
 
 impl CommitRange {
     /// An empty answer to a request.
     #[must_use]
     pub fn new(request: RequestId, commit_index: CommitIndex) -> Self {
-        Self { request, commit_index, commits: Vec::new(), blocks: Vec::new() }
+        Self { request, commit_index, ..Self::default() }
     }
 
     /// Adds the next commit with its blocks' bytes in the commit's order. Returns false, and adds nothing, when the
@@ -193,6 +198,14 @@ impl CommitRange {
             }
         }
         write_blocks(w, &self.blocks);
+        w.varint(self.headers.len() as u64);
+        for header in &self.headers {
+            header.write(w);
+        }
+        w.varint(self.votes.len() as u64);
+        for signed in &self.votes {
+            signed.write(w);
+        }
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -209,7 +222,11 @@ impl CommitRange {
             commits.push(RangeCommit { header, blocks });
         }
         let blocks = read_blocks(r, MAX_RANGE_BLOCK_BYTES)?;
-        Ok(Self { request, commit_index, commits, blocks })
+        let count = r.varint_max("headers after a range", MAX_RANGE_HEADERS as u64)?;
+        let headers = (0..count).map(|_| CommitHeader::read(r)).collect::<Result<_, _>>()?;
+        let count = r.varint_max("votes for a range", MAX_VALIDATORS as u64)?;
+        let votes = (0..count).map(|_| SignedCore::read(r)).collect::<Result<_, _>>()?;
+        Ok(Self { request, commit_index, commits, blocks, headers, votes })
     }
 }
 

@@ -368,12 +368,12 @@ impl Machine {
         let round = self.provable_round().filter(|round| *round > 1)?;
         let mut stake = StakeSet::default();
         let mut cores = Vec::new();
-        for (reference, stored) in self.store.round(round - 1) {
+        for (reference, stored) in self.store.round(round - 1).filter(|(block, _)| !self.unchecked.contains(block)) {
             if stake.stake() < self.ctx.committee.quorum() && !stake.contains(reference.author) {
                 stake.add(&self.ctx.committee, reference.author);
                 cores.push(stored.block.signed_core());
             }
         }
-        Some(RoundProof { nonce, round, cores })
+        (stake.stake() >= self.ctx.committee.quorum()).then_some(RoundProof { nonce, round, cores })
     }
 }

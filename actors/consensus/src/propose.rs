@@ -410,6 +410,8 @@ impl Machine {
         let ticket = self.ticket();
         self.out.push(Effect::Sign { ticket, core: Box::new(unsigned.core.clone()) });
         self.proposer.in_flight = Some(InFlight::Signing { ticket, unsigned, retry_ms: None });
+        // Rounds are skipped once, right after catch-up.
+        self.proposer.skip_to = 0;
     }
 
     /// Whether an own block of this round may reference batches: not far behind, not while execution or decisions lag.
@@ -526,7 +528,8 @@ impl Machine {
         let own = own.clone();
         let from = own.reference.author;
         self.note_reported(&own.block);
-        self.accept(Incoming { reference: own.reference, block: own.block.clone(), bytes: own.bytes.clone(), from });
+        let (reference, block, bytes) = (own.reference, own.block.clone(), own.bytes.clone());
+        self.accept(Incoming { reference, block, bytes, from, checked: true });
         self.proposer.in_flight = None;
         self.counters.blocks_proposed += 1;
         if !self.store.contains(&own.reference) {

@@ -54,9 +54,21 @@ pub enum Record {
     },
     /// A checked statement whose block is not accepted yet: with another version of it, evidence.
     Statement(Box<SignedCore>),
+    /// An accepted block that a certified range vouches for by its digest: canonical bytes whose signature was not
+    /// checked. It is served in ranges only, unless the signature turns out to be good.
+    CertifiedBlock(Arc<[u8]>),
 }
 
 impl Record {
+    /// The canonical bytes of the block, if the record is one.
+    #[must_use]
+    pub const fn block(&self) -> Option<&Arc<[u8]>> {
+        match self {
+            Self::Block(bytes) | Self::OwnBlock(bytes) | Self::CertifiedBlock(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+
     /// The canonical bytes, starting with a tag.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
@@ -101,6 +113,9 @@ impl Record {
                 w.u8(10);
                 signed.write(&mut w);
             }
+            Self::CertifiedBlock(bytes) => {
+                w.u8(11).bytes(bytes);
+            }
         }
         w.into_bytes()
     }
@@ -132,6 +147,7 @@ impl Record {
                 }
             }
             10 => Self::Statement(Box::new(SignedCore::read(&mut r)?)),
+            11 => Self::CertifiedBlock(r.bytes("block bytes", MAX_BLOCK_BYTES)?.into()),
             tag => return Err(CodecError::Invalid { what: "record tag", value: u64::from(tag) }),
         };
         r.finish()?;

@@ -81,6 +81,17 @@ pub enum RecoverError {
     },
 }
 
+/// How a logged block came here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// It was built here.
+    Own,
+    /// From a peer, its signature checked.
+    Peer,
+    /// In a certified range, its signature not checked.
+    Range,
+}
+
 /// What a replay has learned beside the machine's state.
 #[derive(Debug, Default)]
 struct Replay {
@@ -180,8 +191,9 @@ impl Machine {
                 replay.floor_known = true;
                 self.replay_floor(round);
             }
-            Record::Block(bytes) => self.replay_block(replay, position, bytes, false)?,
-            Record::OwnBlock(bytes) => self.replay_block(replay, position, bytes, true)?,
+            Record::Block(bytes) => self.replay_block(replay, position, bytes, Source::Peer)?,
+            Record::OwnBlock(bytes) => self.replay_block(replay, position, bytes, Source::Own)?,
+            Record::CertifiedBlock(bytes) => self.replay_block(replay, position, bytes, Source::Range)?,
             Record::Commit(commit) => self.replay_commit(replay, base, commit),
             Record::EpochCert(cert) => self.replay_cert(cert),
             Record::Evidence(evidence) => self.accuse(*evidence),
@@ -230,13 +242,14 @@ impl Machine {
         replay: &mut Replay,
         position: usize,
         bytes: Arc<[u8]>,
-        own: bool,
+        source: Source,
     ) -> Result<(), RecoverError> {
         let bad = |reason: String| RecoverError::Block { position, reason };
         let block = Block::decode(&bytes).map_err(|error| bad(error.to_string()))?;
         self.ctx.check(&block).map_err(|error| bad(error.to_string()))?;
         let reference = block.reference();
         let block = Arc::new(block);
+        let own = source == Source::Own;
         if own {
             replay.floor_known = true;
             // An own block may say more than the marks of the log do: what was attested once is never taken back.
@@ -255,7 +268,8 @@ impl Machine {
         } else if self.config.own == Some(reference.author) {
             replay.foreign = replay.foreign.max(Some(reference));
         }
-        self.admit(Incoming { reference, block, bytes, from: reference.author });
+        let checked = source != Source::Range;
+        self.admit(Incoming { reference, block, bytes, from: reference.author, checked });
         if own {
             self.store.mark_own_cone(reference);
         }
@@ -269,6 +283,11 @@ impl Machine {
         replay.last_logged = replay.last_logged.max(index);
         if index > base {
             replay.logged.insert(index, (commit.header.digest(), commit.header.schedule_digest));
+            // The blocks before it have not decided it: it was certified then, in the middle of catching up.
+            if index == self.linearizer.last_ref().index + 1 && self.store.contains(&commit.header.leader) {
+                self.certified = [commit.header.clone()].into();
+                self.try_commit();
+            }
             self.check_replayed(replay);
             let done = self.executed_index.min(replay.last_logged);
             while self.replayed.front().is_some_and(|commit| commit.header.index <= done) {
@@ -310,6 +329,7 @@ impl Machine {
     /// Hands out what the replay has given, and goes to work.
     fn finish_replay(&mut self, replay: Replay, restored: bool) {
         self.replaying = false;
+        self.certified.clear();
         self.counters = crate::status::Counters::default();
         // Effects of the replay itself (alarms and evidence of long ago) are not news.
         self.out.retain(|effect| matches!(effect, Effect::Halt(_)));

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use crate::config::{MAX_FETCH_REPLY_BYTES, MAX_RANGE_COMMITS};
+use crate::block::SignedCore;
+use crate::config::{MAX_FETCH_REPLY_BYTES, MAX_RANGE_COMMITS, SIGNED_CORE_LEN};
 use crate::event::{Effect, Offence};
 use crate::machine::Machine;
 use crate::message::Message;
@@ -48,7 +49,11 @@ impl Machine {
         }
         let commit_index = self.linearizer.last_ref().index;
         let earlier = epoch < self.config.epoch;
-        let in_log = |block: &BlockRef| (earlier || block.round <= self.store.gc_round()) && block.round > 0;
+        // Also what is here with a signature that nobody has checked: who reads the log checks it.
+        let in_log = |block: &BlockRef| {
+            let logged = earlier || block.round <= self.store.gc_round();
+            (logged && block.round > 0) || self.unchecked.contains(block)
+        };
         if refs.iter().any(in_log) {
             self.out.push(Effect::ServeBlocks { to: peer, request, commit_index, refs });
             return;
@@ -64,8 +69,12 @@ impl Machine {
         let mut seen: BTreeSet<BlockRef> = refs.iter().copied().collect();
         let mut open: VecDeque<BlockRef> = seen.iter().rev().copied().collect();
         while let Some(next) = open.pop_front() {
+            if self.unchecked.contains(&next) {
+                continue;
+            }
             let stored = self.store.get(&next).map(|stored| (&stored.block, &stored.bytes));
-            let waiting = || self.suspended.get(&next).map(|incoming| (&incoming.block, &incoming.bytes));
+            let waiting = self.suspended.get(&next).filter(|incoming| incoming.checked);
+            let waiting = || waiting.map(|incoming| (&incoming.block, &incoming.bytes));
             let Some((block, bytes)) = stored.or_else(waiting) else { continue };
             if bytes.len() + BLOCK_OVERHEAD > left {
                 break;
@@ -91,7 +100,10 @@ impl Machine {
             self.send(peer, &Message::CommitRangeReply(crate::message::CommitRange::new(request, commit_index)));
         } else {
             let count = count.min(most);
-            self.out.push(Effect::ServeCommits { to: peer, request, commit_index, from, count });
+            let newest = self.peers.iter().filter_map(|state| state.newest.as_ref());
+            let newest = newest.filter_map(|(_, bytes)| SignedCore::decode(bytes.get(..SIGNED_CORE_LEN)?).ok());
+            let newest = newest.collect();
+            self.out.push(Effect::ServeCommits { to: peer, request, commit_index, from, count, newest });
         }
     }
 

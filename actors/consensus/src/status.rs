@@ -177,6 +177,8 @@ pub struct Counters {
     pub leader_timeouts: u64,
     /// Times catch-up was entered.
     pub catch_ups: u64,
+    /// Commits taken from certified ranges, without deciding them here.
+    pub commits_certified: u64,
 }
 
 /// A machine's state at a glance.

@@ -71,6 +71,15 @@ impl Store {
         true
     }
 
+    /// Puts the same block with another signature in a block's place.
+    pub fn replace(&mut self, reference: &BlockRef, block: Arc<Block>, bytes: Arc<[u8]>) {
+        let key = (reference.author, reference.digest);
+        if let Some(stored) = self.rounds.get_mut(&reference.round).and_then(|blocks| blocks.get_mut(&key)) {
+            stored.block = block;
+            stored.bytes = bytes;
+        }
+    }
+
     /// All blocks of a round and above, by round.
     pub fn from_round(&self, round: Round) -> impl Iterator<Item = (BlockRef, &Stored)> + '_ {
         self.rounds.range(round..).flat_map(|(round, blocks)| {

@@ -22,6 +22,8 @@ pub struct Incoming {
     pub bytes: Arc<[u8]>,
     /// Who gave it to us.
     pub from: AuthorIdx,
+    /// Whether its signature was checked; a certified range vouches for the digest alone.
+    pub checked: bool,
 }
 
 #[derive(Debug)]
@@ -226,7 +228,13 @@ mod tests {
         let reference = reference(round, author);
         let mut block = bare_block(&no_signature(), reference, vec![], 0);
         block.batches = vec![BatchRef { digest: Hash([7; 32]), len: 5, tx_count: 1 }];
-        Incoming { reference, block: Arc::new(block), bytes: Arc::from([0; 100].as_slice()), from: author }
+        Incoming {
+            reference,
+            block: Arc::new(block),
+            bytes: Arc::from([0; 100].as_slice()),
+            from: author,
+            checked: true,
+        }
     }
 
     fn names(free: &[Incoming]) -> Vec<BlockRef> {

@@ -20,7 +20,8 @@ use crate::commit::{CommitHeader, genesis_commit};
 use crate::committee::Committee;
 use crate::committer::{Committer, Decided, Decision};
 use crate::config::{BLOCK_VERSION, Config};
-use crate::flush::Linearizer;
+
+use crate::flush::{Lead, Linearizer};
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::{
@@ -282,10 +283,9 @@ impl Runner {
             }
             if let Decision::Commit(leader) = decided.decision {
                 let digest = self.schedule.digest();
-                let flush = self
-                    .linearizer
-                    .apply(&self.committee, &self.store, decided.slot, leader, digest, &|_| None)
-                    .expect("complete history");
+                let lead = Lead { slot: decided.slot, leader, schedule_digest: digest, certified_ms: None };
+                let flush =
+                    self.linearizer.apply(&self.committee, &self.store, lead, &|_| None).expect("complete history");
                 if self.schedule.on_commit(&self.committee, &self.store, &flush) {
                     let changed = self.committer.reschedule(&self.committee, &self.schedule, &self.store, leader.round);
                     changed.expect("no two certified");

@@ -1,6 +1,8 @@
 //! What the validator and the two log servers are told.
 
-use aurigraph_consensus::{AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, RequestId, Signature, Status, Ticket};
+use aurigraph_consensus::{
+    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, RequestId, Signature, SignedCore, Status, Ticket,
+};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Reply;
 use bytes::Bytes;
@@ -88,4 +90,6 @@ pub struct ServeCommits {
     pub from: CommitIndex,
     /// How many at most.
     pub count: u16,
+    /// The newest checked core of each validator.
+    pub newest: Vec<SignedCore>,
 }

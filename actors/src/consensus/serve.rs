@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{Commit, CommitRange, Message, Record as LogRecord};
-use aurigraph_ledger::Hash;
+use aurigraph_consensus::config::SIGNED_CORE_LEN;
+use aurigraph_consensus::{
+    BlockRef, Commit, CommitRange, Committee, Message, RangeBuilder, Record as LogRecord, ServedBlock, SignedCore,
+};
+use aurigraph_gpu::{AwsLc, BatchVerifier, VerifyItem};
 use aurigraph_runtime::{ActorError, Behaviour, Context};
 
 use super::messages::{ServeBlocks, ServeCommits};
@@ -30,7 +33,11 @@ impl Behaviour for BlockFetcher {
             let mut blocks = Vec::new();
             let mut left = aurigraph_consensus::config::MAX_FETCH_REPLY_BYTES;
             for reference in &ask.refs {
-                let Some(bytes) = logged_block(&node.journal, &reference.digest)? else { continue };
+                let Some(block) = logged_block(&node.journal, reference)? else { continue };
+                if !block.checked && !signed_core(&block.bytes).is_some_and(|signed| is_signed(&node, &signed)) {
+                    continue;
+                }
+                let bytes = block.bytes;
                 if bytes.len() > left {
                     break;
                 }
@@ -61,35 +68,49 @@ impl Behaviour for CommitSync {
     }
 
     async fn handle(&self, _ctx: &Context<ServeCommits>, ask: ServeCommits, _state: &mut ()) -> Result<(), ActorError> {
-        let node = Arc::clone(&self.0);
+        let (node, to) = (Arc::clone(&self.0), ask.to);
         let read = tokio::task::spawn_blocking(move || -> Result<(), ActorError> {
-            let range = range(&node.journal, &ask)?;
+            let range = range(&node, ask)?;
             let frame = framed(BULK_CONSENSUS, &Message::CommitRangeReply(range).encode());
             // A reply that finds no room is asked for again.
-            let _ = node.net.send_serving(node.validator_name(ask.to), frame);
+            let _ = node.net.send_serving(node.validator_name(to), frame);
             Ok(())
         });
         read.await.map_err(|error| format!("the reading thread ended: {error}"))?
     }
 }
 
-fn range(journal: &JournalReader, ask: &ServeCommits) -> Result<CommitRange, ActorError> {
-    let mut range = CommitRange::new(ask.request, ask.commit_index);
-    for index in ask.from..ask.from.saturating_add(u64::from(ask.count)) {
-        let Some(body) = journal.commit(index)? else { break };
+fn range(node: &NodeContext, ask: ServeCommits) -> Result<CommitRange, ActorError> {
+    let committee = Committee::new(node.consensus_config().stakes)?;
+    let verify = |signed: &SignedCore| is_signed(node, signed);
+    let ServeCommits { request, commit_index, from, count, newest, .. } = ask;
+    let mut range = RangeBuilder::new(request, commit_index, count, committee, newest, &verify);
+    for index in from.. {
+        let Some(body) = node.journal.commit(index)? else { break };
         let commit = decode_commit(&body)?;
         let mut blocks = Vec::with_capacity(commit.blocks.len());
         for committed in &commit.blocks {
-            let Some(bytes) = logged_block(journal, &committed.block.digest)? else {
+            let Some(block) = logged_block(&node.journal, &committed.block)? else {
                 return Err(format!("block {} of commit {index} is not in the log", committed.block).into());
             };
-            blocks.push((committed.block, bytes));
+            blocks.push(block);
         }
         if !range.push(commit.header.clone(), blocks) {
             break;
         }
     }
-    Ok(range)
+    Ok(range.finish())
+}
+
+fn signed_core(block: &[u8]) -> Option<SignedCore> {
+    SignedCore::decode(block.get(..SIGNED_CORE_LEN)?).ok()
+}
+
+/// Checks the signature of a core that came in a certified range: few are, so it is done on the reading thread.
+fn is_signed(node: &NodeContext, signed: &SignedCore) -> bool {
+    let key = node.consensus_key(signed.core.author);
+    let message = signed.core.signing_message();
+    AwsLc.verify(&VerifyItem::new(&key, &message, signed.signature.as_bytes()))
 }
 
 /// Takes the commit out of a commit record.
@@ -100,13 +121,13 @@ pub(crate) fn decode_commit(body: &[u8]) -> Result<Arc<Commit>, ActorError> {
     }
 }
 
-fn logged_block(journal: &JournalReader, digest: &Hash) -> Result<Option<Vec<u8>>, ActorError> {
+fn logged_block(journal: &JournalReader, block: &BlockRef) -> Result<Option<ServedBlock>, ActorError> {
     for kind in [RecordKind::Block, RecordKind::OwnBlock] {
-        let Some(body) = journal.get(kind, digest)? else { continue };
-        return match LogRecord::decode(&body)? {
-            LogRecord::Block(bytes) | LogRecord::OwnBlock(bytes) => Ok(Some(bytes.to_vec())),
-            other => Err(format!("a block record holds {other:?}").into()),
-        };
+        let Some(body) = journal.get(kind, &block.digest)? else { continue };
+        let record = LogRecord::decode(&body)?;
+        let checked = !matches!(record, LogRecord::CertifiedBlock(_));
+        let Some(bytes) = record.block() else { return Err(format!("a block record holds {record:?}").into()) };
+        return Ok(Some(ServedBlock { reference: *block, bytes: bytes.to_vec(), checked }));
     }
     Ok(None)
 }

@@ -234,8 +234,8 @@ impl Validator {
                     // A peer whose request is dropped asks another peer.
                     let _ = state.blocks_server.send(ServeBlocks { to, request, commit_index, refs });
                 }
-                Effect::ServeCommits { to, request, commit_index, from, count } => {
-                    let _ = state.commits_server.send(ServeCommits { to, request, commit_index, from, count });
+                Effect::ServeCommits { to, request, commit_index, from, count, newest } => {
+                    let _ = state.commits_server.send(ServeCommits { to, request, commit_index, from, count, newest });
                 }
                 Effect::ServeEpochCert { to, epoch } => {
                     if let Some(body) = self.node.journal.get(RecordKind::EpochCert, &Record::index_key(epoch))? {
@@ -505,7 +505,9 @@ impl Validator {
 fn journal_record(record: &LogRecord) -> Record {
     let body = Bytes::from(record.encode());
     match record {
-        LogRecord::Block(bytes) => Record::new(RecordKind::Block, block_digest(bytes), body),
+        LogRecord::Block(bytes) | LogRecord::CertifiedBlock(bytes) => {
+            Record::new(RecordKind::Block, block_digest(bytes), body)
+        }
         LogRecord::OwnBlock(bytes) => Record::new(RecordKind::OwnBlock, block_digest(bytes), body),
         LogRecord::Commit(commit) => Record::indexed(RecordKind::Commit, commit.header.index, body),
         LogRecord::Floor { round } => Record::indexed(RecordKind::Floor, u64::from(*round), body),

@@ -29,7 +29,12 @@ pub struct AdmissionParts {
     pub batchers: usize,
     /// The newest published state.
     pub latest: Latest,
+    /// Whether this node's state is far behind the others'.
+    pub behind: Behind,
 }
+
+/// Tells whether a node's state is far behind the others'.
+pub type Behind = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The admission actor.
 pub struct Admission {
@@ -137,10 +142,10 @@ impl Behaviour for Admission {
         while state.tasks.try_join_next().is_some() {}
         match message {
             AdmissionMsg::Submit { transaction, source, reply } => {
-                state.submit(ctx, &[transaction], source, Answer::One(reply));
+                state.submit(ctx, &self.parts.behind, &[transaction], source, Answer::One(reply));
             }
             AdmissionMsg::SubmitMany { transactions, source, reply } => {
-                state.submit(ctx, &transactions, source, Answer::Many(reply));
+                state.submit(ctx, &self.parts.behind, &transactions, source, Answer::Many(reply));
             }
             AdmissionMsg::Published(view) => {
                 state.pool.published(&*view);
@@ -160,14 +165,27 @@ impl Behaviour for Admission {
 }
 
 impl AdmissionState {
-    fn submit(&mut self, ctx: &Context<AdmissionMsg>, transactions: &[Bytes], source: Source, answer: Answer) {
+    fn submit(
+        &mut self,
+        ctx: &Context<AdmissionMsg>,
+        behind: &Behind,
+        transactions: &[Bytes],
+        source: Source,
+        answer: Answer,
+    ) {
         let mut submission = Submission { answer, outcomes: vec![None; transactions.len()], checking: Vec::new() };
         let mut checks = Vec::new();
         for (at, bytes) in transactions.iter().enumerate() {
             let checked = match &self.view {
                 // Nothing that is taken here would ever be in a batch.
                 _ if self.batchers.is_empty() => Err(Refusal::Overloaded { what: OBSERVER, retry_after: RETRY_AFTER }),
-                Some(view) => self.pool.admit(&**view, bytes),
+                Some(view) => match self.pool.admit(&**view, bytes) {
+                    // The others' state may well take it: "never" would be wrong.
+                    Err(refusal) if refusal.is_of_its_time() && behind() => {
+                        Err(Refusal::NotReady { retry_after: RETRY_AFTER })
+                    }
+                    checked => checked,
+                },
                 None => Err(Refusal::NotReady { retry_after: RETRY_AFTER }),
             };
             match checked {

@@ -19,7 +19,7 @@ pub(crate) mod testing;
 mod tests;
 mod wire;
 
-pub use admission::{Admission, AdmissionParts, AdmissionState};
+pub use admission::{Admission, AdmissionParts, AdmissionState, Behind};
 pub use batch::{Batch, BatchHead};
 pub use batcher::{Batcher, BatcherParts, BatcherState};
 pub use chain_view::{AccountFacts, ChainView, Latest};

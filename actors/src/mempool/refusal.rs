@@ -145,6 +145,19 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// Whether a later state may take what this one does not: a node that is behind cannot say "never".
+    #[must_use]
+    pub const fn is_of_its_time(&self) -> bool {
+        matches!(
+            self,
+            Self::ExpiryTooFar { .. }
+                | Self::UnknownSender { .. }
+                | Self::KeyNotRegistered { .. }
+                | Self::NonceOutOfWindow { .. }
+                | Self::CannotPayFee { .. }
+        )
+    }
+
     /// When trying again may help, and after how long: what the HTTP edge says as `Retry-After`.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {

@@ -124,9 +124,9 @@ impl World<'_> {
                 let reply = self.nodes[&node].serve_blocks(request, commit_index, &refs);
                 self.reply(node, to, &reply)?;
             }
-            Effect::ServeCommits { to, request, commit_index, from, count } => {
+            Effect::ServeCommits { to, request, commit_index, from, count, newest } => {
                 self.marks.hit(Mark::ServedCommits);
-                let reply = self.nodes[&node].serve_commits(request, commit_index, from, count);
+                let reply = self.nodes[&node].serve_commits(request, commit_index, from, count, newest);
                 self.reply(node, to, &reply.map_err(|detail| (Property::Survival, format!("{node}: {detail}")))?)?;
             }
             Effect::Deliver { commit } => {

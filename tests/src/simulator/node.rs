@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use aurigraph_consensus::config::CORE_LEN;
+use aurigraph_consensus::config::{CORE_LEN, SIGNED_CORE_LEN};
 use aurigraph_consensus::{
-    BatchRef, BlockCore, BlockRef, Commit, CommitRange, Config, ConsensusSnapshot, Effect, LeaderSlot, Machine,
-    Message, Now, Record, Recovery,
+    BatchRef, BlockCore, BlockRef, Commit, Config, ConsensusSnapshot, Effect, LeaderSlot, Machine, Message, Now,
+    RangeBuilder, Record, Recovery, ServedBlock, SignedCore,
 };
 use aurigraph_ledger::{Genesis, Hash};
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use super::coverage::{Coverage, Mark};
 use super::disk::{Disk, Entry};
 use super::executor::Executor;
+use super::puppet::is_signed;
 use super::rng::Rng;
 
 /// One validator with its process, if it runs.
@@ -24,7 +25,8 @@ pub(crate) struct Node {
     pub(crate) disk: Disk,
     /// Where logged things are found.
     pub(crate) bodies: BTreeMap<Hash, (Bytes, bool)>,
-    pub(crate) blocks: BTreeMap<BlockRef, Arc<[u8]>>,
+    /// And whether their signatures were checked.
+    pub(crate) blocks: BTreeMap<BlockRef, (Arc<[u8]>, bool)>,
     pub(crate) commits: BTreeMap<u64, Arc<Commit>>,
     pub(crate) executor: Executor,
     pub(crate) timer_at: u64,
@@ -83,15 +85,17 @@ impl Node {
             Entry::Body { digest, own, body } => {
                 self.bodies.insert(*digest, (body.clone(), *own));
             }
-            Entry::Record(Record::Block(bytes) | Record::OwnBlock(bytes)) => {
-                if let Some(core) = core_of(bytes) {
-                    self.blocks.insert(core.reference(), bytes.clone());
-                }
-            }
             Entry::Record(Record::Commit(commit)) => {
                 self.commits.insert(commit.header.index, commit.clone());
             }
-            Entry::Record(_) => {}
+            Entry::Record(record) => {
+                let checked = !matches!(record, Record::CertifiedBlock(_));
+                if let Some(bytes) = record.block()
+                    && let Some(core) = core_of(bytes)
+                {
+                    self.blocks.insert(core.reference(), (bytes.clone(), checked));
+                }
+            }
         }
     }
 
@@ -208,7 +212,12 @@ impl Node {
 
     /// The answer to a request for blocks that only the log holds.
     pub(crate) fn serve_blocks(&self, request: u64, commit_index: u64, refs: &[BlockRef]) -> Message {
-        let blocks = refs.iter().filter_map(|block| self.blocks.get(block)).take(40).map(|b| b.to_vec()).collect();
+        let good = |(bytes, checked): &&(Arc<[u8]>, bool)| {
+            *checked
+                || bytes.get(..SIGNED_CORE_LEN).and_then(|b| SignedCore::decode(b).ok()).is_some_and(|s| signed(&s))
+        };
+        let found = refs.iter().filter_map(|block| self.blocks.get(block)).filter(good);
+        let blocks = found.take(40).map(|(bytes, _)| bytes.to_vec()).collect();
         Message::FetchReply { request, commit_index, blocks }
     }
 
@@ -222,19 +231,27 @@ impl Node {
         commit_index: u64,
         from: u64,
         count: u16,
+        newest: Vec<SignedCore>,
     ) -> Result<Message, String> {
-        let mut range = CommitRange::new(request, commit_index);
-        for index in from..from + u64::from(count) {
+        let Some(machine) = &self.machine else { return Err("no machine serves".to_owned()) };
+        let committee = machine.committee().clone();
+        let mut range = RangeBuilder::new(request, commit_index, count, committee, newest, &signed);
+        for index in from.. {
             let Some(commit) = self.commits.get(&index) else { break };
             let block = |reference: &BlockRef| {
-                let bytes = self.blocks.get(reference).ok_or_else(|| format!("commit {index} names {reference}"))?;
-                Ok((*reference, bytes.to_vec()))
+                let (bytes, checked) =
+                    self.blocks.get(reference).ok_or_else(|| format!("commit {index} names {reference}"))?;
+                Ok(ServedBlock { reference: *reference, bytes: bytes.to_vec(), checked: *checked })
             };
             let blocks = commit.blocks.iter().map(|b| block(&b.block)).collect::<Result<Vec<_>, String>>()?;
             if !range.push(commit.header.clone(), blocks) {
                 break;
             }
         }
-        Ok(Message::CommitRangeReply(range))
+        Ok(Message::CommitRangeReply(range.finish()))
     }
+}
+
+fn signed(core: &SignedCore) -> bool {
+    is_signed(core.core.author, &core.core.digest(), &core.signature)
 }
