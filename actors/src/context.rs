@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, Config, Divergence, EpochParams, Now, Status};
+use aurigraph_consensus::{AuthorIdx, Config, Divergence, EpochParams, Mode, Now, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Registry;
 use bytes::Bytes;
@@ -48,6 +48,9 @@ pub struct NodeContext {
     clocks: Clocks,
     consensus_keys: Vec<Bytes>,
 }
+
+/// Commits that a node which keeps up never lags behind a quorum by: some seconds of them.
+pub const FAR_BEHIND: u64 = 64;
 
 /// What a context is made of.
 pub struct NodeParts {
@@ -98,6 +101,15 @@ impl NodeContext {
     #[must_use]
     pub fn now(&self) -> Now {
         self.clocks.now()
+    }
+
+    /// Whether this node's state is so far behind the others' that it cannot say what they would refuse: consensus is
+    /// not rebuilt yet, catches up, or a quorum is [`FAR_BEHIND`] commits ahead of what is executed here.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        self.consensus_status.borrow().as_ref().is_none_or(|status| {
+            status.mode == Mode::CatchUp || status.quorum_index > status.executed_index.saturating_add(FAR_BEHIND)
+        })
     }
 
     /// A validator's consensus key; empty (no signature is valid under it) for an index outside the set.

@@ -18,7 +18,7 @@ use crate::context::{NodeContext, NodeParts};
 use crate::crypto::{Verifier, VerifyDispatcher, Worker};
 use crate::fatal::Fatal;
 use crate::mempool::{
-    Admission, AdmissionParts, BatchStore, BatchStoreParts, Batcher, BatcherParts, ChainView, Latest,
+    Admission, AdmissionParts, BatchStore, BatchStoreParts, Batcher, BatcherParts, Behind, ChainView, Latest,
 };
 use crate::network::{Links, Router};
 use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
@@ -212,6 +212,11 @@ fn latest(context: &Arc<NodeContext>) -> Latest {
     Arc::new(move || context.published.borrow().clone().map(|published| published as Arc<dyn ChainView>))
 }
 
+fn behind(context: &Arc<NodeContext>) -> Behind {
+    let context = Arc::clone(context);
+    Arc::new(move || context.is_behind())
+}
+
 fn consensus(context: &Arc<NodeContext>) -> SupervisorSpec {
     let (validator, blocks, commits) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
     SupervisorSpec::new("consensus", Strategy::RestForOne)
@@ -262,6 +267,7 @@ fn mempool(context: &Arc<NodeContext>) -> SupervisorSpec {
             fees: admission.settings.genesis.fees,
             batchers: if admission.settings.validator.is_some() { batchers } else { 0 },
             latest: latest(&admission),
+            behind: behind(&admission),
         })
     }))
 }

@@ -1,10 +1,12 @@
 //! Admission with a real dispatcher and verifier; the batchers are the test.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aurigraph_gpu::BatchVerifier;
 use aurigraph_ledger::Hash;
+use aurigraph_ledger::transaction::{SenderKey, Target, TransactionBuilder};
 use aurigraph_runtime::{Address, ChildSpec, KillMode, Registry, Tree};
 use bytes::Bytes;
 use tokio::sync::oneshot;
@@ -39,14 +41,25 @@ async fn node(view: Option<View>, gate: Arc<Gated>, batcher_mailbox: usize) -> N
 }
 
 async fn node_with(view: Option<View>, gate: Arc<Gated>, batcher_mailbox: usize, batchers: usize) -> Node {
+    node_behind(view, gate, batcher_mailbox, batchers, Arc::default()).await
+}
+
+async fn node_behind(
+    view: Option<View>,
+    gate: Arc<Gated>,
+    batcher_mailbox: usize,
+    batchers: usize,
+    behind: Arc<AtomicBool>,
+) -> Node {
     let registry = testing::node();
     let (batcher, heard) = probe("batcher/0", batcher_mailbox);
     let (latest, _) = latest(view);
     let mut children = crypto(&gate);
     children.push(batcher);
     children.push(ChildSpec::behaviour("admission", bounds::ADMISSION_MAILBOX, move || {
-        let latest = Arc::clone(&latest);
-        Admission::new(AdmissionParts { chain_id: CHAIN, fees: FEES, batchers, latest })
+        let (latest, behind) = (Arc::clone(&latest), Arc::clone(&behind));
+        let behind: Behind = Arc::new(move || behind.load(Ordering::Relaxed));
+        Admission::new(AdmissionParts { chain_id: CHAIN, fees: FEES, batchers, latest, behind })
     }));
     let tree = tree(&registry, children).await;
     let admission = registry.role("admission");
@@ -130,6 +143,29 @@ async fn many_transactions_get_one_answer_each_in_order() {
     assert_eq!(outcomes[3], Err(Refusal::Duplicate { id: good.id() }));
     assert_eq!(outcomes[4], Ok(Accepted { id: other.id() }));
     assert_eq!(node.added().await, [good.id(), other.id()], "in one message");
+}
+
+/// Its height is an old one: what is too far ahead for it may be right for the others.
+#[tokio::test]
+async fn a_node_that_is_behind_refuses_nothing_for_good_that_a_later_state_may_take() {
+    let (alice, stranger) = (Account::new(1), Account::new(2));
+    let behind = Arc::new(AtomicBool::new(true));
+    let view = View::of(&[&alice], 10_000);
+    let node = node_behind(Some(view), Gated::opened(), 8, 1, Arc::clone(&behind)).await;
+    let far = alice.sign(
+        &TransactionBuilder::new(CHAIN, SenderKey::Index(alice.index), 0, 1 << 40)
+            .fees(&FEES)
+            .transfer(Target::Index(alice.index), 5),
+    );
+    let not_ready = Err(Refusal::NotReady { retry_after: RETRY_AFTER });
+    for transaction in [&far, &stranger.pay(0), &alice.pay(1 << 40)] {
+        assert_eq!(node.outcome(transaction.encode()).await, not_ready);
+    }
+    assert!(matches!(node.outcome(b"nothing").await, Err(Refusal::Undecodable(_))), "no state would take this");
+    behind.store(false, Ordering::Relaxed);
+    assert!(matches!(node.outcome(far.encode()).await, Err(Refusal::ExpiryTooFar { .. })));
+    behind.store(true, Ordering::Relaxed);
+    assert!(node.outcome(alice.pay(0).encode()).await.is_ok());
 }
 
 #[tokio::test]
