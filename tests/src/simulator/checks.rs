@@ -8,7 +8,7 @@ use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
     Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommittedBlock, Config,
-    Evidence, EvidenceKind, FaultKind, Machine, Message, Record, SignedCore,
+    Evidence, EvidenceKind, FaultKind, Machine, Message, SignedCore,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
@@ -192,7 +192,7 @@ impl Checks {
     ) -> Result<(), Broken> {
         let reference = committed.block;
         let bad = |detail: &str| broken(Property::Integrity, format!("{reference}: {detail}"));
-        let decoded = node.blocks.get(&reference).map(|bytes| Block::decode(bytes));
+        let decoded = node.blocks.get(&reference).map(|(bytes, _)| Block::decode(bytes));
         let Some(Ok(block)) = decoded else { return bad("is not in the log") };
         if let Err(invalid) = self.ctx.check(&block) {
             return bad(&invalid.to_string());
