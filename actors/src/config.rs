@@ -14,7 +14,7 @@ use std::time::Duration;
 use aurigraph_ledger::{Genesis, Hash, blake3_digest};
 
 pub use error::ConfigError;
-pub use file::{ActorCounts, ChaosSettings, StorageSettings, load_genesis};
+pub use file::{ActorCounts, ChaosSettings, CryptoSettings, StorageSettings, load_genesis};
 pub use secrets::{NodePublic, NodeSecrets, network_public_key, public_key_of_seed, read_private_file};
 
 use crate::settings::{
@@ -60,6 +60,8 @@ pub struct ClusterConfig {
     pub storage: StorageSettings,
     /// How many actors of the kinds that come in numbers.
     pub actors: ActorCounts,
+    /// What checks signatures.
+    pub crypto: CryptoSettings,
     /// May actors be killed through the admin route.
     pub chaos: ChaosSettings,
 }

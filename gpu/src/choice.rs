@@ -11,8 +11,90 @@ use crate::{AwsLc, Fips204, KeyCacheCounts, Native};
 pub fn back_ends(cache_bytes: usize) -> Vec<Arc<dyn BatchVerifier>> {
     let mut all: Vec<Arc<dyn BatchVerifier>> =
         vec![Arc::new(Fips204), Arc::new(AwsLc), Arc::new(Native::portable(cache_bytes))];
-    all.extend(Native::avx2(cache_bytes).map(|native| Arc::new(native) as _));
+    let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes)];
+    all.extend(wide.into_iter().flatten().map(|native| Arc::new(native) as _));
     all
+}
+
+/// Which back-end of the processor a node is told to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BackEnd {
+    /// Whatever is fastest here.
+    #[default]
+    Fastest,
+    /// The reference.
+    Fips204,
+    /// AWS-LC.
+    AwsLc,
+    /// Ours in plain Rust.
+    NativePortable,
+    /// Ours in AVX2.
+    NativeAvx2,
+    /// Ours in AVX-512.
+    NativeAvx512,
+}
+
+impl BackEnd {
+    /// All that can be asked for.
+    pub const ALL: [Self; 6] =
+        [Self::Fastest, Self::Fips204, Self::AwsLc, Self::NativePortable, Self::NativeAvx2, Self::NativeAvx512];
+
+    /// Its name in configs and on the command line; that of the back-end itself, where one is meant.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fastest => "fastest",
+            Self::Fips204 => "fips204",
+            Self::AwsLc => "aws-lc",
+            Self::NativePortable => "native-portable",
+            Self::NativeAvx2 => "native-avx2",
+            Self::NativeAvx512 => "native-avx512",
+        }
+    }
+}
+
+impl std::str::FromStr for BackEnd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|back_end| back_end.name() == text)
+            .ok_or_else(|| format!("{text:?} is no back-end; there are {}", Self::ALL.map(Self::name).join(", ")))
+    }
+}
+
+/// Why a back-end that was asked for is not used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChoiceError {
+    /// The processor lacks its instructions.
+    #[error("the back-end {0} needs instructions that this processor does not have")]
+    NotHere(&'static str),
+    /// It is here and wrong.
+    #[error("the self-test of the back-end {0} failed: {1}")]
+    Wrong(&'static str, SelfTestError),
+}
+
+/// The back-end that is asked for, once it has passed its self-test (5 ms). Expanded keys take at most `cache_bytes`.
+///
+/// # Errors
+/// [`ChoiceError`] if this machine does not have it or it is wrong. [`BackEnd::Fastest`] is always there.
+pub fn choose(which: BackEnd, cache_bytes: usize) -> Result<Chosen, ChoiceError> {
+    let ours = |native: Option<Native>| {
+        let native = Arc::new(native.ok_or(ChoiceError::NotHere(which.name()))?);
+        Ok(Chosen { verifier: Arc::clone(&native) as _, warning: None, native: Some(native) })
+    };
+    let library = |verifier| Ok(Chosen { verifier, warning: None, native: None });
+    let chosen = match which {
+        BackEnd::Fastest => return Ok(fastest(cache_bytes)),
+        BackEnd::Fips204 => library(Arc::new(Fips204)),
+        BackEnd::AwsLc => library(Arc::new(AwsLc)),
+        BackEnd::NativePortable => ours(Some(Native::portable(cache_bytes))),
+        BackEnd::NativeAvx2 => ours(Native::avx2(cache_bytes)),
+        BackEnd::NativeAvx512 => ours(Native::avx512(cache_bytes)),
+    }?;
+    self_test(&*chosen.verifier).map_err(|error| ChoiceError::Wrong(which.name(), error))?;
+    Ok(chosen)
 }
 
 /// Why a back-end must not be used.
@@ -87,17 +169,27 @@ impl Chosen {
     }
 }
 
-/// The fastest back-end of this machine's processor that passes its self-test (5 ms); AWS-LC where ours does not.
-/// Expanded keys take at most `cache_bytes`.
+/// The fastest back-end of this machine's processor that passes its self-test (5 ms): ours in the widest vectors, then
+/// in narrower ones, then AWS-LC. Expanded keys take at most `cache_bytes`.
 #[must_use]
 pub fn fastest(cache_bytes: usize) -> Chosen {
-    let aws = |warning| Chosen { verifier: Arc::new(AwsLc), warning, native: None };
     // Without vectors ours is faster for senders that come again only, and far slower for new ones.
-    let Some(native) = Native::avx2(cache_bytes).map(Arc::new) else { return aws(None) };
-    match self_test(&*native) {
-        Ok(()) => Chosen { verifier: Arc::clone(&native) as _, warning: None, native: Some(native) },
-        Err(error) => aws(Some(format!("the self-test of {} failed, aws-lc takes its place: {error}", native.name()))),
+    first_right([Native::avx512(cache_bytes), Native::avx2(cache_bytes)].into_iter().flatten().map(|native| {
+        let native = Arc::new(native);
+        (Arc::clone(&native) as _, Some(native))
+    }))
+}
+
+/// The first that passes its self-test; AWS-LC if none does.
+fn first_right(all: impl Iterator<Item = (Arc<dyn BatchVerifier>, Option<Arc<Native>>)>) -> Chosen {
+    let mut warning = None;
+    for (verifier, native) in all {
+        match self_test(&*verifier) {
+            Ok(()) => return Chosen { verifier, warning, native },
+            Err(error) => warning = Some(format!("the self-test of {} failed: {error}", verifier.name())),
+        }
     }
+    Chosen { verifier: Arc::new(AwsLc), warning, native: None }
 }
 
 #[cfg(test)]
@@ -131,12 +223,35 @@ mod tests {
     fn the_fastest_back_end_is_ours_where_the_processor_has_vectors() {
         let chosen = fastest(1 << 20);
         assert_eq!(chosen.warning, None);
-        match Native::avx2(0) {
+        match Native::avx512(0).or_else(|| Native::avx2(0)) {
             Some(native) => {
                 assert_eq!(chosen.verifier.name(), native.name());
                 assert!(chosen.cache_counts().is_some_and(|counts| counts.hits > 0 && counts.entries == 1));
             }
             None => assert_eq!(chosen.verifier.name(), "aws-lc"),
+        }
+    }
+
+    #[test]
+    fn a_back_end_that_lies_is_passed_over_with_a_warning() {
+        let liar = || (Arc::new(Says(true)) as Arc<dyn BatchVerifier>, None);
+        let right = (Arc::new(Fips204) as Arc<dyn BatchVerifier>, None);
+        let chosen = first_right([liar(), right].into_iter());
+        assert_eq!(chosen.verifier.name(), "fips204");
+        assert!(chosen.warning.is_some_and(|warning| warning.contains("liar")));
+        assert_eq!(first_right([liar()].into_iter()).verifier.name(), "aws-lc");
+    }
+
+    #[test]
+    fn every_back_end_of_this_machine_can_be_asked_for_by_its_name() {
+        for back_end in back_ends(0) {
+            let which: BackEnd = back_end.name().parse().unwrap();
+            assert_eq!(choose(which, 0).unwrap().verifier.name(), back_end.name());
+        }
+        assert_eq!("fastest".parse(), Ok(BackEnd::Fastest));
+        assert!("sha1".parse::<BackEnd>().unwrap_err().contains("native-avx512"));
+        if Native::avx512(0).is_none() {
+            assert_eq!(choose(BackEnd::NativeAvx512, 0).err(), Some(ChoiceError::NotHere("native-avx512")));
         }
     }
 }

@@ -3,8 +3,8 @@
 use aurigraph_ledger::{Hash, TreeHasher};
 use aws_lc_rs::digest::{Context, SHA3_256};
 
-/// H(tag, message) with SHA3-256: single messages by AWS-LC, levels of trees four messages at once where the processor has
-/// AVX2.
+/// H(tag, message) with SHA3-256: single messages by AWS-LC, levels of trees eight messages at once where the processor has
+/// AVX-512 or AVX2.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct CpuHasher;
 
@@ -30,7 +30,7 @@ impl TreeHasher for CpuHasher {
     }
 
     fn hash_level(&self, tag: &str, messages: &[u8], message_len: usize, out: &mut [Hash]) {
-        let done = four_at_once(tag, messages, message_len, out);
+        let done = eight_at_once(tag, messages, message_len, out);
         let (messages, out) = (&messages[done * message_len..], &mut out[done..]);
         let start = tagged(tag);
         for (message, out) in messages.chunks_exact(message_len).zip(out) {
@@ -39,15 +39,41 @@ impl TreeHasher for CpuHasher {
     }
 }
 
-/// Hashes as many messages as make whole fours and returns how many.
+/// Eight states permuted at once, by the widest vectors of this processor.
 #[cfg(target_arch = "x86_64")]
-fn four_at_once(tag: &str, messages: &[u8], message_len: usize, out: &mut [Hash]) -> usize {
-    use crate::keccak::{Four, RATE_256};
-    let Some(avx2) = crate::mldsa::Avx2::detect() else { return 0 };
-    let fours = out.len() / 4;
-    if fours == 0 {
-        return 0;
+#[derive(Clone, Copy)]
+enum Wide {
+    Avx512(crate::mldsa::Avx512),
+    Avx2(crate::mldsa::Avx2),
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Wide {
+    fn detect() -> Option<Self> {
+        crate::mldsa::Avx512::detect().map(Self::Avx512).or_else(|| crate::mldsa::Avx2::detect().map(Self::Avx2))
     }
+
+    fn permute(self, states: &mut crate::keccak::Eight) {
+        match self {
+            Self::Avx512(avx512) => avx512.permute_eight(states),
+            Self::Avx2(avx2) => avx2.permute_eight(states),
+        }
+    }
+
+    /// From how many messages on eight states, some of them idle, cost less than as many single hashes.
+    const fn worth_it_from(self) -> usize {
+        match self {
+            Self::Avx512(_) => 2,
+            Self::Avx2(_) => 4,
+        }
+    }
+}
+
+/// Hashes eights of messages, the last one short if that is worth it, and returns how many messages that were.
+#[cfg(target_arch = "x86_64")]
+fn eight_at_once(tag: &str, messages: &[u8], message_len: usize, out: &mut [Hash]) -> usize {
+    use crate::keccak::{Eight, RATE_256};
+    let Some(wide) = Wide::detect().filter(|wide| out.len() >= wide.worth_it_from()) else { return 0 };
     // What is hashed but for the messages: the tag in front, and FIPS 202's padding behind.
     let start = 1 + tag.len();
     let mut padded = vec![0; (start + message_len) / RATE_256 * RATE_256 + RATE_256];
@@ -55,20 +81,30 @@ fn four_at_once(tag: &str, messages: &[u8], message_len: usize, out: &mut [Hash]
     padded[1..start].copy_from_slice(tag.as_bytes());
     padded[start + message_len] = 0x06;
     padded.last_mut().into_iter().for_each(|last| *last |= 0x80);
-    let mut padded: [Vec<u8>; 4] = std::array::from_fn(|_| padded.clone());
-    for (four, out) in messages.chunks_exact(4 * message_len).zip(out.as_chunks_mut::<4>().0) {
-        for (message, padded) in four.chunks_exact(message_len).zip(&mut padded) {
+    let blocks = padded.len() / RATE_256;
+    let mut padded: [Vec<u8>; 8] = std::array::from_fn(|_| padded.clone());
+    let mut done = 0;
+    for (eight, out) in messages.chunks(8 * message_len).zip(out.chunks_mut(8)) {
+        if out.len() < wide.worth_it_from() {
+            break;
+        }
+        for (message, padded) in eight.chunks_exact(message_len).zip(&mut padded) {
             padded[start..start + message_len].copy_from_slice(message);
         }
-        let mut states = Four::new();
-        let [a, b, c, d] = padded.each_ref().map(|padded| padded.as_chunks::<RATE_256>().0);
-        for (((a, b), c), d) in a.iter().zip(b).zip(c).zip(d) {
-            states.absorb([a, b, c, d]);
-            avx2.permute_four(&mut states);
+        let mut states = Eight::new();
+        for block in 0..blocks {
+            states.absorb(padded.each_ref().map(|padded| &padded[block * RATE_256..(block + 1) * RATE_256]));
+            wide.permute(&mut states);
         }
-        states.squeeze(out.each_mut().map(|hash| &mut hash.0[..]));
+        // States behind the last message hashed something once more; nobody reads them.
+        let mut hashes = [[0; 32]; 8];
+        states.squeeze(hashes.each_mut().map(|hash| &mut hash[..]));
+        for (out, hash) in out.iter_mut().zip(hashes) {
+            out.0 = hash;
+        }
+        done += out.len();
     }
-    4 * fours
+    done
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -86,6 +122,13 @@ mod tests {
         let bytes: Vec<u8> = (0..4_096_u32).map(|at| (at % 251) as u8).collect();
         for len in [0, 1, 63, 64, 130, 131, 136, 512, 4_096] {
             assert_eq!(CpuHasher.hash_one("node", &bytes[..len]), PlainHasher.hash_one("node", &bytes[..len]));
+        }
+        // Of every count of messages modulo eight.
+        for count in 0..=17 {
+            let (mut ours, mut plain) = (vec![Hash::ZERO; count], vec![Hash::ZERO; count]);
+            CpuHasher.hash_level("node", &bytes[..64 * count], 64, &mut ours);
+            PlainHasher.hash_level("node", &bytes[..64 * count], 64, &mut plain);
+            assert_eq!(ours, plain, "{count} messages");
         }
         for len in [1, 64, 129, 130, 131, 136, 512, 1_000, 2_000] {
             let (mut ours, mut plain) = (vec![Hash::ZERO; 4_096 / len], vec![Hash::ZERO; 4_096 / len]);

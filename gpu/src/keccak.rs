@@ -1,6 +1,6 @@
-//! Keccak-f[1600] of FIPS 202, for one state and for four at once, and the sponges over it that ML-DSA and trees use.
+//! Keccak-f[1600] of FIPS 202, for one state and for eight at once, and the sponges over it that ML-DSA and trees use.
 //!
-//! The permutation is written once, over words: a `u64` gives one state, a vector of four gives four. Knows no
+//! The permutation is written once, over words: a `u64` gives one state, a vector of many gives many. Knows no
 //! signatures and no trees.
 
 /// Bytes that SHAKE256 and SHA3-256 take in per permutation.
@@ -132,18 +132,18 @@ pub(crate) fn permute(state: &mut [u64; 25]) {
     permute_words(state);
 }
 
-/// Four states: word `w` of state `s` is `.0[w][s]`.
+/// Eight states: word `w` of state `s` is `.0[w][s]`.
 #[derive(Clone)]
 #[repr(align(64))]
-pub(crate) struct Four(pub(crate) [[u64; 4]; 25]);
+pub(crate) struct Eight(pub(crate) [[u64; 8]; 25]);
 
-impl Four {
+impl Eight {
     pub(crate) const fn new() -> Self {
-        Self([[0; 4]; 25])
+        Self([[0; 8]; 25])
     }
 
-    /// Takes one block of each of four messages in, without permuting.
-    pub(crate) fn absorb(&mut self, blocks: [&[u8]; 4]) {
+    /// Takes one block of each of eight messages in, without permuting.
+    pub(crate) fn absorb(&mut self, blocks: [&[u8]; 8]) {
         for (state, block) in blocks.into_iter().enumerate() {
             for (word, bytes) in self.0.iter_mut().zip(block.as_chunks().0) {
                 word[state] ^= u64::from_le_bytes(*bytes);
@@ -152,7 +152,7 @@ impl Four {
     }
 
     /// Writes the first words of each state.
-    pub(crate) fn squeeze(&self, out: [&mut [u8]; 4]) {
+    pub(crate) fn squeeze(&self, out: [&mut [u8]; 8]) {
         for (state, out) in out.into_iter().enumerate() {
             for (word, bytes) in self.0.iter().zip(out.as_chunks_mut().0) {
                 *bytes = word[state].to_le_bytes();
@@ -161,9 +161,9 @@ impl Four {
     }
 }
 
-/// Keccak-f[1600] of four states, one after the other.
-pub(crate) fn permute_four(states: &mut Four) {
-    for state in 0..4 {
+/// Keccak-f[1600] of eight states, one after the other.
+pub(crate) fn permute_eight(states: &mut Eight) {
+    for state in 0..8 {
         let mut words = states.0.map(|word| word[state]);
         permute(&mut words);
         for (word, new) in states.0.iter_mut().zip(words) {
@@ -275,20 +275,27 @@ mod tests {
     }
 
     #[test]
-    fn four_states_are_permuted_like_one() {
-        let mut four = Four::new();
-        for (at, word) in four.0.iter_mut().enumerate() {
-            *word = [at as u64, 1 << at, !0 >> at, 0x0123_4567_89ab_cdef ^ at as u64];
+    fn eight_states_are_permuted_like_one() {
+        let mut eight = Eight::new();
+        for (at, word) in eight.0.iter_mut().enumerate() {
+            let other = 0x0123_4567_89ab_cdef ^ at as u64;
+            *word = [at as u64, 1 << at, !0 >> at, other, !other, other << at, 0, !0];
         }
-        let mut expected = [0, 1, 2, 3].map(|state| four.0.map(|word| word[state]));
+        let mut expected: [_; 8] = std::array::from_fn(|state| eight.0.map(|word| word[state]));
         expected.iter_mut().for_each(permute);
-        let mut others = vec![four.clone()];
-        permute_four(&mut others[0]);
+        let mut others = vec![eight.clone()];
+        permute_eight(&mut others[0]);
         #[cfg(target_arch = "x86_64")]
-        if let Some(avx2) = crate::mldsa::Avx2::detect() {
-            let mut states = four.clone();
-            avx2.permute_four(&mut states);
-            others.push(states);
+        {
+            use crate::mldsa::{Avx2, Avx512};
+            if let Some(avx2) = Avx2::detect() {
+                others.push(eight.clone());
+                others.last_mut().into_iter().for_each(|states| avx2.permute_eight(states));
+            }
+            if let Some(avx512) = Avx512::detect() {
+                others.push(eight.clone());
+                others.last_mut().into_iter().for_each(|states| avx512.permute_eight(states));
+            }
         }
         for states in others {
             for (state, expected) in expected.iter().enumerate() {

@@ -18,7 +18,7 @@ mod reference;
 mod verify;
 
 pub use aws::AwsLc;
-pub use choice::{Chosen, SelfTestError, back_ends, fastest, self_test};
+pub use choice::{BackEnd, ChoiceError, Chosen, SelfTestError, back_ends, choose, fastest, self_test};
 pub use device::{Device, NoDevice, detect};
 pub use hash::CpuHasher;
 pub use kem::{

@@ -5,6 +5,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod cache;
 mod expand;
 mod lanes;
@@ -14,6 +16,8 @@ mod verify;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
 pub use cache::KeyCacheCounts;
 
 use std::sync::Arc;
@@ -38,6 +42,8 @@ enum Machine {
     Portable,
     #[cfg(target_arch = "x86_64")]
     Avx2(Avx2),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Avx512),
 }
 
 /// Our verifier with its cache of expanded keys.
@@ -62,6 +68,16 @@ impl Native {
         return None;
     }
 
+    /// In AVX-512, where the processor has it.
+    #[must_use]
+    pub fn avx512(cache_bytes: usize) -> Option<Self> {
+        #[cfg(target_arch = "x86_64")]
+        return Avx512::detect()
+            .map(|avx512| Self { machine: Machine::Avx512(avx512), cache: KeyCache::new(cache_bytes) });
+        #[cfg(not(target_arch = "x86_64"))]
+        return None;
+    }
+
     /// What the cache did so far.
     #[must_use]
     pub fn cache_counts(&self) -> KeyCacheCounts {
@@ -81,6 +97,8 @@ impl Native {
             Machine::Portable => ExpandedKey::expand::<Portable>(public_key),
             #[cfg(target_arch = "x86_64")]
             Machine::Avx2(avx2) => avx2.expand(public_key),
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512(avx512) => avx512.expand(public_key),
         })
     }
 
@@ -89,6 +107,8 @@ impl Native {
             Machine::Portable => verify::verify::<Portable>(key, mu, signature),
             #[cfg(target_arch = "x86_64")]
             Machine::Avx2(avx2) => avx2.verify(key, mu, signature),
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512(avx512) => avx512.verify(key, mu, signature),
         }
     }
 }
@@ -99,6 +119,8 @@ impl BatchVerifier for Native {
             Machine::Portable => Portable::NAME,
             #[cfg(target_arch = "x86_64")]
             Machine::Avx2(_) => Avx2::NAME,
+            #[cfg(target_arch = "x86_64")]
+            Machine::Avx512(_) => Avx512::NAME,
         }
     }
 

@@ -156,7 +156,7 @@ fn the_reference_signs_as_nist_does_and_every_back_end_takes_the_signatures() {
 #[allow(deprecated)]
 fn every_back_end_judges_the_internal_interface_as_nist_does() {
     let groups = sig_ver();
-    let ours: Vec<_> = [Some(Native::portable(0)), Native::avx2(0)].into_iter().flatten().collect();
+    let ours: Vec<_> = [Some(Native::portable(0)), Native::avx2(0), Native::avx512(0)].into_iter().flatten().collect();
     let mut cases = 0;
     for group in groups.iter().filter(|group| group.signature_interface == "internal") {
         for case in &group.tests {

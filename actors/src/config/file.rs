@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use aurigraph_gpu::BackEnd;
 use aurigraph_ledger::types::parse_aur;
 use aurigraph_ledger::{FeeSchedule, Genesis, ProtocolParameters};
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,19 @@ impl Default for ActorCounts {
     fn default() -> Self {
         Self { batchers: 1, verifier_threads: 0, query_actors: 2 }
     }
+}
+
+/// What checks signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CryptoSettings {
+    /// On the processor.
+    pub back_end: BackEnd,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct CryptoTable {
+    back_end: Option<Spanned<String>>,
 }
 
 /// Killing actors on purpose.
@@ -109,6 +123,8 @@ struct Tables {
     #[serde(default)]
     actors: ActorCounts,
     #[serde(default)]
+    crypto: CryptoTable,
+    #[serde(default)]
     chaos: ChaosSettings,
 }
 
@@ -155,6 +171,7 @@ impl ConfigFile {
     pub(super) fn check(self) -> Result<ClusterConfig, ConfigError> {
         self.check_nodes()?;
         self.check_ranges()?;
+        let crypto = self.crypto()?;
         let (genesis, development) = self.genesis()?;
         genesis.validate().map_err(|source| ConfigError::Genesis { path: self.genesis_path(), source })?;
         let nodes = self.tables.node.iter().map(|node| self.entry(node, &genesis, development.as_ref()));
@@ -169,6 +186,7 @@ impl ConfigFile {
             api: self.tables.api,
             storage: self.tables.storage,
             actors: self.tables.actors,
+            crypto,
             chaos: self.tables.chaos,
         })
     }
@@ -235,6 +253,12 @@ impl ConfigFile {
             }
         }
         Ok(())
+    }
+
+    fn crypto(&self) -> Result<CryptoSettings, ConfigError> {
+        let Some(name) = &self.tables.crypto.back_end else { return Ok(CryptoSettings::default()) };
+        let back_end = name.get_ref().parse().map_err(|problem: String| self.error(name, problem))?;
+        Ok(CryptoSettings { back_end })
     }
 
     fn genesis(&self) -> Result<(Genesis, Option<Development>), ConfigError> {

@@ -126,6 +126,10 @@ fn a_refusal_names_file_line_and_field() {
             format!("{GENESIS}{NODE}[pacing]\nbatch_delay_ms = 0\n"),
             "cluster.toml:11: pacing.batch_delay_ms: is 0, allowed is 1 to 10000",
         ),
+        (
+            format!("{GENESIS}{NODE}[crypto]\nback_end = \"rsa\"\n"),
+            "cluster.toml:11: crypto.back_end: \"rsa\" is no back-end; there are fastest, fips204,",
+        ),
         (format!("{GENESIS}{NODE}[chaos]\nenabled = 1\n"), "cluster.toml:11: chaos.enabled: invalid type"),
         (format!("{GENESIS}{NODE}name = \n"), "cluster.toml:10: node[1].name:"),
         (format!("[genesis]\nfile = \"gone.toml\"\n{NODE}"), "gone.toml: there is no such file"),
@@ -134,6 +138,14 @@ fn a_refusal_names_file_line_and_field() {
         let refusal = refusal(&text);
         assert!(refusal.starts_with(expected), "{text}\n  says {refusal}\n  not  {expected}");
     }
+}
+
+#[test]
+fn the_back_end_is_the_fastest_unless_the_config_names_another() {
+    let (_folder, path) = written(&format!("{GENESIS}{NODE}"));
+    assert_eq!(ClusterConfig::load(&path).unwrap().crypto.back_end, aurigraph_gpu::BackEnd::Fastest);
+    let (_folder, path) = written(&format!("{GENESIS}{NODE}[crypto]\nback_end = \"native-avx2\"\n"));
+    assert_eq!(ClusterConfig::load(&path).unwrap().crypto.back_end, aurigraph_gpu::BackEnd::NativeAvx2);
 }
 
 #[test]

@@ -3,21 +3,55 @@
 
 use std::sync::{Arc, OnceLock};
 
-use aurigraph_gpu::{BatchVerifier, Chosen, KeyCacheCounts};
+use aurigraph_gpu::{BackEnd, BatchVerifier, ChoiceError, Chosen, KeyCacheCounts};
 
 use crate::bounds::crypto as bounds;
 
 static CHOSEN: OnceLock<Chosen> = OnceLock::new();
 
 fn chosen() -> &'static Chosen {
-    CHOSEN.get_or_init(|| {
-        let chosen = aurigraph_gpu::fastest(bounds::EXPANDED_KEYS_BYTES);
-        match &chosen.warning {
-            Some(warning) => tracing::warn!(back_end = chosen.verifier.name(), "{warning}"),
-            None => tracing::info!(back_end = chosen.verifier.name(), "signatures are checked on the processor"),
+    CHOSEN.get_or_init(|| aurigraph_gpu::fastest(bounds::EXPANDED_KEYS_BYTES))
+}
+
+/// Why the back-end that a node was told to use is not the process's.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BackEndError {
+    /// It cannot be used here.
+    #[error(transparent)]
+    Choice(#[from] ChoiceError),
+    /// The process checks with another one already.
+    #[error("this process checks with {used} already, and cannot change to {asked}")]
+    Late {
+        /// In use.
+        used: &'static str,
+        /// Asked for.
+        asked: &'static str,
+    },
+}
+
+/// Chooses the process's back-end: to be called before anything is checked.
+///
+/// # Errors
+/// If this machine does not have it, if it fails its self-test, or if the process uses another one already.
+pub fn use_back_end(which: BackEnd) -> Result<(), BackEndError> {
+    if which != BackEnd::Fastest {
+        // A second caller's choice loses and is compared below.
+        let _ = CHOSEN.set(aurigraph_gpu::choose(which, bounds::EXPANDED_KEYS_BYTES)?);
+        let used = chosen().verifier.name();
+        if used != which.name() {
+            return Err(BackEndError::Late { used, asked: which.name() });
         }
-        chosen
-    })
+    }
+    Ok(())
+}
+
+/// Says once which back-end it is.
+pub fn log_back_end() {
+    let chosen = chosen();
+    match &chosen.warning {
+        Some(warning) => tracing::warn!(back_end = chosen.verifier.name(), "{warning}"),
+        None => tracing::info!(back_end = chosen.verifier.name(), "signatures are checked on the processor"),
+    }
 }
 
 /// The fastest back-end on this machine's processor that passed its self-test, which the first call makes.
@@ -48,5 +82,13 @@ mod tests {
     fn all_share_one_back_end_and_its_cache_holds_its_bound() {
         assert!(Arc::ptr_eq(&cpu_back_end(), &cpu_back_end()));
         assert!(chosen().cache_counts().is_none_or(|counts| counts.bytes <= bounds::EXPANDED_KEYS_BYTES as u64));
+    }
+
+    #[test]
+    fn a_process_that_checks_already_cannot_change_its_back_end() {
+        let used = cpu_back_end().name();
+        assert_eq!(use_back_end(BackEnd::Fastest), Ok(()));
+        assert_eq!(use_back_end(used.parse().unwrap()), Ok(()));
+        assert_eq!(use_back_end(BackEnd::Fips204), Err(BackEndError::Late { used, asked: "fips204" }));
     }
 }

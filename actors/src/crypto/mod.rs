@@ -14,7 +14,7 @@ pub(crate) mod testing;
 mod tests;
 mod verifier;
 
-pub use back_end::cpu_back_end;
+pub use back_end::{BackEndError, cpu_back_end, log_back_end, use_back_end};
 pub use dispatcher::{Internal, VerifyDispatcher, Worker};
 pub use messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
 pub use verifier::{Verifier, VerifierState};

@@ -1,4 +1,4 @@
-//! Eight coefficients and four Keccak states in AVX2's registers.
+//! Eight coefficients and twice four Keccak states in AVX2's registers.
 //!
 //! A value of [`Avx2`] is the proof that the processor has what the code needs; the vector operations are reached only
 //! through the functions here that take one.
@@ -17,7 +17,7 @@ use super::expand::ExpandedKey;
 use super::lanes::Lanes;
 use super::ntt::{Q, Q_INVERSE};
 use super::verify;
-use crate::keccak::{Four, Word, permute_words};
+use crate::keccak::{Eight, Word, permute_words};
 use crate::verify::{PUBLIC_KEY_LEN, SIGNATURE_LEN};
 
 /// Proof that this processor has AVX2 and the bit instructions that came with it.
@@ -43,10 +43,10 @@ impl Avx2 {
         unsafe { expand_avx2(public_key) }
     }
 
-    /// Keccak-f[1600] of four states.
-    pub(crate) fn permute_four(self, states: &mut Four) {
+    /// Keccak-f[1600] of eight states.
+    pub(crate) fn permute_eight(self, states: &mut Eight) {
         // SAFETY: `self` exists, so the processor has the features.
-        unsafe { permute_four_avx2(states) }
+        unsafe { permute_eight_avx2(states) }
     }
 }
 
@@ -61,16 +61,18 @@ fn expand_avx2(public_key: &[u8; PUBLIC_KEY_LEN]) -> ExpandedKey {
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-fn permute_four_avx2(states: &mut Four) {
-    let mut words = [FourWords(_mm256_setzero_si256()); 25];
-    for (word, from) in words.iter_mut().zip(&states.0) {
-        // SAFETY: the pointer is that of 32 bytes.
-        word.0 = unsafe { _mm256_loadu_si256(from.as_ptr().cast()) };
-    }
-    permute_words(&mut words);
-    for (to, word) in states.0.iter_mut().zip(words) {
-        // SAFETY: the pointer is that of 32 bytes.
-        unsafe { _mm256_storeu_si256(to.as_mut_ptr().cast(), word.0) }
+fn permute_eight_avx2(states: &mut Eight) {
+    for first in [0, 4] {
+        let mut words = [FourWords(_mm256_setzero_si256()); 25];
+        for (word, from) in words.iter_mut().zip(&states.0) {
+            // SAFETY: the pointer is that of 32 bytes.
+            word.0 = unsafe { _mm256_loadu_si256(from[first..first + 4].as_ptr().cast()) };
+        }
+        permute_words(&mut words);
+        for (to, word) in states.0.iter_mut().zip(words) {
+            // SAFETY: the pointer is that of 32 bytes.
+            unsafe { _mm256_storeu_si256(to[first..first + 4].as_mut_ptr().cast(), word.0) }
+        }
     }
 }
 
@@ -260,7 +262,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn permute_four(states: &mut Four) {
-        avx2! { permute_four_avx2(states) }
+    fn permute_eight(states: &mut Eight) {
+        avx2! { permute_eight_avx2(states) }
     }
 }

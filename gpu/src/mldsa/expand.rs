@@ -3,7 +3,7 @@
 use super::lanes::Lanes;
 use super::ntt::{self, Poly, Q};
 use super::{COLUMNS, ROWS};
-use crate::keccak::{Four, RATE_128, Shake256};
+use crate::keccak::{Eight, RATE_128, Shake256};
 use crate::verify::PUBLIC_KEY_LEN;
 
 /// Bytes of the seed rho, with which a public key begins.
@@ -37,9 +37,9 @@ impl ExpandedKey {
         let mut rows = vec![Row([[[0; 8]; COLUMNS + 1]; 32]); ROWS].into_boxed_slice();
         let mut rho = [0; RHO];
         rho.copy_from_slice(&public_key[..RHO]);
-        for first in (0..ROWS * COLUMNS).step_by(4) {
-            let mut polys = [Poly::ZERO; 4];
-            sample_four::<L>(&rho, first, &mut polys);
+        for first in (0..ROWS * COLUMNS).step_by(8) {
+            let mut polys = [Poly::ZERO; 8];
+            sample_eight::<L>(&rho, first, &mut polys);
             for (at, poly) in (first..).zip(&mut polys) {
                 ntt::reorder::<L>(poly);
                 place(&mut rows[at / COLUMNS], at % COLUMNS, poly);
@@ -81,35 +81,33 @@ fn unpack_t1(packed: &[u8]) -> Poly {
     poly
 }
 
-/// Algorithm 30 for four polynomials of A: those at `first` and behind, counted row by row.
+/// Algorithm 30 for eight polynomials of A: those at `first` and behind, counted row by row.
 #[inline(always)]
-fn sample_four<L: Lanes>(rho: &[u8; RHO], first: usize, polys: &mut [Poly; 4]) {
-    let mut states = Four::new();
+fn sample_eight<L: Lanes>(rho: &[u8; RHO], first: usize, polys: &mut [Poly; 8]) {
+    let mut states = Eight::new();
     for (word, bytes) in states.0.iter_mut().zip(rho.as_chunks().0) {
-        *word = [u64::from_le_bytes(*bytes); 4];
+        *word = [u64::from_le_bytes(*bytes); 8];
     }
     // Column and row, SHAKE's end mark behind them, and the end of the block.
     states.0[4] = std::array::from_fn(|at| {
         let (row, column) = ((first + at) / COLUMNS, (first + at) % COLUMNS);
         (column | row << 8 | 0x1f << 16) as u64
     });
-    states.0[RATE_128 / 8 - 1] = [1 << 63; 4];
-    let mut bytes = [[0_u8; BLOCKS * RATE_128]; 4];
+    states.0[RATE_128 / 8 - 1] = [1 << 63; 8];
+    let mut bytes = [[0_u8; BLOCKS * RATE_128]; 8];
     for block in 0..BLOCKS {
-        L::permute_four(&mut states);
-        let [a, b, c, d] = &mut bytes;
+        L::permute_eight(&mut states);
         let range = block * RATE_128..(block + 1) * RATE_128;
-        states.squeeze([&mut a[range.clone()], &mut b[range.clone()], &mut c[range.clone()], &mut d[range]]);
+        states.squeeze(bytes.each_mut().map(|bytes| &mut bytes[range.clone()]));
     }
-    let mut filled = [0; 4];
+    let mut filled = [0; 8];
     for ((poly, bytes), filled) in polys.iter_mut().zip(&bytes).zip(&mut filled) {
         *filled = accept::<L>(poly, 0, bytes);
     }
     while filled.iter().any(|filled| *filled < 256) {
-        L::permute_four(&mut states);
-        let mut more = [[0_u8; RATE_128]; 4];
-        let [a, b, c, d] = &mut more;
-        states.squeeze([a, b, c, d]);
+        L::permute_eight(&mut states);
+        let mut more = [[0_u8; RATE_128]; 8];
+        states.squeeze(more.each_mut().map(|more| &mut more[..]));
         for ((poly, bytes), filled) in polys.iter_mut().zip(&more).zip(&mut filled) {
             *filled = accept::<L>(poly, *filled, bytes);
         }

@@ -1,6 +1,6 @@
 //! Eight coefficients at once: what the arithmetic needs of a machine, and the form that every machine has.
 
-use crate::keccak::{Four, permute_four};
+use crate::keccak::{Eight, permute_eight};
 
 use super::ntt::{Q, Q_INVERSE};
 
@@ -33,8 +33,8 @@ pub(crate) trait Lanes: Copy {
     fn unpack_20(bytes: &[u8; 20]) -> Self::V;
     /// Eight numbers of 23 bits, each in three bytes whose highest bit is ignored.
     fn unpack_23(bytes: &[u8; 24]) -> Self::V;
-    /// Keccak-f[1600] of four states.
-    fn permute_four(states: &mut Four);
+    /// Keccak-f[1600] of eight states.
+    fn permute_eight(states: &mut Eight);
 }
 
 /// Plain Rust.
@@ -132,7 +132,7 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    fn permute_four(states: &mut Four) {
-        permute_four(states);
+    fn permute_eight(states: &mut Eight) {
+        permute_eight(states);
     }
 }

@@ -120,6 +120,10 @@ mod tests {
                 if crate::mldsa::Avx2::detect().is_some() {
                     assert_eq!(takes::<crate::mldsa::Avx2>(place, z), good, "{z} at {place} in AVX2");
                 }
+                #[cfg(target_arch = "x86_64")]
+                if crate::mldsa::Avx512::detect().is_some() {
+                    assert_eq!(takes::<crate::mldsa::Avx512>(place, z), good, "{z} at {place} in AVX-512");
+                }
             }
         }
     }

@@ -13,7 +13,8 @@ pub fn back_ends() -> Vec<Box<dyn BatchVerifier>> {
     let mut all: Vec<Box<dyn BatchVerifier>> =
         vec![Box::new(Fips204), Box::new(AwsLc), Box::new(Native::portable(FEW_KEYS))];
     for cache_bytes in [0, FEW_KEYS] {
-        all.extend(Native::avx2(cache_bytes).map(|native| Box::new(native) as _));
+        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes)];
+        all.extend(wide.into_iter().flatten().map(|native| Box::new(native) as _));
     }
     #[cfg(feature = "host-kernels")]
     for kernels in [aurigraph_gpu::HostKernels::uncached(), aurigraph_gpu::HostKernels::cached()] {

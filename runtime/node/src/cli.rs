@@ -110,6 +110,10 @@ pub struct Node {
     /// have proved which rounds it cannot have signed, then signs again
     #[arg(long, conflicts_with = "init")]
     pub rejoin: bool,
+    /// Check signatures with this back-end instead of the config's: fastest, fips204, aws-lc, native-portable,
+    /// native-avx2 or native-avx512
+    #[arg(long)]
+    pub back_end: Option<aurigraph_gpu::BackEnd>,
     /// End in order when standard input ends: set by `up`, so that no node outlives it
     #[arg(long, hide = true)]
     pub stop_with_stdin: bool,

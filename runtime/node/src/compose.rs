@@ -28,6 +28,7 @@ pub async fn start(settings: NodeSettings) -> CliResult<RunningNode> {
     let metrics = Metrics::install(&settings.name).map_err(|error| failed(&error))?;
     let log = LogSettings { node: settings.name.clone(), format: LogFormat::Auto, filter: None };
     install(&log).map_err(|error| failed(&error))?;
+    aurigraph_actors::crypto::log_back_end();
     let port = Port::bind(settings.rest).await;
     let port = port.map_err(|error| CliError::new(Exit::PortInUse, error.to_string()))?;
     let render = metrics.clone();

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::time::Duration;
 
 use aurigraph_actors::config::ClusterConfig;
+use aurigraph_actors::crypto::use_back_end;
 use aurigraph_actors::settings::NodeSettings;
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -24,6 +25,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// A config, port or data directory that cannot be used, or the reason why the tree ended.
 pub async fn run(args: &cli::Node, output: Output) -> CliResult {
     let config = ClusterConfig::load(&args.config)?;
+    let back_end = args.back_end.unwrap_or(config.crypto.back_end);
+    use_back_end(back_end).map_err(|error| CliError::file(config.path(), error))?;
     let base = args.data_dir.clone().unwrap_or_else(|| config.default_data_dir());
     let mut settings = config.node_settings(&args.name, &base, args.init)?;
     settings.rejoin = args.rejoin;

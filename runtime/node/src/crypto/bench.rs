@@ -114,7 +114,8 @@ fn verifications() -> Result<Vec<Work>, SignError> {
         ("verify ML-DSA-87, known key", Arc::new(Native::portable(CACHE_BYTES))),
     ];
     for (what, cache_bytes) in [("verify ML-DSA-87", 0), ("verify ML-DSA-87, known key", CACHE_BYTES)] {
-        back_ends.extend(Native::avx2(cache_bytes).map(|native| (what, Arc::new(native) as _)));
+        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes)];
+        back_ends.extend(wide.into_iter().flatten().map(|native| (what, Arc::new(native) as _)));
     }
     let works = back_ends.into_iter().map(|(what, verifier)| {
         let (public_key, signature) = (signer.public_key().to_vec(), signature.clone());
