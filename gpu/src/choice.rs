@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::kernels::DeviceError;
 use crate::keys::{Seed, SignError, Signer, sign_with_context};
 use crate::verify::{BatchVerifier, SIGNATURE_LEN, VerifyItem};
 use crate::{AwsLc, Fips204, KeyCacheCounts, Native};
@@ -115,17 +116,31 @@ pub enum SelfTestError {
     Sign(#[from] SignError),
 }
 
-/// Shows a back-end valid signatures and ones broken in each part.
-///
-/// # Errors
-/// The first wrong verdict.
-pub fn self_test(back_end: &dyn BatchVerifier) -> Result<(), SelfTestError> {
+/// Why a case could not be shown, or was judged wrongly.
+pub(crate) enum Shown {
+    Device(DeviceError),
+    Sign(SignError),
+}
+
+impl From<SignError> for Shown {
+    fn from(error: SignError) -> Self {
+        Self::Sign(error)
+    }
+}
+
+impl From<DeviceError> for Shown {
+    fn from(error: DeviceError) -> Self {
+        Self::Device(error)
+    }
+}
+
+/// Shows valid signatures and ones broken in each part, with what they are and whether they are valid.
+pub(crate) fn show_cases<E: From<SignError>, F: Into<E>>(
+    mut check: impl FnMut(&'static str, VerifyItem<'_>, bool) -> Result<(), F>,
+) -> Result<(), E> {
     let seed = Seed::new([0x5e; 32]);
     let signer = Signer::from_seed(&seed)?;
-    let check = |what, item: VerifyItem<'_>, expected: bool| match back_end.verify(&item) {
-        valid if valid != expected => Err(SelfTestError::Wrong { back_end: back_end.name(), what, valid }),
-        _ => Ok(()),
-    };
+    let mut check = |what, item: VerifyItem<'_>, expected| check(what, item, expected).map_err(Into::into);
     for round in 0..4_u8 {
         let message = vec![round; 100 * usize::from(round)];
         let signature = signer.sign(&message)?;
@@ -149,6 +164,17 @@ pub fn self_test(back_end: &dyn BatchVerifier) -> Result<(), SelfTestError> {
     let signature = sign_with_context(&seed, b"message", b"context")?;
     let item = VerifyItem { context: b"context", ..VerifyItem::new(signer.public_key(), b"message", &signature) };
     check("a good signature with a context", item, true)
+}
+
+/// Shows a back-end valid signatures and ones broken in each part.
+///
+/// # Errors
+/// The first wrong verdict.
+pub fn self_test(back_end: &dyn BatchVerifier) -> Result<(), SelfTestError> {
+    show_cases(|what, item, expected| match back_end.verify(&item) {
+        valid if valid != expected => Err(SelfTestError::Wrong { back_end: back_end.name(), what, valid }),
+        _ => Ok(()),
+    })
 }
 
 /// The back-end that a node uses.

@@ -18,6 +18,9 @@ pub const CIPHERTEXT_LEN: usize = 1_568;
 /// A shared secret. Wiped when dropped.
 pub type SharedSecret = Zeroizing<[u8; 32]>;
 
+/// A ciphertext and the secret that it carries.
+pub type Encapsulated = (Vec<u8>, SharedSecret);
+
 /// Why there is no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KemError {

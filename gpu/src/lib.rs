@@ -1,4 +1,4 @@
-//! Batches of ML-DSA-87 verifications, ML-KEM-1024 and tree hashes, on the processor now and on CUDA devices later, behind one trait.
+//! Batches of ML-DSA-87 verifications, ML-KEM-1024 and tree hashes, on the processor and on CUDA devices.
 //!
 //! Every back-end gives the same verdict for every input, however malformed. Knows bytes, keys and signatures; knows no
 //! actors and no transactions. The only crate in which `unsafe` may appear, and only in the modules
@@ -6,11 +6,11 @@
 
 mod aws;
 mod choice;
+mod cuda;
 mod device;
 mod hash;
 mod keccak;
 mod kem;
-#[cfg(feature = "host-kernels")]
 mod kernels;
 mod keys;
 mod mldsa;
@@ -19,14 +19,16 @@ mod verify;
 
 pub use aws::AwsLc;
 pub use choice::{BackEnd, ChoiceError, Chosen, SelfTestError, back_ends, choose, fastest, self_test};
-pub use device::{Device, NoDevice, detect};
+pub use cuda::Cuda;
+pub use device::{Device, DeviceInfo, NoDevice, detect, test_device};
 pub use hash::CpuHasher;
 pub use kem::{
-    CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Fips203, Kem, KemError, KemKeys, SharedSecret,
-    random_32,
+    CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Encapsulated, Fips203, Kem, KemError, KemKeys,
+    SharedSecret, random_32,
 };
 #[cfg(feature = "host-kernels")]
-pub use kernels::{HostKernels, Vote};
+pub use kernels::HostKernels;
+pub use kernels::{DeviceError, KeyPairs, KeyUse, Vote};
 pub use keys::{Seed, SignError, Signer, public_key_of, sign_with_context};
 pub use mldsa::{KeyCacheCounts, Native};
 pub use reference::Fips204;

@@ -1,8 +1,12 @@
-//! The kernels of `kernels/`, as a C++ compiler made them for the host: each with its buffers checked.
+//! The machine that runs the kernels of `kernels/` as a C++ compiler made them for the host.
+//!
+//! For tests alone (feature `host-kernels`); slow, and not constant-time for secrets once a C++ compiler made it.
 #![allow(unsafe_code)]
 
-use crate::kem::{CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN};
-use crate::verify::{PUBLIC_KEY_LEN, SIGNATURE_LEN};
+use std::cell::{Cell, RefCell};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::machine::{Argument, DeviceError, Kernel, Machine};
 
 /// How a kernel is launched; the same struct stands in `host.cpp`.
 #[derive(Debug, Clone, Copy)]
@@ -14,34 +18,34 @@ pub(super) struct Launch {
 }
 
 /// How many lanes take turns in a block, and in which order.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Shape {
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Host {
     /// Lanes of a block; where none, as many as the kernel is meant for.
     pub(super) lanes: Option<u32>,
     /// Whether the last lane goes first.
     pub(super) backwards: bool,
 }
 
-impl Shape {
-    /// A block for each item.
-    fn block_each(self, items: usize, lanes: u32) -> Launch {
-        let lanes = self.lanes.unwrap_or(lanes);
-        Launch { blocks: u32::try_from(items).expect("tests' batches"), lanes, backwards: self.backwards.into() }
-    }
+/// Buffers that held secrets and were wiped, in all tests of the process.
+pub(super) static WIPED: AtomicUsize = AtomicUsize::new(0);
 
-    /// A lane for each item.
-    fn lane_each(self, items: usize) -> Launch {
-        let lanes = self.lanes.unwrap_or(128);
-        Launch { lanes, ..self.block_each(items.div_ceil(lanes as usize), lanes) }
-    }
+/// Memory, aligned as the kernels' widest numbers are.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    words: RefCell<Vec<u64>>,
+    len: usize,
 }
 
-/// 32-bit words of an expanded key.
-pub(super) const ENTRY: usize = 16 + 8 * 8 * 256;
-/// Bytes of w1.
-const COMMITTED: usize = 1_024;
-/// What outputs hold before a launch: no kernel may rely on zeros or leave an output as it was.
-pub(super) const POISON: u8 = 0xa5;
+impl Buffer {
+    fn new(len: usize, with: u8) -> Self {
+        assert!(len > 0, "kernels get no pointers to nothing");
+        Self { words: RefCell::new(vec![u64::from_ne_bytes([with; 8]); len.div_ceil(8)]), len }
+    }
+
+    fn pointer(&self) -> *mut u8 {
+        self.words.borrow_mut().as_mut_ptr().cast()
+    }
+}
 
 mod c {
     use super::Launch;
@@ -137,233 +141,143 @@ mod c {
     }
 }
 
-/// Signatures to check, side by side: message i, framed, ends at `offsets[i + 1]`.
-pub(super) struct Signatures {
-    pub(super) signatures: Vec<u8>,
-    pub(super) messages: Vec<u8>,
-    pub(super) offsets: Vec<u64>,
+/// The parameters of a launch, taken in order.
+struct Parameters<'a> {
+    arguments: &'a [Argument<'a, Buffer>],
+    next: Cell<usize>,
 }
 
-impl Signatures {
-    fn check(&self) -> usize {
-        let count = self.offsets.len() - 1;
-        assert_eq!(self.signatures.len(), count * SIGNATURE_LEN);
-        assert!(self.offsets.is_sorted());
-        assert_eq!(self.offsets.last().copied(), Some(self.messages.len() as u64));
-        count
+impl Parameters<'_> {
+    fn take(&self) -> &Argument<'_, Buffer> {
+        let at = self.next.replace(self.next.get() + 1);
+        &self.arguments[at]
     }
-}
 
-/// What the first two kernels leave to the others.
-struct Middle {
-    mu: Vec<u8>,
-    challenges: Vec<i8>,
-    w1: Vec<u8>,
-    well_formed: Vec<u8>,
-}
+    fn buffer<T>(&self) -> *mut T {
+        match self.take() {
+            Argument::Buffer(buffer) => buffer.pointer().cast(),
+            _ => panic!("a kernel wants a buffer here"),
+        }
+    }
 
-impl Middle {
-    fn new(count: usize) -> Self {
-        Self {
-            mu: vec![POISON; 64 * count],
-            challenges: vec![POISON.cast_signed(); 256 * count],
-            w1: vec![POISON; COMMITTED * count],
-            well_formed: vec![POISON; count],
+    fn u32(&self) -> u32 {
+        match self.take() {
+            Argument::U32(number) => *number,
+            _ => panic!("a kernel wants 32 bits here"),
+        }
+    }
+
+    fn u64(&self) -> u64 {
+        match self.take() {
+            Argument::U64(number) => *number,
+            _ => panic!("a kernel wants 64 bits here"),
         }
     }
 }
 
-/// A verdict for each signature, which has its own key.
-pub(super) fn verify(shape: Shape, keys: &[u8], batch: &Signatures) -> Vec<u8> {
-    let count = batch.check();
-    assert_eq!(keys.len(), count * PUBLIC_KEY_LEN);
-    let mut middle = Middle::new(count);
-    // SAFETY: there are `count` keys, signatures and messages, as checked, and room for as many outputs; the kernels read
-    // messages between their offsets alone, which ascend to the messages' end.
-    unsafe {
-        c::host_mldsa87_prepare(
-            shape.lane_each(count),
-            keys.as_ptr(),
-            batch.signatures.as_ptr(),
-            batch.messages.as_ptr(),
-            batch.offsets.as_ptr(),
-            middle.mu.as_mut_ptr(),
-            middle.challenges.as_mut_ptr(),
-            count as u64,
-        );
-        c::host_mldsa87_rows(
-            shape.block_each(count, 64),
-            keys.as_ptr(),
-            batch.signatures.as_ptr(),
-            middle.challenges.as_ptr(),
-            middle.w1.as_mut_ptr(),
-            middle.well_formed.as_mut_ptr(),
-        );
-    }
-    verdicts(shape, batch, &middle)
-}
+impl Machine for Host {
+    type Buffer = Buffer;
 
-/// The table of expanded keys.
-pub(super) fn expand(shape: Shape, keys: &[u8]) -> Vec<u32> {
-    let count = keys.len() / PUBLIC_KEY_LEN;
-    let mut table = vec![u32::from_ne_bytes([POISON; 4]); count * ENTRY];
-    // SAFETY: there are `count` whole keys, and room for as many entries; a u32 is aligned as the entry is.
-    unsafe { c::host_mldsa87_expand(shape.block_each(count, 64), keys.as_ptr(), table.as_mut_ptr()) };
-    table
-}
-
-/// A verdict for each signature, whose key is an entry of the table.
-pub(super) fn verify_cached(shape: Shape, table: &[u32], key_of: &[u32], batch: &Signatures) -> Vec<u8> {
-    let count = batch.check();
-    assert_eq!(key_of.len(), count);
-    let entries = u32::try_from(table.len() / ENTRY).expect("tests' tables");
-    let mut middle = Middle::new(count);
-    // SAFETY: as in `verify`; the table has `entries` whole entries, and the kernels read none behind them.
-    unsafe {
-        c::host_mldsa87_prepare_cached(
-            shape.lane_each(count),
-            table.as_ptr(),
-            key_of.as_ptr(),
-            entries,
-            batch.signatures.as_ptr(),
-            batch.messages.as_ptr(),
-            batch.offsets.as_ptr(),
-            middle.mu.as_mut_ptr(),
-            middle.challenges.as_mut_ptr(),
-            count as u64,
-        );
-        c::host_mldsa87_rows_cached(
-            shape.block_each(count, 64),
-            table.as_ptr(),
-            key_of.as_ptr(),
-            entries,
-            batch.signatures.as_ptr(),
-            middle.challenges.as_ptr(),
-            middle.w1.as_mut_ptr(),
-            middle.well_formed.as_mut_ptr(),
-        );
+    fn upload(&self, bytes: &[u8]) -> Result<Buffer, DeviceError> {
+        let buffer = Buffer::new(bytes.len(), 0);
+        // SAFETY: the buffer was made for as many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer.pointer(), bytes.len()) };
+        Ok(buffer)
     }
-    verdicts(shape, batch, &middle)
-}
 
-fn verdicts(shape: Shape, batch: &Signatures, middle: &Middle) -> Vec<u8> {
-    let count = middle.well_formed.len();
-    let mut verdicts = vec![POISON; count];
-    // SAFETY: `Middle` was made for as many signatures as there are, and there is room for as many verdicts.
-    unsafe {
-        c::host_mldsa87_verdicts(
-            shape.lane_each(count),
-            batch.signatures.as_ptr(),
-            middle.mu.as_ptr(),
-            middle.w1.as_ptr(),
-            middle.well_formed.as_ptr(),
-            verdicts.as_mut_ptr(),
-            count as u64,
-        );
+    fn filled(&self, len: usize, with: u8) -> Result<Buffer, DeviceError> {
+        Ok(Buffer::new(len, with))
     }
-    verdicts
-}
 
-/// The keys of one pair of seeds.
-pub(super) fn key_pair(shape: Shape, d: &[u8; 32], z: &[u8; 32], ek: &mut [u8], dk: &mut [u8]) {
-    assert_eq!((ek.len(), dk.len()), (ENCAPSULATION_KEY_LEN, DECAPSULATION_KEY_LEN));
-    // SAFETY: one block reads 32 bytes of each seed and writes one key of each kind, for which there is room.
-    unsafe {
-        c::host_mlkem1024_keygen(shape.block_each(1, 32), d.as_ptr(), z.as_ptr(), ek.as_mut_ptr(), dk.as_mut_ptr());
+    fn launch(
+        &self,
+        kernel: Kernel,
+        blocks: u32,
+        lanes: u32,
+        arguments: &[Argument<'_, Buffer>],
+    ) -> Result<(), DeviceError> {
+        let with = Launch { blocks, lanes, backwards: self.backwards.into() };
+        let p = Parameters { arguments, next: Cell::new(0) };
+        // SAFETY: `Batches` makes the buffers of each kernel for as many items as it launches it for; the compiler's checks
+        // of this test build end the process otherwise. Parameters are evaluated from left to right.
+        unsafe {
+            match kernel {
+                Kernel::Prepare => c::host_mldsa87_prepare(
+                    with,
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.u64(),
+                ),
+                Kernel::PrepareCached => c::host_mldsa87_prepare_cached(
+                    with,
+                    p.buffer(),
+                    p.buffer(),
+                    p.u32(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.u64(),
+                ),
+                Kernel::Rows => c::host_mldsa87_rows(with, p.buffer(), p.buffer(), p.buffer(), p.buffer(), p.buffer()),
+                Kernel::RowsCached => c::host_mldsa87_rows_cached(
+                    with,
+                    p.buffer(),
+                    p.buffer(),
+                    p.u32(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                ),
+                Kernel::Expand => c::host_mldsa87_expand(with, p.buffer(), p.buffer()),
+                Kernel::Verdicts => {
+                    c::host_mldsa87_verdicts(with, p.buffer(), p.buffer(), p.buffer(), p.buffer(), p.buffer(), p.u64())
+                }
+                Kernel::KeyPair => c::host_mlkem1024_keygen(with, p.buffer(), p.buffer(), p.buffer(), p.buffer()),
+                Kernel::Encapsulate => {
+                    c::host_mlkem1024_encaps(with, p.buffer(), p.buffer(), p.buffer(), p.buffer(), p.buffer())
+                }
+                Kernel::Decapsulate => c::host_mlkem1024_decaps(with, p.buffer(), p.buffer(), p.buffer(), p.buffer()),
+                Kernel::HashLevel => {
+                    c::host_sha3_256_level(with, p.buffer(), p.u32(), p.buffer(), p.u64(), p.buffer(), p.u64())
+                }
+                Kernel::Tally => c::host_tally(
+                    with,
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.u32(),
+                    p.u32(),
+                    p.buffer(),
+                    p.buffer(),
+                    p.u64(),
+                ),
+            }
+        }
+        assert_eq!(p.next.get(), arguments.len(), "{kernel:?} has fewer parameters");
+        Ok(())
     }
-}
 
-/// Whether the key is one; the ciphertext and its secret.
-pub(super) fn encapsulate(
-    shape: Shape,
-    ek: &[u8; ENCAPSULATION_KEY_LEN],
-    m: &[u8; 32],
-    ciphertext: &mut [u8; CIPHERTEXT_LEN],
-    secret: &mut [u8; 32],
-) -> u8 {
-    let mut good = POISON;
-    // SAFETY: one block reads one key and 32 bytes and writes one of each output.
-    unsafe {
-        c::host_mlkem1024_encaps(
-            shape.block_each(1, 32),
-            ek.as_ptr(),
-            m.as_ptr(),
-            ciphertext.as_mut_ptr(),
-            secret.as_mut_ptr(),
-            &raw mut good,
-        );
+    fn download(&self, from: &Buffer, to: &mut [u8]) -> Result<(), DeviceError> {
+        assert!(to.len() <= from.len);
+        // SAFETY: the buffer has as many bytes.
+        unsafe { std::ptr::copy_nonoverlapping(from.pointer(), to.as_mut_ptr(), to.len()) };
+        Ok(())
     }
-    good
-}
 
-/// Whether the key is one; the secret.
-pub(super) fn decapsulate(
-    shape: Shape,
-    dk: &[u8; DECAPSULATION_KEY_LEN],
-    ciphertext: &[u8; CIPHERTEXT_LEN],
-    secret: &mut [u8; 32],
-) -> u8 {
-    let mut good = POISON;
-    // SAFETY: one block reads one key and one ciphertext and writes one of each output.
-    unsafe {
-        c::host_mlkem1024_decaps(
-            shape.block_each(1, 32),
-            dk.as_ptr(),
-            ciphertext.as_ptr(),
-            secret.as_mut_ptr(),
-            &raw mut good,
-        );
+    fn wipe(&self, buffer: &mut Buffer) {
+        buffer.words.get_mut().fill(0);
+        WIPED.fetch_add(1, Ordering::Relaxed);
     }
-    good
-}
 
-/// H(prefix, message) of messages of one length into 32 bytes each.
-pub(super) fn hash_level(shape: Shape, prefix: &[u8], messages: &[u8], message_len: usize, out: &mut [u8]) {
-    let count = out.len() / 32;
-    assert_eq!((messages.len(), out.len()), (count * message_len, 32 * count));
-    // SAFETY: there are `count` messages of this length, and room for as many hashes; the prefix is as long as it is said
-    // to be.
-    unsafe {
-        c::host_sha3_256_level(
-            shape.lane_each(count),
-            prefix.as_ptr(),
-            u32::try_from(prefix.len()).expect("tags are short"),
-            messages.as_ptr(),
-            message_len as u64,
-            out.as_mut_ptr(),
-            count as u64,
-        );
+    fn lanes(&self, kernel: Kernel) -> u32 {
+        self.lanes.unwrap_or(kernel.shape().0)
     }
-}
-
-/// The stake behind each choice.
-pub(super) fn tally(
-    shape: Shape,
-    voters: &[u32],
-    choices: &[u32],
-    verdicts: &[u8],
-    stakes: &[u64],
-    choice_count: u32,
-) -> Vec<u64> {
-    let count = voters.len();
-    assert_eq!((choices.len(), verdicts.len()), (count, count));
-    let mut totals = vec![0; choice_count as usize];
-    let mut seen = vec![0_u32; (stakes.len() * totals.len()).div_ceil(32)];
-    // SAFETY: there are `count` votes; the kernel reads stakes and writes bits and totals of voters and choices below
-    // these counts alone.
-    unsafe {
-        c::host_tally(
-            shape.lane_each(count),
-            voters.as_ptr(),
-            choices.as_ptr(),
-            verdicts.as_ptr(),
-            stakes.as_ptr(),
-            u32::try_from(stakes.len()).expect("a committee's size"),
-            choice_count,
-            seen.as_mut_ptr(),
-            totals.as_mut_ptr(),
-            count as u64,
-        );
-    }
-    totals
 }
