@@ -30,6 +30,8 @@ pub struct NodeEntry {
     pub name: String,
     /// Its position in the genesis validator list; none for an observer.
     pub validator: Option<u16>,
+    /// An observer that has a consensus key, and may become a validator.
+    pub candidate: bool,
     /// Where its REST server listens.
     pub rest: SocketAddr,
     /// Where its node listener listens.
@@ -126,7 +128,10 @@ impl ClusterConfig {
             rest: node.rest,
             listen: node.listen,
             peers,
-            seeds: NodeSeeds { consensus: node.validator.and(secrets.consensus_seed), network: secrets.network_seed },
+            seeds: NodeSeeds {
+                consensus: secrets.consensus_seed.filter(|_| node.validator.is_some() || node.candidate),
+                network: secrets.network_seed,
+            },
             network_key: node.network_key.clone(),
             genesis: self.genesis.clone(),
             features: self.features,
@@ -145,6 +150,20 @@ impl ClusterConfig {
         })
     }
 
+    /// The consensus key of a node, raw: that of the genesis, or that of a candidate; none for another observer.
+    ///
+    /// # Errors
+    /// Secrets of a candidate that cannot be read or do not belong to the node.
+    pub fn consensus_key(&self, node: &NodeEntry) -> Result<Option<Vec<u8>>, ConfigError> {
+        if let Some(validator) = node.validator.and_then(|index| self.genesis.validators.get(usize::from(index))) {
+            return Ok(Some(validator.consensus_key.as_bytes().to_vec()));
+        }
+        if !node.candidate {
+            return Ok(None);
+        }
+        Ok(self.secrets_of(node)?.consensus_seed.map(|seed| public_key_of_seed(&seed)))
+    }
+
     fn secrets_of(&self, node: &NodeEntry) -> Result<NodeSecrets, ConfigError> {
         if let Some(development) = &self.development {
             return Ok(development.node_secrets(&node.name));
@@ -158,6 +177,9 @@ impl ClusterConfig {
             |what: &'static str| ConfigError::ForeignSecrets { path: path.clone(), node: node.name.clone(), what };
         if network_public_key(&secrets.network_seed) != node.network_key {
             return Err(wrong("network"));
+        }
+        if node.candidate && secrets.consensus_seed.is_none() {
+            return Err(wrong("consensus"));
         }
         if let Some(index) = node.validator {
             let seed = secrets.consensus_seed.ok_or_else(|| wrong("consensus"))?;

@@ -4,14 +4,14 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, Config, Divergence, EpochParams, Mode, Now, Status};
+use aurigraph_consensus::{Config, Divergence, Epoch, EpochParams, Mode, Now, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Registry;
-use bytes::Bytes;
 use tokio::sync::watch;
 
-use crate::consensus::Clocks;
+use crate::consensus::{Clocks, epochs};
 use crate::fatal::Fatal;
+use crate::members::{Members, MembersOf};
 use crate::network::Links;
 use crate::pipeline::Resumed;
 use crate::published::{Published, Totals};
@@ -46,7 +46,7 @@ pub struct NodeContext {
     /// the log, and never unset.
     pub(crate) divergence: parking_lot::Mutex<Option<Divergence>>,
     clocks: Clocks,
-    consensus_keys: Vec<Bytes>,
+    members: watch::Sender<Arc<Members>>,
 }
 
 /// Commits that a node which keeps up never lags behind a quorum by: some seconds of them.
@@ -73,12 +73,7 @@ impl NodeContext {
     #[must_use]
     pub fn new(parts: NodeParts) -> Self {
         let NodeParts { settings, registry, journal, store, net, fatal } = parts;
-        let consensus_keys = settings
-            .genesis
-            .validators
-            .iter()
-            .map(|validator| Bytes::copy_from_slice(validator.consensus_key.as_bytes()))
-            .collect();
+        let members = watch::Sender::new(Arc::new(Members::of_genesis(&settings)));
         Self {
             chain_id: settings.genesis.chain_id(),
             settings,
@@ -93,7 +88,7 @@ impl NodeContext {
             resumed: parking_lot::Mutex::default(),
             divergence: parking_lot::Mutex::default(),
             clocks: Clocks::start(),
-            consensus_keys,
+            members,
         }
     }
 
@@ -112,33 +107,55 @@ impl NodeContext {
         })
     }
 
-    /// A validator's consensus key; empty (no signature is valid under it) for an index outside the set.
+    /// The epoch's validators and the other peers: one consistent snapshot.
     #[must_use]
-    pub fn consensus_key(&self, author: AuthorIdx) -> Bytes {
-        self.consensus_keys.get(usize::from(author)).cloned().unwrap_or_default()
+    pub fn members(&self) -> Arc<Members> {
+        Arc::clone(&self.members.borrow())
     }
 
-    /// A validator's name; empty (nobody is called so) for an index outside the set.
+    /// The members of an epoch that this node has started; none of any other.
     #[must_use]
-    pub fn validator_name(&self, author: AuthorIdx) -> &str {
-        self.settings.genesis.validators.get(usize::from(author)).map_or("", |validator| validator.name.as_str())
+    pub fn members_of(&self, epoch: Epoch) -> Option<Arc<Members>> {
+        let now = self.members();
+        if epoch == now.epoch {
+            return Some(now);
+        }
+        epochs::of_epoch(&self.settings, &self.journal, epoch).ok().flatten().map(Arc::new)
     }
 
-    /// The index of the validator of this name.
+    /// The same for readers that outlive their start.
     #[must_use]
-    pub fn validator_of(&self, name: &str) -> Option<AuthorIdx> {
-        self.settings.genesis.validator_index(name)
+    pub fn members_reader(&self) -> MembersOf {
+        let (now, journal, settings) = (self.members.subscribe(), self.journal.clone(), self.settings.clone());
+        Arc::new(move |epoch| {
+            let now = Arc::clone(&now.borrow());
+            match epoch {
+                Some(epoch) if epoch != now.epoch => {
+                    epochs::of_epoch(&settings, &journal, epoch).ok().flatten().map(Arc::new)
+                }
+                _ => Some(now),
+            }
+        })
     }
 
-    /// Validators to which both lanes are up now.
-    #[must_use]
-    pub fn connected_validators(&self) -> Vec<AuthorIdx> {
-        self.net.connected().iter().filter_map(|name| self.validator_of(name)).collect()
+    /// The validator has started an epoch: these are its members from here on.
+    pub(crate) fn enter(&self, members: Members) -> Arc<Members> {
+        let members = Arc::new(members);
+        self.members.send_replace(Arc::clone(&members));
+        members
     }
 
-    /// What the consensus machine is started with.
+    /// What the consensus machine of the epoch with these members is started with.
     #[must_use]
-    pub fn consensus_config(&self) -> Config {
+    pub fn consensus_config(&self, members: &Members) -> Config {
+        let config = self.first_config();
+        match &members.start {
+            None => config,
+            Some(start) => config.at(start, members.stakes(), members.own),
+        }
+    }
+
+    fn first_config(&self) -> Config {
         let stakes = self.settings.genesis.validators.iter().map(|validator| validator.stake).collect();
         let mut config = Config::new(self.chain_id, self.chain_id, stakes, self.settings.validator);
         let parameters = &self.settings.genesis.parameters;

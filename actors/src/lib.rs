@@ -11,6 +11,7 @@ pub mod context;
 pub mod crypto;
 pub mod events;
 pub mod fatal;
+pub mod members;
 pub mod mempool;
 pub mod network;
 pub mod pipeline;

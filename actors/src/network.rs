@@ -71,23 +71,20 @@ impl Outbound for Links {
 pub struct Router {
     validator: Address<ValidatorMsg>,
     batches: Address<BatchStoreMsg>,
-    /// Validator index by peer name.
-    validators: std::collections::BTreeMap<String, u16>,
     strange: Seldom<String>,
 }
 
 impl Router {
     /// A router to the actors of a node.
     #[must_use]
-    pub fn new(registry: &Registry, validators: std::collections::BTreeMap<String, u16>) -> Self {
+    pub fn new(registry: &Registry) -> Self {
         let (validator, batches) = (registry.role("validator"), registry.role("batch-store"));
-        Self { validator, batches, validators, strange: Seldom::default() }
+        Self { validator, batches, strange: Seldom::default() }
     }
 
     fn to_validator(&self, peer: &str, bytes: Bytes) {
-        let Some(peer) = self.validators.get(peer) else { return };
-        // A full or restarting validator loses it: blocks are pulled again by digest.
-        let _ = self.validator.send(ValidatorMsg::Received { peer: *peer, bytes });
+        // Who that is in the epoch is for the validator to know, when it comes to the message. A full or restarting validator loses it: blocks are pulled again by digest.
+        let _ = self.validator.send(ValidatorMsg::Received { peer: peer.to_owned(), bytes });
     }
 
     fn unknown(&self, peer: &str, kind: Option<&u8>) {
@@ -131,15 +128,11 @@ impl Inbound for Router {
         }
     }
 
-    fn up(&self, peer: &str) {
-        if let Some(peer) = self.validators.get(peer) {
-            let _ = self.validator.send(ValidatorMsg::PeerUp(*peer));
-        }
+    fn up(&self, _peer: &str) {
+        let _ = self.validator.send(ValidatorMsg::LinksChanged);
     }
 
-    fn down(&self, peer: &str) {
-        if let Some(peer) = self.validators.get(peer) {
-            let _ = self.validator.send(ValidatorMsg::PeerDown(*peer));
-        }
+    fn down(&self, _peer: &str) {
+        let _ = self.validator.send(ValidatorMsg::LinksChanged);
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn lone_validator(
     let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, None);
     let journal = Journal::open(directory, &identity, JournalOptions::default(), fatal.clone()).unwrap();
     let store = Store::open(directory, &settings.name, StoreOptions::default()).unwrap();
-    let router = Arc::new(Router::new(registry, std::collections::BTreeMap::new()));
+    let router = Arc::new(Router::new(registry));
     // The links are never started: every word to another node is refused.
     let (_, net) = cluster::spec(cluster_settings(&settings), router).unwrap();
     let (reader, blocks) = (journal.reader(), store.reader());

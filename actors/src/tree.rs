@@ -2,7 +2,6 @@
 //!
 //! The only place where the actors meet. The binary adds the subtree of the HTTP edge as the last child.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use aurigraph_runtime::{Buffers, ChildSpec, Registry, StartError, Strategy, Supe
 
 use crate::audit::{AuditActor, AuditLevel, AuditReader, AuditRecord};
 use crate::bounds;
+use crate::config::public_key_of_seed;
 use crate::consensus::{BlockFetcher, CommitSync, Validator, ValidatorMailbox};
 use crate::context::{NodeContext, NodeParts};
 use crate::crypto::{Verifier, VerifyDispatcher, Worker};
@@ -96,7 +96,7 @@ where
     let (journal, store) = open(&settings, &fatal).await?;
     let set_aside = store.set_aside().map(|path| path.display().to_string());
     let registry = Registry::new(&settings.name);
-    let (links_spec, net) = cluster::spec(cluster_settings(&settings), Arc::new(router(&registry, &settings)))?;
+    let (links_spec, net) = cluster::spec(cluster_settings(&settings), Arc::new(Router::new(&registry)))?;
     let peers = settings.peers.iter().map(|peer| peer.name.clone()).collect();
     let context = Arc::new(NodeContext::new(NodeParts {
         settings,
@@ -126,9 +126,9 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
     let directory = settings.data_dir.clone();
     std::fs::create_dir_all(&directory)
         .map_err(|source| StartNodeError::Directory { path: directory.display().to_string(), source })?;
-    let own = settings.validator.and_then(|index| settings.genesis.validators.get(usize::from(index)));
-    let key = own.map(|validator| validator.consensus_key.as_bytes());
-    let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, key);
+    // Also that of a node which is to become a validator: nobody else could know what it signed.
+    let key = settings.seeds.consensus.map(|seed| public_key_of_seed(&seed));
+    let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, key.as_deref());
     let options =
         JournalOptions { initialise: settings.initialise, rejoin: settings.rejoin, ..JournalOptions::default() };
     let (fatal, name, upgrade) = (fatal.clone(), settings.name.clone(), settings.upgrade_schema);
@@ -166,12 +166,6 @@ pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
         links: LinkLimits::default(),
         door: DoorLimits::default(),
     }
-}
-
-fn router(registry: &Registry, settings: &NodeSettings) -> Router {
-    let validators: BTreeMap<String, u16> =
-        settings.peers.iter().filter_map(|peer| peer.validator.map(|index| (peer.name.clone(), index))).collect();
-    Router::new(registry, validators)
 }
 
 fn storage(journal: Journal, store: Store) -> SupervisorSpec {
@@ -250,14 +244,15 @@ fn mempool(context: &Arc<NodeContext>) -> SupervisorSpec {
         bounds::mempool::STORE_MAILBOX,
         move || batch_store(&store, batchers),
     ));
-    // An observer proposes nothing, so it takes no transactions either.
-    if let Some(own) = context.settings.validator {
+    // A node without a consensus key never proposes, so it takes no transactions either.
+    let may_propose = context.settings.seeds.consensus.is_some();
+    if may_propose {
         for at in 0..batchers {
             let node = Arc::clone(context);
             spec = spec.child(ChildSpec::behaviour(
                 format!("batcher/{at}"),
                 bounds::mempool::BATCHER_MAILBOX,
-                move || batcher(&node, own),
+                move || batcher(&node),
             ));
         }
     }
@@ -265,7 +260,8 @@ fn mempool(context: &Arc<NodeContext>) -> SupervisorSpec {
         Admission::new(AdmissionParts {
             chain_id: admission.chain_id,
             fees: admission.settings.genesis.fees,
-            batchers: if admission.settings.validator.is_some() { batchers } else { 0 },
+            batchers: if may_propose { batchers } else { 0 },
+            proposes: proposes(&admission),
             latest: latest(&admission),
             behind: behind(&admission),
         })
@@ -274,9 +270,7 @@ fn mempool(context: &Arc<NodeContext>) -> SupervisorSpec {
 
 fn batch_store(node: &Arc<NodeContext>, batchers: usize) -> BatchStore {
     BatchStore::new(BatchStoreParts {
-        own: node.settings.validator,
-        epoch: 0,
-        names: node.settings.genesis.validators.iter().map(|validator| validator.name.clone()).collect(),
+        members: node.members_reader(),
         batchers,
         max_batch: max_batch(node),
         buffers: node.net.buffers(),
@@ -287,10 +281,18 @@ fn batch_store(node: &Arc<NodeContext>, batchers: usize) -> BatchStore {
     })
 }
 
-fn batcher(node: &NodeContext, own: u16) -> Batcher {
+fn proposes(node: &Arc<NodeContext>) -> Arc<dyn Fn() -> bool + Send + Sync> {
+    let node = Arc::clone(node);
+    Arc::new(move || node.members().own.is_some())
+}
+
+fn batcher(node: &Arc<NodeContext>) -> Batcher {
+    let members = Arc::clone(node);
     Batcher::new(BatcherParts {
-        own,
-        epoch: 0,
+        seat: Arc::new(move || {
+            let members = members.members();
+            (members.epoch, members.own.unwrap_or_default())
+        }),
         batching: node.settings.features.transaction_batching,
         batch_bytes: node.settings.pacing.batch_bytes.min(max_batch(node)),
         delay: Duration::from_millis(node.settings.pacing.batch_delay_ms),

@@ -94,6 +94,9 @@ struct NodeTable {
     name: Spanned<String>,
     #[serde(default = "yes")]
     validator: bool,
+    /// An observer with a consensus key, which may become a validator.
+    #[serde(default)]
+    candidate: bool,
     stake: Option<Spanned<u64>>,
     rest: Spanned<SocketAddr>,
     listen: Spanned<SocketAddr>,
@@ -347,6 +350,7 @@ impl ConfigFile {
         Ok(NodeEntry {
             name: name.clone(),
             validator,
+            candidate: node.candidate,
             rest: *node.rest.get_ref(),
             listen: *node.listen.get_ref(),
             network_key: self.network_key(node, validator, genesis, development)?,

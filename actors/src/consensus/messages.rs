@@ -1,8 +1,6 @@
 //! What the validator and the two log servers are told.
 
-use aurigraph_consensus::{
-    AuthorIdx, BatchRef, BlockRef, CkptRef, CommitIndex, RequestId, Signature, SignedCore, Status, Ticket,
-};
+use aurigraph_consensus::{BatchRef, BlockRef, CkptRef, CommitIndex, RequestId, Signature, SignedCore, Status, Ticket};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Reply;
 use bytes::Bytes;
@@ -12,8 +10,8 @@ use bytes::Bytes;
 pub enum ValidatorMsg {
     /// A consensus message of a peer, without the kind byte.
     Received {
-        /// The peer's validator index.
-        peer: AuthorIdx,
+        /// The peer's name: its index is another in each epoch.
+        peer: String,
         /// The message.
         bytes: Bytes,
     },
@@ -35,10 +33,8 @@ pub enum ValidatorMsg {
         /// The newest durable checkpoint.
         checkpoint: Option<CkptRef>,
     },
-    /// Both lanes to a peer are up.
-    PeerUp(AuthorIdx),
-    /// The lanes to a peer are down.
-    PeerDown(AuthorIdx),
+    /// The lanes to a peer came up or went down.
+    LinksChanged,
     /// The machine's state at a glance.
     Status(Reply<Status>),
     /// For the validator itself.
@@ -68,7 +64,7 @@ pub enum Internal {
 #[derive(Debug)]
 pub struct ServeBlocks {
     /// Who asks.
-    pub to: AuthorIdx,
+    pub to: String,
     /// For the reply.
     pub request: RequestId,
     /// For the reply.
@@ -81,7 +77,7 @@ pub struct ServeBlocks {
 #[derive(Debug)]
 pub struct ServeCommits {
     /// Who asks.
-    pub to: AuthorIdx,
+    pub to: String,
     /// For the reply.
     pub request: RequestId,
     /// For the reply.

@@ -3,6 +3,7 @@
 //! No rule of the protocol lives here: what to sign, when, and what is committed is `aurigraph-consensus`'s alone.
 
 mod attestation;
+pub(crate) mod epochs;
 mod messages;
 mod recovery;
 mod serve;

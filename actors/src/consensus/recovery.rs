@@ -5,12 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aurigraph_consensus::{BatchRef, CkptRef, ConsensusSnapshot, Effect, Machine, Now, Record as LogRecord, Recovery};
+use aurigraph_consensus::{
+    BatchRef, CkptRef, ConsensusSnapshot, Effect, Epoch, Machine, Now, Record as LogRecord, Recovery,
+};
 use aurigraph_runtime::{ActorError, Address};
 use bytes::Bytes;
 
-use super::attestation;
+use super::{attestation, epochs};
 use crate::context::NodeContext;
+use crate::members::Members;
 use crate::mempool::BatchStoreMsg;
 use crate::pipeline::Mark;
 use crate::storage::{Cursor, JournalReader, Record, RecordKind};
@@ -23,6 +26,7 @@ const START_POLL: Duration = Duration::from_millis(5);
 /// A machine with the effects that its driver executes first.
 pub(super) struct Recovered {
     pub machine: Machine,
+    pub members: Arc<Members>,
     pub effects: Vec<Effect>,
     pub snapshots: Snapshots,
 }
@@ -57,10 +61,11 @@ pub(super) async fn recover(node: &Arc<NodeContext>, now: Now) -> Result<Recover
 
 fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
     let journal = &node.journal;
-    let snapshots = Snapshots::newest(journal)?;
+    let members = epochs::newest(node)?;
+    let snapshots = Snapshots::newest(journal, &members)?;
     let (snapshot, from) = match &snapshots.newest {
         Some(stored) => (Some(stored.snapshot.clone()), stored.replay_from),
-        None => (None, Cursor::START),
+        None => (None, start_of(journal, members.epoch)?),
     };
     let marked = newest_mark(journal)?;
     let recovery = Recovery {
@@ -82,6 +87,8 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
             RecordKind::Floor,
             RecordKind::Mode,
             RecordKind::Evidence,
+            RecordKind::EpochCert,
+            RecordKind::EpochStart,
         ],
         |kind, key, body| {
             match LogRecord::decode(&body) {
@@ -99,7 +106,7 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
     if let Some(bad) = bad {
         return Err(bad.into());
     }
-    let config = node.consensus_config();
+    let config = node.consensus_config(&members);
     // The journal refuses a validator's directory that was not initialised by an explicit act, and says whether that act
     // replaced a lost one. Otherwise a log that holds nothing of consensus is a fresh one: an own block is in the log
     // before it leaves the process.
@@ -108,7 +115,8 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
         if fresh { Machine::new(config, now)? } else { Machine::recover(config, now, recovery, records)? };
     let (certified, divergence) = attestation::recall(node, machine.committee())?;
     machine.resume_checkpoints(certified, divergence);
-    Ok(Recovered { machine, effects, snapshots })
+    let members = node.enter(members);
+    Ok(Recovered { machine, members, effects, snapshots })
 }
 
 /// The file that an operator leaves in a directory restored from a copy.
@@ -126,6 +134,15 @@ fn newest_mark(journal: &JournalReader) -> Result<Option<Mark>, ActorError> {
     Ok(Some(Mark::decode(&body).map_err(|error| format!("mark {index} does not decode: {error}"))?))
 }
 
+/// Where an epoch's records begin.
+fn start_of(journal: &JournalReader, epoch: Epoch) -> Result<Cursor, ActorError> {
+    if epoch == 0 {
+        return Ok(Cursor::START);
+    }
+    let position = journal.position(RecordKind::EpochStart, &Record::index_key(epoch));
+    position.ok_or_else(|| format!("the start of epoch {epoch} is not in the log").into())
+}
+
 /// A snapshot record: from which earlier snapshot's place the log is replayed, then the snapshot.
 struct Stored {
     index: u64,
@@ -138,36 +155,51 @@ pub(super) struct Snapshots {
     newest: Option<Stored>,
     /// Commit index and highest round of earlier snapshots, oldest first; a few, since garbage collection moves on.
     earlier: Vec<(u64, ConsensusSnapshot)>,
+    /// Their epoch, and the index of the last commit before it.
+    epoch: Epoch,
+    base: u64,
 }
 
 impl Snapshots {
-    fn newest(journal: &JournalReader) -> Result<Self, ActorError> {
+    /// Before the first snapshot of an epoch.
+    pub(super) const fn of_epoch(epoch: Epoch, base: u64) -> Self {
+        Self { newest: None, earlier: Vec::new(), epoch, base }
+    }
+
+    fn newest(journal: &JournalReader, members: &Members) -> Result<Self, ActorError> {
+        let (epoch, base) = (members.epoch, members.start.as_ref().map_or(0, |start| start.base.index));
         let Some((body, _)) = journal.latest_snapshot()? else {
-            return Ok(Self { newest: None, earlier: Vec::new() });
+            return Ok(Self::of_epoch(epoch, base));
         };
         let (replay_index, bytes) =
             body.split_first_chunk::<8>().ok_or("a snapshot record is shorter than its head")?;
         let replay_index = u64::from_le_bytes(*replay_index);
         let snapshot =
             ConsensusSnapshot::decode(bytes).map_err(|error| format!("a snapshot does not decode: {error}"))?;
+        if snapshot.epoch != epoch {
+            return Ok(Self::of_epoch(epoch, base));
+        }
         let replay_from = match replay_index {
-            0 => Cursor::START,
+            0 => start_of(journal, epoch)?,
             index => journal
                 .position(RecordKind::ConsensusSnapshot, &Record::index_key(index))
                 .ok_or_else(|| format!("snapshot {index} is not in the log"))?,
         };
         let index = snapshot.last_commit.as_ref().map_or(0, |header| header.index);
-        Ok(Self { earlier: vec![(index, snapshot.clone())], newest: Some(Stored { index, snapshot, replay_from }) })
+        let earlier = vec![(index, snapshot.clone())];
+        Ok(Self { earlier, newest: Some(Stored { index, snapshot, replay_from }), epoch, base })
     }
 
     /// The commit index of the newest snapshot; 0 without one.
     pub(super) fn last_index(&self) -> u64 {
-        self.earlier.last().map_or_else(|| self.newest.as_ref().map_or(0, |stored| stored.index), |(index, _)| *index)
+        let newest = || self.newest.as_ref().map_or(self.base, |stored| stored.index);
+        self.earlier.last().map_or_else(newest, |(index, _)| *index)
     }
 
     /// Takes a snapshot of the machine as a journal record.
     pub(super) fn take(&mut self, machine: &Machine, commit: u64) -> Record {
         let snapshot = machine.snapshot();
+        debug_assert_eq!(snapshot.epoch, self.epoch, "snapshots of one epoch");
         let replay_from = self.earlier.iter().rposition(|(_, earlier)| snapshot.can_replay_from(earlier));
         let replay_index = replay_from.map_or(0, |at| self.earlier[at].0);
         // Older ones can serve no later snapshot better than the one found now.

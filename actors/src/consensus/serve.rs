@@ -13,6 +13,7 @@ use aurigraph_runtime::{ActorError, Behaviour, Context};
 
 use super::messages::{ServeBlocks, ServeCommits};
 use crate::context::NodeContext;
+use crate::members::Members;
 use crate::storage::{JournalReader, RecordKind};
 use crate::wire::{BULK_CONSENSUS, CONTROL_CONSENSUS, framed};
 
@@ -48,7 +49,7 @@ impl Behaviour for BlockFetcher {
                 let reply = Message::FetchReply { request: ask.request, commit_index: ask.commit_index, blocks };
                 let frame = framed(CONTROL_CONSENSUS, &reply.encode());
                 // A reply that finds no room is asked for again.
-                let _ = node.net.send_control(node.validator_name(ask.to), frame);
+                let _ = node.net.send_control(&ask.to, frame);
             }
             Ok(())
         });
@@ -73,7 +74,7 @@ impl Behaviour for CommitSync {
             let range = range(&node, ask)?;
             let frame = framed(BULK_CONSENSUS, &Message::CommitRangeReply(range).encode());
             // A reply that finds no room is asked for again.
-            let _ = node.net.send_serving(node.validator_name(to), frame);
+            let _ = node.net.send_serving(&to, frame);
             Ok(())
         });
         read.await.map_err(|error| format!("the reading thread ended: {error}"))?
@@ -81,9 +82,12 @@ impl Behaviour for CommitSync {
 }
 
 fn range(node: &NodeContext, ask: ServeCommits) -> Result<CommitRange, ActorError> {
-    let committee = Committee::new(node.consensus_config().stakes)?;
-    let verify = |signed: &SignedCore| is_signed(node, signed);
     let ServeCommits { request, commit_index, from, count, newest, .. } = ask;
+    // The votes that count are those of the epoch that is asked for.
+    let first = node.journal.commit(from)?.map(|body| decode_commit(&body)).transpose()?;
+    let members = first.and_then(|commit| node.members_of(commit.header.epoch)).unwrap_or_else(|| node.members());
+    let committee = Committee::new(members.stakes())?;
+    let verify = |signed: &SignedCore| is_signed(&members, signed);
     let mut range = RangeBuilder::new(request, commit_index, count, committee, newest, &verify);
     for index in from.. {
         let Some(body) = node.journal.commit(index)? else { break };
@@ -107,8 +111,8 @@ fn signed_core(block: &[u8]) -> Option<SignedCore> {
 }
 
 /// Checks the signature of a core that came in a certified range: few are, so it is done on the reading thread.
-fn is_signed(node: &NodeContext, signed: &SignedCore) -> bool {
-    let key = node.consensus_key(signed.core.author);
+fn is_signed(members: &Members, signed: &SignedCore) -> bool {
+    let key = members.consensus_key(signed.core.author);
     let message = signed.core.signing_message();
     AwsLc.verify(&VerifyItem::new(&key, &message, signed.signature.as_bytes()))
 }

@@ -25,6 +25,7 @@ use super::recovery;
 use crate::bounds::consensus as bounds;
 use crate::context::NodeContext;
 use crate::crypto::{Check, DispatchMsg, Priority};
+use crate::members::Members;
 use crate::mempool::{BatchStoreMsg, ValidatorPort};
 use crate::pipeline::OrderMsg;
 use crate::seldom::Seldom;
@@ -43,7 +44,7 @@ const SNAPSHOT_EVERY: u64 = if cfg!(test) { 16 } else { 256 };
 
 /// The actor that runs the consensus machine.
 pub struct Validator {
-    node: Arc<NodeContext>,
+    pub(super) node: Arc<NodeContext>,
 }
 
 impl Validator {
@@ -56,21 +57,25 @@ impl Validator {
 
 /// What lives as long as one incarnation.
 pub struct State {
-    machine: Machine,
+    pub(super) machine: Machine,
+    /// The validators of the machine's epoch.
+    pub(super) members: Arc<Members>,
     signer: Option<Arc<Signer>>,
     journal: Address<JournalMsg>,
     /// The journal incarnation that holds our appends.
     journal_generation: u64,
     dispatcher: Address<DispatchMsg>,
-    batches: Address<BatchStoreMsg>,
+    pub(super) batches: Address<BatchStoreMsg>,
     order: Address<OrderMsg>,
     blocks_server: Address<ServeBlocks>,
     commits_server: Address<ServeCommits>,
-    snapshots: recovery::Snapshots,
+    pub(super) snapshots: recovery::Snapshots,
     /// Delivered batches of which the batch store has not heard: own ones hold places in its flow control until then.
     undelivered: Vec<Hash>,
+    /// The batch store has not heard of the epoch.
+    pub(super) epoch_untold: bool,
     /// Peers that the machine was told are up.
-    connected: BTreeSet<AuthorIdx>,
+    pub(super) connected: BTreeSet<AuthorIdx>,
     timer: u64,
     tasks: JoinSet<()>,
     offences: Seldom<(AuthorIdx, Offence)>,
@@ -100,6 +105,7 @@ impl Behaviour for Validator {
         let recovered = recovery::recover(&self.node, now).await?;
         let mut state = State {
             machine: recovered.machine,
+            members: recovered.members,
             signer,
             journal,
             journal_generation,
@@ -110,6 +116,7 @@ impl Behaviour for Validator {
             commits_server: ctx.registry.role("commit-sync"),
             snapshots: recovered.snapshots,
             undelivered: Vec::new(),
+            epoch_untold: false,
             connected: BTreeSet::new(),
             timer: 0,
             tasks: JoinSet::new(),
@@ -141,12 +148,15 @@ impl Behaviour for Validator {
     ) -> Result<(), ActorError> {
         while state.tasks.try_join_next().is_some() {}
         let event = match message {
-            ValidatorMsg::Received { peer, bytes } => Event::Received { peer, bytes: bytes.into() },
+            ValidatorMsg::Received { peer, bytes } => {
+                let Some(peer) = state.members.index(&peer) else { return Ok(()) };
+                Event::Received { peer, bytes: bytes.into() }
+            }
             ValidatorMsg::BatchSealed(batch) => Event::BatchSealed { batch },
             ValidatorMsg::BatchStored { digest, len } => Event::BatchStored { digest, len },
             ValidatorMsg::BatchFetchFailed(digest) => Event::BatchFetchFailed { digest },
             ValidatorMsg::Executed { commit_index, checkpoint } => Event::Executed { commit_index, checkpoint },
-            ValidatorMsg::PeerUp(_) | ValidatorMsg::PeerDown(_) => return self.follow_links(ctx, state),
+            ValidatorMsg::LinksChanged => return self.follow_links(ctx, state),
             ValidatorMsg::Status(reply) => {
                 reply.send(state.machine.status());
                 return Ok(());
@@ -163,7 +173,7 @@ impl Behaviour for Validator {
                 return Err(format!("an append was lost: {reason}").into());
             }
             ValidatorMsg::Internal(Internal::BatchStoreRestarted) => {
-                Self::tell_delivered(state);
+                Self::tell_batch_store(state);
                 Event::FetchesLost
             }
             ValidatorMsg::Internal(Internal::Timer(number)) => {
@@ -171,7 +181,7 @@ impl Behaviour for Validator {
                     return Ok(());
                 }
                 self.report(state);
-                Self::tell_delivered(state);
+                Self::tell_batch_store(state);
                 self.follow_links(ctx, state)?;
                 Event::Tick
             }
@@ -181,7 +191,7 @@ impl Behaviour for Validator {
 }
 
 impl Validator {
-    fn step(&self, ctx: &Context<ValidatorMsg>, state: &mut State, event: Event) -> Result<(), ActorError> {
+    pub(super) fn step(&self, ctx: &Context<ValidatorMsg>, state: &mut State, event: Event) -> Result<(), ActorError> {
         let effects = state.machine.step(self.node.now(), event);
         self.execute(ctx, state, effects)?;
         self.snapshot_if_due(state)
@@ -189,8 +199,9 @@ impl Validator {
 
     /// Tells the machine which links came up or went down. Looked at on every word from the lanes and on every timer,
     /// so that a word that was lost is made good.
-    fn follow_links(&self, ctx: &Context<ValidatorMsg>, state: &mut State) -> Result<(), ActorError> {
-        let up: BTreeSet<AuthorIdx> = self.node.connected_validators().into_iter().collect();
+    pub(super) fn follow_links(&self, ctx: &Context<ValidatorMsg>, state: &mut State) -> Result<(), ActorError> {
+        let connected = self.node.net.connected();
+        let up: BTreeSet<AuthorIdx> = connected.iter().filter_map(|name| state.members.validator(name)).collect();
         let before = std::mem::replace(&mut state.connected, up.clone());
         for peer in before.difference(&up) {
             self.step(ctx, state, Event::PeerDown { peer: *peer })?;
@@ -214,42 +225,50 @@ impl Validator {
         });
     }
 
-    fn execute(&self, ctx: &Context<ValidatorMsg>, state: &mut State, effects: Vec<Effect>) -> Result<(), ActorError> {
+    pub(super) fn execute(
+        &self,
+        ctx: &Context<ValidatorMsg>,
+        state: &mut State,
+        effects: Vec<Effect>,
+    ) -> Result<(), ActorError> {
+        let mut ended = None;
         for effect in effects {
             match effect {
                 Effect::VerifySig { ticket, author, digest, signature } => {
-                    self.verify(ctx, state, ticket, author, digest, &signature);
+                    let key = state.members.consensus_key(author);
+                    self.verify(ctx, state, ticket, key, digest, &signature);
                 }
                 Effect::Sign { ticket, core } => {
                     Self::sign(ctx, state, ticket, core.signing_message());
                 }
                 Effect::Append { lsn, need_fsync, record } => Self::append(ctx, state, lsn, need_fsync, &record)?,
-                Effect::Send { to, lane, bytes } => self.send(to, lane, &bytes),
+                Effect::Send { to, lane, bytes } => self.send(state.members.name(to), lane, &bytes),
                 Effect::Broadcast { bytes, .. } => self.broadcast(&bytes),
                 Effect::FetchBatches { batches, candidates } => {
                     // Refused when the store is full or restarting: the machine asks again, after a restart at once.
                     let _ = state.batches.send(BatchStoreMsg::Fetch { batches, candidates });
                 }
                 Effect::ServeBlocks { to, request, commit_index, refs } => {
+                    let to = state.members.name(to).to_owned();
                     // A peer whose request is dropped asks another peer.
                     let _ = state.blocks_server.send(ServeBlocks { to, request, commit_index, refs });
                 }
                 Effect::ServeCommits { to, request, commit_index, from, count, newest } => {
+                    let to = state.members.name(to).to_owned();
                     let _ = state.commits_server.send(ServeCommits { to, request, commit_index, from, count, newest });
                 }
                 Effect::ServeEpochCert { to, epoch } => {
                     if let Some(body) = self.node.journal.get(RecordKind::EpochCert, &Record::index_key(epoch))? {
-                        self.serve_epoch_cert(to, &body)?;
+                        self.serve_epoch_cert(state.members.name(to), &body)?;
                     }
                 }
-                Effect::EpochEnded(cert) => {
-                    return Err(self.fail(format!("epoch {} has ended, and this node knows no next one", cert.epoch)));
-                }
+                // The machine's other effects are those of the epoch that ends.
+                Effect::EpochEnded(cert) => ended = Some(cert),
                 Effect::Deliver { commit } => {
                     metrics::counter!("consensus_commits_total").increment(1);
                     let delivered = commit.batches().map(|(_, batch)| batch.digest).collect::<Vec<_>>();
                     state.undelivered.extend(delivered);
-                    Self::tell_delivered(state);
+                    Self::tell_batch_store(state);
                     // A refused commit is in the journal: order reads it there.
                     let _ = state.order.send(OrderMsg::Committed(commit));
                 }
@@ -267,10 +286,10 @@ impl Validator {
                 Effect::Evidence(evidence) => self.evidence(&evidence),
                 Effect::Charge { peer, offence } => {
                     if let Some(times) = state.offences.due((peer, offence)) {
-                        let peer = self.node.validator_name(peer);
+                        let peer = state.members.name(peer);
                         tracing::warn!(peer, ?offence, times, "a peer sent what no correct node sends");
                     }
-                    metrics::counter!("consensus_offences_total", "peer" => self.node.validator_name(peer).to_owned())
+                    metrics::counter!("consensus_offences_total", "peer" => state.members.name(peer).to_owned())
                         .increment(1);
                 }
                 Effect::Alarm(Alarm::SigningFloorProven { floor }) => {
@@ -291,7 +310,10 @@ impl Validator {
                 Effect::Halt(reason) => return Err(self.halt(&reason)),
             }
         }
-        Ok(())
+        match ended {
+            Some(cert) => self.next_epoch(ctx, state, &cert),
+            None => Ok(()),
+        }
     }
 
     fn verify(
@@ -299,13 +321,13 @@ impl Validator {
         ctx: &Context<ValidatorMsg>,
         state: &mut State,
         ticket: u64,
-        author: AuthorIdx,
+        public_key: Bytes,
         digest: Hash,
         signature: &Signature,
     ) {
         let message = aurigraph_consensus::signing_message(&self.node.chain_id, &digest);
         let check = Check {
-            public_key: self.node.consensus_key(author),
+            public_key,
             message: Bytes::copy_from_slice(&message),
             signature: Bytes::copy_from_slice(signature.as_bytes()),
         };
@@ -391,7 +413,15 @@ impl Validator {
         }
     }
 
-    /// Tells the batch store what was delivered; what it does not take now it is told with the next commit or timer.
+    /// Tells the batch store what was delivered, then of a new epoch, in which it seals the rest anew; what it does not take
+    /// now it is told with the next commit or timer.
+    pub(super) fn tell_batch_store(state: &mut State) {
+        Self::tell_delivered(state);
+        if state.epoch_untold && state.undelivered.is_empty() {
+            state.epoch_untold = state.batches.send(BatchStoreMsg::EpochStarted).is_err();
+        }
+    }
+
     fn tell_delivered(state: &mut State) {
         if state.undelivered.is_empty() {
             return;
@@ -406,8 +436,7 @@ impl Validator {
         }
     }
 
-    fn send(&self, to: AuthorIdx, lane: Lane, bytes: &[u8]) {
-        let name = self.node.validator_name(to);
+    fn send(&self, name: &str, lane: Lane, bytes: &[u8]) {
         // A refused message costs time, never safety: everything is pulled again by digest.
         let _ = match lane {
             Lane::Control => self.node.net.send_control(name, framed(CONTROL_CONSENSUS, bytes)),
@@ -437,7 +466,7 @@ impl Validator {
     }
 
     /// Tells a peer that an epoch has ended.
-    fn serve_epoch_cert(&self, to: AuthorIdx, record: &[u8]) -> Result<(), ActorError> {
+    fn serve_epoch_cert(&self, to: &str, record: &[u8]) -> Result<(), ActorError> {
         if let LogRecord::EpochCert(cert) = LogRecord::decode(record)? {
             let message = Message::EpochCert(Arc::unwrap_or_clone(cert));
             self.send(to, message.lane(), &message.encode());
@@ -449,13 +478,13 @@ impl Validator {
         self.fail(format!("consensus halted: {reason}"))
     }
 
-    fn fail(&self, reason: String) -> ActorError {
+    pub(super) fn fail(&self, reason: String) -> ActorError {
         self.node.fatal.raise(reason.clone());
         reason.into()
     }
 
     /// Appends what need not be synced: it can be found out again.
-    fn keep(state: &State, record: Record) -> Result<(), ActorError> {
+    pub(super) fn keep(state: &State, record: Record) -> Result<(), ActorError> {
         Self::same_journal(state)?;
         state
             .journal
@@ -491,7 +520,7 @@ impl Validator {
             metrics::gauge!("consensus_schedule_updates").set(status.schedule.updates as f64);
             for peer in &status.peers {
                 let out = status.schedule.bad.contains(&peer.author);
-                let name = self.node.validator_name(peer.author).to_owned();
+                let name = state.members.name(peer.author).to_owned();
                 metrics::gauge!("consensus_leader_out", "validator" => name).set(if out { 1.0 } else { 0.0 });
             }
             metrics::gauge!("consensus_active").set(if status.mode == Mode::Active { 1.0 } else { 0.0 });

@@ -27,10 +27,11 @@ impl EventHub {
 
     fn look_at_validators(&self, ring: &mut Ring) {
         let Some(status) = self.sources.status() else { return };
-        let changed = self.sources.validators.lock().look(&status, self.sources.settings.validator, Timestamp::now());
+        let own = self.sources.members().own;
+        let changed = self.sources.validators.lock().look(&status, own, Timestamp::now());
         for (validator, active) in changed {
             ring.push(EventBody::Validator(Arc::new(ValidatorEvent {
-                id: self.sources.validator_name(validator).unwrap_or_default().to_owned(),
+                id: self.sources.validator_name(status.epoch.epoch, validator).unwrap_or_default(),
                 status: if active { "active" } else { "inactive" }.to_owned(),
             })));
         }

@@ -27,6 +27,8 @@ pub struct AdmissionParts {
     pub fees: FeeSchedule,
     /// How many batchers there are: `batcher/0` and so on.
     pub batchers: usize,
+    /// Whether this node is a validator now.
+    pub proposes: Arc<dyn Fn() -> bool + Send + Sync>,
     /// The newest published state.
     pub latest: Latest,
     /// Whether this node's state is far behind the others'.
@@ -102,6 +104,7 @@ pub struct AdmissionState {
     view: Option<Arc<dyn ChainView>>,
     dispatcher: Address<DispatchMsg>,
     batchers: Vec<Address<BatcherMsg>>,
+    proposes: Arc<dyn Fn() -> bool + Send + Sync>,
     /// Waits for verdicts and for new batchers; aborted with the incarnation, which drops the clients' replies.
     tasks: JoinSet<()>,
 }
@@ -129,6 +132,7 @@ impl Behaviour for Admission {
             view: (self.parts.latest)(),
             dispatcher: ctx.registry.role("verify-dispatcher"),
             batchers,
+            proposes: Arc::clone(&self.parts.proposes),
             tasks,
         })
     }
@@ -178,7 +182,9 @@ impl AdmissionState {
         for (at, bytes) in transactions.iter().enumerate() {
             let checked = match &self.view {
                 // Nothing that is taken here would ever be in a batch.
-                _ if self.batchers.is_empty() => Err(Refusal::Overloaded { what: OBSERVER, retry_after: RETRY_AFTER }),
+                _ if self.batchers.is_empty() || !(self.proposes)() => {
+                    Err(Refusal::Overloaded { what: OBSERVER, retry_after: RETRY_AFTER })
+                }
                 Some(view) => match self.pool.admit(&**view, bytes) {
                     // The others' state may well take it: "never" would be wrong.
                     Err(refusal) if refusal.is_of_its_time() && behind() => {

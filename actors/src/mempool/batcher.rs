@@ -22,13 +22,14 @@ use crate::bounds::mempool as bounds;
 /// Bytes that a transaction's length takes in a batch at the most.
 const LENGTH_PREFIX: usize = 3;
 
+/// Tells the epoch, and this node's validator index in it.
+pub type Seat = Arc<dyn Fn() -> (Epoch, AuthorIdx) + Send + Sync>;
+
 /// What a batcher is made of.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct BatcherParts {
-    /// This node's validator index.
-    pub own: AuthorIdx,
-    /// The epoch.
-    pub epoch: Epoch,
+    /// The epoch, and this node's validator index in it. What is sealed under an older one the store seals anew.
+    pub seat: Seat,
     /// Off: one transaction a batch.
     pub batching: bool,
     /// A batch is sealed before it exceeds this.
@@ -205,7 +206,8 @@ impl Batcher {
             transactions.extend(state.waiting.pop_front());
         }
         state.bytes -= transactions.iter().map(|transaction| transaction.encode().len()).sum::<usize>();
-        let head = BatchHead { epoch: self.parts.epoch, author: self.parts.own, sequence };
+        let (epoch, author) = (self.parts.seat)();
+        let head = BatchHead { epoch, author, sequence };
         let batch = Batch::seal(head, transactions.iter().map(|transaction| transaction.encode()), size);
         metrics::counter!("batches_sealed_total").increment(1);
         metrics::histogram!("batch_bytes").record(batch.bytes.len() as f64);
@@ -226,7 +228,7 @@ impl Batcher {
                 tracing::error!(%error, "a sealed batch is dropped");
                 None
             }
-            Some(Err(BatchError::FlowStopped { .. } | BatchError::Journal(_))) | None => {
+            Some(Err(BatchError::FlowStopped { .. } | BatchError::NoValidator | BatchError::Journal(_))) | None => {
                 return state.offer_again_later(ctx);
             }
         };

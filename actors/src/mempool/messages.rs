@@ -142,6 +142,9 @@ pub enum BatchError {
         /// The limit.
         max: usize,
     },
+    /// This node is no validator now.
+    #[error("this node is no validator in this epoch")]
+    NoValidator,
     /// The journal refused.
     #[error("the journal: {0}")]
     Journal(String),
@@ -150,6 +153,8 @@ pub enum BatchError {
 /// What the batch store is told.
 #[derive(Debug)]
 pub enum BatchStoreMsg {
+    /// The validator has started an epoch: own batches that are not delivered are sealed anew.
+    EpochStarted,
     /// Reserve sequence numbers for own batches, durably, before any is used.
     ReserveSequences {
         /// How many.

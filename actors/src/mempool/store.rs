@@ -3,6 +3,7 @@
 //! A body is in the log before anyone hears of it. The log is the truth: after a restart what is in it is present, what
 //! was on its way is not, and whoever waited for it sees its reply dropped. What a batch means is not decided here.
 
+mod epochs;
 mod fetch;
 mod own;
 mod peers;
@@ -13,7 +14,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, BatchRef, Epoch};
+use aurigraph_consensus::BatchRef;
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::{ActorError, Address, Behaviour, Buffers, Context, Reply};
 use tokio::sync::Semaphore;
@@ -27,6 +28,7 @@ use super::prepared::{PreparedBatch, PreparedCache};
 use super::wire::BatchWire;
 use crate::bounds::mempool as bounds;
 use crate::crypto::DispatchMsg;
+use crate::members::{Members, MembersOf};
 use crate::storage::{JournalError, JournalMsg, JournalReader, Record, RecordKind, barrier};
 use fetch::Fetches;
 use own::{OwnBatches, Sequences};
@@ -34,12 +36,8 @@ use quota::Quotas;
 
 /// What the batch store is made of.
 pub struct BatchStoreParts {
-    /// This node's validator index; none for an observer.
-    pub own: Option<AuthorIdx>,
-    /// The epoch whose batches are taken.
-    pub epoch: Epoch,
-    /// The validators' node names, by index.
-    pub names: Vec<String>,
+    /// The validators of the epochs, and this node's place among them.
+    pub members: MembersOf,
     /// How many batchers there are: `batcher/0` and so on.
     pub batchers: usize,
     /// Longest batch, from genesis.
@@ -90,6 +88,8 @@ pub enum Internal {
     },
     /// Bodies were read from the log.
     Loaded(Vec<Arc<PreparedBatch>>),
+    /// Own batches of an earlier epoch were read from the log.
+    Stale(Vec<Arc<PreparedBatch>>),
     /// A request of this peer was served.
     Served(String),
     /// Time to look at the fetches.
@@ -128,6 +128,10 @@ pub struct StoreState {
     fetches: Fetches,
     /// Own batches of which the validator has not heard, because its mailbox was full.
     unheard: Vec<BatchRef>,
+    /// The epoch whose batches are taken.
+    members: Arc<Members>,
+    /// Own undelivered batches of the epoch before: they are sealed anew.
+    stale: Vec<BatchRef>,
     ticking: bool,
     serving: HashMap<String, usize>,
     reads: Arc<Semaphore>,
@@ -143,9 +147,13 @@ impl Behaviour for BatchStore {
     async fn start(&self, ctx: &Context<BatchStoreMsg>) -> Result<StoreState, ActorError> {
         // The one before may have appends on their way: read the log only behind them.
         barrier(&ctx.registry.role("journal"), bounds::LOG_BARRIER).await?;
-        let (journal, own) = (self.parts.journal.clone(), self.parts.own);
-        let (own, sequences) = tokio::task::spawn_blocking(move || {
-            let own = own.map_or_else(|| Ok(OwnBatches::default()), |own| OwnBatches::rebuild(&journal, own))?;
+        let members = (self.parts.members)(None).ok_or("the members of the epoch are not known")?;
+        let (journal, now, of) = (self.parts.journal.clone(), Arc::clone(&members), Arc::clone(&self.parts.members));
+        let ((own, stale), sequences) = tokio::task::spawn_blocking(move || {
+            let own_in = |members: &Members| members.own.map(|own| (members.epoch, own));
+            let before = now.epoch.checked_sub(1).and_then(|epoch| of(Some(epoch)));
+            let before = before.and_then(|members| own_in(&members));
+            let own = own_in(&now).map_or_else(|| Ok(Default::default()), |own| own::rebuild(&journal, own, before))?;
             Ok::<_, io::Error>((own, Sequences::read(&journal)?))
         })
         .await?
@@ -164,6 +172,8 @@ impl Behaviour for BatchStore {
             quotas: Quotas::default(),
             fetches: Fetches::default(),
             unheard,
+            members,
+            stale,
             ticking: true,
             serving: HashMap::new(),
             reads: Arc::new(Semaphore::new(bounds::LOG_READS)),
@@ -200,6 +210,8 @@ impl Behaviour for BatchStore {
                 reply.send(state.own.list().into_iter().filter(written).collect());
             }
             BatchStoreMsg::Published(view) => state.view = Some(view),
+            BatchStoreMsg::EpochStarted => self.enter_epoch(ctx, state),
+            BatchStoreMsg::Internal(Internal::Stale(batches)) => self.seal_anew(ctx, state, batches),
             BatchStoreMsg::Internal(Internal::Appended { digest, result }) => {
                 self.appended(ctx, state, digest, result)?;
             }
@@ -214,6 +226,7 @@ impl Behaviour for BatchStore {
                 state.ticking = false;
                 self.announce_sealed(ctx, state);
                 self.ask_peers(ctx, state);
+                self.load_stale(ctx, state);
             }
         }
         measure(state);
@@ -233,6 +246,9 @@ impl BatchStore {
         batch: PreparedBatch,
         reply: Reply<Result<BatchRef, BatchError>>,
     ) {
+        let Some(own) = state.members.own else { return reply.send(Err(BatchError::NoValidator)) };
+        // A batcher may have sealed it just before the epoch began.
+        let batch = epochs::in_epoch(batch, state.members.epoch, own, self.parts.max_batch);
         let digest = batch.reference.digest;
         if self.stored(&digest) {
             return reply.send(Ok(batch.reference));
@@ -271,6 +287,10 @@ impl BatchStore {
         let Some((batch, origin)) = state.appending.remove(&digest) else { return Ok(()) };
         let reference = batch.reference;
         match origin {
+            Origin::Own(waiting) if batch.epoch != state.members.epoch => {
+                waiting.into_iter().for_each(|reply| reply.send(Ok(reference)));
+                self.seal_anew(ctx, state, vec![Arc::clone(&batch)]);
+            }
             Origin::Own(waiting) => {
                 self.parts.outbound.broadcast_bulk(BatchWire::Push(batch.encoded()).encode());
                 state.unheard.push(reference);

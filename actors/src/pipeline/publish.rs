@@ -181,7 +181,8 @@ impl Publish {
 
     /// Tells those who listen, after the state is there for those who read.
     fn tell(&self, state: &State, block: &ExecutedBlock) {
-        let leader = self.node.validator_name(block.header.leader);
+        let members = self.node.members_of(block.header.epoch);
+        let leader = members.as_ref().map_or("", |members| members.name(block.header.leader));
         // A hub that is restarting or full misses this block; clients see the gap.
         let _ = state.hub.send(EventHubMsg::Block(Arc::new(BlockEvent::of(block, leader))));
         self.tell_faults(state, block);

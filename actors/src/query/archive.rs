@@ -26,6 +26,7 @@ impl Sources {
         Self {
             settings: context.settings.clone(),
             chain_id: context.chain_id,
+            members: context.members_reader(),
             registry: context.registry.clone(),
             published: context.published.subscribe(),
             consensus: context.consensus_status.subscribe(),

@@ -56,7 +56,7 @@ impl ChainReads {
 
     fn view(&self, header: &LedgerHeader, hash: Hash, summary: Option<&BlockSummary>) -> BlockView {
         // Genesis is led by nobody; its header names validator 0 only because the field cannot be empty.
-        let leader = (header.height > 0).then(|| self.sources.validator_name(header.leader)).flatten();
+        let leader = (header.height > 0).then(|| self.sources.validator_name(header.epoch, header.leader)).flatten();
         BlockView {
             height: header.height,
             hash,
@@ -65,7 +65,7 @@ impl ChainReads {
             transaction_count: header.transactions,
             operation_count: header.operations,
             size: summary.map(|summary| summary.bytes),
-            validator: leader.map(ToOwned::to_owned),
+            validator: leader,
             state_root: header.state_root,
             checkpoint_sequence: header.checkpoint_seq,
             transactions_root: header.tx_root,
@@ -184,8 +184,8 @@ impl ChainReads {
     }
 
     fn matches(&self, filters: &BlockFilters, header: &LedgerHeader) -> bool {
-        let leader = || (header.height > 0).then(|| self.sources.validator_name(header.leader)).flatten();
-        filters.validator.as_deref().is_none_or(|name| leader() == Some(name))
+        let leader = || (header.height > 0).then(|| self.sources.validator_name(header.epoch, header.leader)).flatten();
+        filters.validator.as_deref().is_none_or(|name| leader().as_deref() == Some(name))
             && filters.min_transactions.is_none_or(|least| header.transactions >= least)
             && filters.max_transactions.is_none_or(|most| header.transactions <= most)
     }

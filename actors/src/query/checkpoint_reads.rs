@@ -42,7 +42,9 @@ impl ChainReads {
     fn certificate(&self, seq: u64) -> Read<Option<CertificateView>> {
         let Some(bytes) = self.archive().certificate(seq).map_err(storage("a certificate"))? else { return Ok(None) };
         let certificate = Certificate::decode(&bytes).map_err(wrong("a certificate"))?;
-        let Some(committee) = self.sources().committee() else { return Ok(None) };
+        // All cores are of one epoch.
+        let epoch = certificate.cores.first().map_or(0, |signed| signed.core.epoch);
+        let Some(committee) = self.sources().committee(epoch) else { return Ok(None) };
         let mut followers = Vec::new();
         for later in seq + 1..=certificate.newest_attested() {
             // Written when the checkpoint was executed; a certificate is made of own checkpoints only.
@@ -52,7 +54,7 @@ impl ChainReads {
             followers.push(hex(&header));
         }
         let core = |signed: &aurigraph_consensus::SignedCore| SignedCoreView {
-            validator: self.sources().validator_name(signed.core.author).unwrap_or_default().to_owned(),
+            validator: self.sources().validator_name(epoch, signed.core.author).unwrap_or_default(),
             author: signed.core.author,
             round: signed.core.round,
             attested_sequence: signed.core.attestation.seq,

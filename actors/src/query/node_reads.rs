@@ -161,6 +161,7 @@ impl NodeReads {
         let published = self.newest()?;
         let status = self.sources.status();
         let header = &published.newest.header;
+        let epoch = status.as_ref().map_or(header.epoch, |status| status.epoch.epoch);
         let certified = status.as_ref().map_or(published.certified, |status| status.certified);
         let leader = status.as_ref().and_then(|status| status.last_leader).map(|leader| leader.author);
         let leader = leader.or((header.height > 0).then_some(header.leader));
@@ -173,15 +174,18 @@ impl NodeReads {
             checkpoint_height: Some(published.view.checkpoint().ledger_height),
             round: status.as_ref().map(|status| status.round),
             executed_height: published.height(),
-            leader: leader.and_then(|leader| self.sources.validator_name(leader)).map(ToOwned::to_owned),
-            epoch: header.epoch,
+            leader: leader.and_then(|leader| self.sources.validator_name(epoch, leader)),
+            epoch,
             last_commit_index: status.as_ref().map(|status| status.last_commit.index),
             executed_commit_index: published.executed_commit,
             checkpoint_sequence: status.as_ref().map(|status| status.checkpoint.seq),
             certified_sequence: certified.map(|certified| certified.checkpoint.seq),
             certified_digest: certified.map(|certified| certified.checkpoint.digest),
             certificate_stake: certified.map(|certified| certified.stake.to_string()),
-            quorum_stake: self.sources.committee().map_or_else(String::new, |committee| committee.quorum().to_string()),
+            quorum_stake: self
+                .sources
+                .committee(epoch)
+                .map_or_else(String::new, |committee| committee.quorum().to_string()),
             divergence: status.as_ref().and_then(|status| status.divergence).map(Into::into),
             mode: status.as_ref().map(|status| status.mode.name().to_owned()),
             signing: status.as_ref().map(|status| SigningView {
@@ -190,14 +194,13 @@ impl NodeReads {
                 why: status.signing.doubt.map(|doubt| doubt.to_string()),
             }),
             connected_validators: status.as_ref().map(|status| connected(status) as u64),
-            schedule: status.as_ref().map(|status| self.schedule(&status.schedule)),
+            schedule: status.as_ref().map(|status| self.schedule(epoch, &status.schedule)),
         })
     }
 
-    fn schedule(&self, status: &ScheduleStatus) -> ScheduleView {
-        let names = |authors: &[u16]| {
-            authors.iter().filter_map(|author| self.sources.validator_name(*author)).map(ToOwned::to_owned).collect()
-        };
+    fn schedule(&self, epoch: u64, status: &ScheduleStatus) -> ScheduleView {
+        let names =
+            |authors: &[u16]| authors.iter().filter_map(|author| self.sources.validator_name(epoch, *author)).collect();
         ScheduleView {
             digest: status.digest,
             updates: status.updates,
@@ -208,7 +211,7 @@ impl NodeReads {
     }
 
     fn is_connected(&self, validator: u16, connected: bool) -> bool {
-        connected || self.sources.settings.validator == Some(validator)
+        connected || self.sources.members().own == Some(validator)
     }
 
     pub(super) fn performance(&self) -> Read<PerformanceView> {
@@ -314,7 +317,7 @@ impl NodeReads {
         let Some(status) = status else {
             return ReadyCheck { name, ok: false, detail: "consensus has not reported yet".into() };
         };
-        let validators = &self.sources.settings.genesis.validators;
+        let validators = &self.sources.members().validators;
         let stake_of =
             |index: u16| validators.get(usize::from(index)).map_or(0, |validator| u128::from(validator.stake));
         let total: u128 = validators.iter().map(|validator| u128::from(validator.stake)).sum();

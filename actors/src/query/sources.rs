@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use aurigraph_consensus::{Committee, Status};
+use aurigraph_consensus::{Committee, Epoch, Status};
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Registry;
 use parking_lot::Mutex;
@@ -13,6 +13,7 @@ use super::validator_watch::ValidatorWatch;
 use super::values::Timestamp;
 use super::views::Page;
 use crate::audit::{AuditFilter, AuditPage, AuditSummary};
+use crate::members::{Members, MembersOf};
 use crate::mempool::PreparedBatch;
 use crate::published::Published;
 use crate::settings::NodeSettings;
@@ -133,6 +134,8 @@ pub struct Sources {
     pub settings: NodeSettings,
     /// Hash of the genesis.
     pub chain_id: Hash,
+    /// The validators of the epochs.
+    pub members: MembersOf,
     /// The live tree.
     pub registry: Registry,
     /// The newest published state.
@@ -156,16 +159,24 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// A validator's name; none for an index outside the set.
+    /// The validators of the epoch that runs now.
     #[must_use]
-    pub fn validator_name(&self, index: u16) -> Option<&str> {
-        self.settings.genesis.validators.get(usize::from(index)).map(|validator| validator.name.as_str())
+    pub fn members(&self) -> Arc<Members> {
+        // There are always such.
+        (self.members)(None).unwrap_or_else(|| Arc::new(Members::of_genesis(&self.settings)))
     }
 
-    /// The validators' stake; none for a set that no consensus could start with.
+    /// A validator's name in an epoch; none for an index outside its set, and for an epoch that has not started here.
     #[must_use]
-    pub fn committee(&self) -> Option<Committee> {
-        Committee::new(self.settings.genesis.validators.iter().map(|validator| validator.stake).collect()).ok()
+    pub fn validator_name(&self, epoch: Epoch, index: u16) -> Option<String> {
+        let members = (self.members)(Some(epoch))?;
+        members.validators.get(usize::from(index)).map(|validator| validator.name.clone())
+    }
+
+    /// The stake of an epoch's validators; none if it has not started here.
+    #[must_use]
+    pub fn committee(&self, epoch: Epoch) -> Option<Committee> {
+        Committee::new((self.members)(Some(epoch))?.stakes()).ok()
     }
 
     /// The newest published state.

@@ -129,6 +129,10 @@ async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<A
     let gate = Arc::clone(&archive.0);
     let sources = Arc::new(Sources {
         chain_id: settings.genesis.chain_id(),
+        members: {
+            let members = Arc::new(crate::members::Members::of_genesis(&settings));
+            Arc::new(move |_| Some(Arc::clone(&members)))
+        },
         settings,
         registry: registry.clone(),
         published,

@@ -25,6 +25,8 @@ pub struct Seen {
 /// All validators.
 #[derive(Debug, Clone, Default)]
 pub struct ValidatorWatch {
+    /// The epoch whose validators these are.
+    epoch: u64,
     looks: u64,
     seen: Vec<Seen>,
 }
@@ -33,12 +35,16 @@ impl ValidatorWatch {
     /// Nothing seen yet of this many validators.
     #[must_use]
     pub fn new(validators: usize) -> Self {
-        Self { looks: 0, seen: vec![Seen::default(); validators] }
+        Self { epoch: 0, looks: 0, seen: vec![Seen::default(); validators] }
     }
 
     /// Takes a look; returns the validators whose state changed, with what they are now. The first look tells nothing:
     /// there is nothing to compare it with.
     pub fn look(&mut self, status: &Status, own: Option<u16>, now: Timestamp) -> Vec<(u16, bool)> {
+        if status.epoch.epoch != self.epoch {
+            // Other validators may have these indices now.
+            *self = Self { epoch: status.epoch.epoch, ..Self::new(status.peers.len()) };
+        }
         let first = self.looks == 0;
         self.looks += 1;
         let mut changed = Vec::new();

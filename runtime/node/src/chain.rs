@@ -80,12 +80,8 @@ impl Audit {
             return Err("there is no journal in it".to_owned());
         }
         let genesis = config.genesis.clone();
-        let key = node.validator.and_then(|index| genesis.validators.get(usize::from(index)));
-        let identity = JournalIdentity::new(
-            genesis.chain_id(),
-            &node.name,
-            key.map(|validator| validator.consensus_key.as_bytes()),
-        );
+        let key = config.consensus_key(&node).map_err(text)?;
+        let identity = JournalIdentity::new(genesis.chain_id(), &node.name, key.as_deref());
         let journal = Journal::open(dir, &identity, JournalOptions::default(), Fatal::default()).map_err(text)?;
         let store =
             Store::open(dir, &node.name, StoreOptions { upgrade: false, ..StoreOptions::default() }).map_err(text)?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::ops::{ControlFlow, Range};
 
-use aurigraph_consensus::{AuthorIdx, BatchRef, Record as LogRecord};
+use aurigraph_consensus::{AuthorIdx, BatchRef, Epoch, Record as LogRecord};
 use aurigraph_ledger::{Hash, h};
 use bytes::Bytes;
 
@@ -57,37 +57,46 @@ impl OwnBatches {
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
+}
 
-    /// Finds own batches in the log that no commit in it delivered. Looks back some segments further than the newest
-    /// consensus snapshot needs, for batches that were waiting when it was taken.
-    pub fn rebuild(journal: &JournalReader, own: AuthorIdx) -> io::Result<Self> {
-        let from = journal.latest_snapshot()?.map_or(Cursor::START, |(_, cursor)| Cursor {
-            segment: cursor.segment.saturating_sub(bounds::OWN_LOOK_BACK).max(1),
-            offset: 0,
-        });
-        let (mut found, mut delivered) = (Vec::new(), HashSet::new());
-        // A second of load is a segment: bodies are not read.
-        journal.replay_heads(from, RecordKind::Batch, BatchHead::MAX_WITH_COUNT, |digest, head, len| {
-            found.extend(own_reference(digest, head, len, own));
-            ControlFlow::Continue(())
-        })?;
-        journal.replay(from, &[RecordKind::Commit], |_, _, body| {
-            if let Ok(LogRecord::Commit(commit)) = LogRecord::decode(&body) {
-                delivered.extend(commit.batches().map(|(_, batch)| batch.digest));
-            }
-            ControlFlow::Continue(())
-        })?;
-        let mut batches = Self::default();
-        found.into_iter().filter(|batch| !delivered.contains(&batch.digest)).for_each(|batch| batches.insert(batch));
-        Ok(batches)
-    }
+/// Finds own batches in the log that no commit in it delivered: those of the epoch, and those of the one before that were not
+/// sealed anew yet. `now` and `before` are the epochs with this node's index in them. Looks back some segments further than
+/// the newest consensus snapshot needs, for batches that were waiting when it was taken.
+pub(super) fn rebuild(
+    journal: &JournalReader,
+    now: (Epoch, AuthorIdx),
+    before: Option<(Epoch, AuthorIdx)>,
+) -> io::Result<(OwnBatches, Vec<BatchRef>)> {
+    let from = journal.latest_snapshot()?.map_or(Cursor::START, |(_, cursor)| Cursor {
+        segment: cursor.segment.saturating_sub(bounds::OWN_LOOK_BACK).max(1),
+        offset: 0,
+    });
+    let (mut found, mut delivered) = (Vec::new(), HashSet::new());
+    // A second of load is a segment: bodies are not read.
+    journal.replay_heads(from, RecordKind::Batch, BatchHead::MAX_WITH_COUNT, |digest, head, len| {
+        found.extend(reference(digest, head, len));
+        ControlFlow::Continue(())
+    })?;
+    journal.replay(from, &[RecordKind::Commit], |_, _, body| {
+        if let Ok(LogRecord::Commit(commit)) = LogRecord::decode(&body) {
+            delivered.extend(commit.batches().map(|(_, batch)| batch.digest));
+        }
+        ControlFlow::Continue(())
+    })?;
+    let of = |seat: (Epoch, AuthorIdx)| found.iter().filter(move |(head, _)| (head.epoch, head.author) == seat);
+    let open = |(_, batch): &&(BatchHead, BatchRef)| !delivered.contains(&batch.digest);
+    let again: HashSet<u64> = of(now).map(|(head, _)| head.sequence).collect();
+    let mut own = OwnBatches::default();
+    of(now).filter(open).for_each(|(_, batch)| own.insert(*batch));
+    let stale = before.into_iter().flat_map(of).filter(open).filter(|(head, _)| !again.contains(&head.sequence));
+    Ok((own, stale.map(|(_, batch)| *batch).collect()))
 }
 
 /// The log holds nothing under the batch kind but what parsed when it was stored.
-fn own_reference(digest: Hash, head: &[u8], len: usize, own: AuthorIdx) -> Option<BatchRef> {
+fn reference(digest: Hash, head: &[u8], len: usize) -> Option<(BatchHead, BatchRef)> {
     let (head, count) = BatchHead::read_with_count(head).ok()?;
     let (len, tx_count) = (u32::try_from(len).ok()?, u32::try_from(count).ok()?);
-    (head.author == own).then_some(BatchRef { digest, len, tx_count })
+    Some((head, BatchRef { digest, len, tx_count }))
 }
 
 /// The allocator of sequence numbers: a range is in the log, synced, before any of it is used.

@@ -18,10 +18,6 @@ use crate::mempool::wire::BatchWire;
 use crate::storage::RecordKind;
 
 impl BatchStore {
-    fn index_of(&self, peer: &str) -> Option<AuthorIdx> {
-        self.parts.names.iter().position(|name| name == peer).and_then(|at| AuthorIdx::try_from(at).ok())
-    }
-
     pub(super) fn network(&self, ctx: &Context<BatchStoreMsg>, state: &mut StoreState, peer: String, bytes: &[u8]) {
         let refused = match BatchWire::decode(bytes, &self.parts.buffers) {
             Ok(BatchWire::Push(batch)) => self.pushed(ctx, state, &peer, batch).err(),
@@ -31,7 +27,7 @@ impl BatchStore {
                 None
             }
             Ok(BatchWire::Absent(digest)) => {
-                if let Some(peer) = self.index_of(&peer) {
+                if let Some(peer) = state.members.validator(&peer) {
                     state.fetches.absent(&digest, peer);
                     self.ask_peers(ctx, state);
                 }
@@ -53,12 +49,12 @@ impl BatchStore {
         peer: &str,
         bytes: bytes::Bytes,
     ) -> Result<(), &'static str> {
-        let author = self.index_of(peer).ok_or("not a validator")?;
+        let author = state.members.validator(peer).ok_or("not a validator")?;
         let head = BatchHead::read(&bytes).map_err(|_| "malformed")?;
-        if head.author != author || Some(author) == self.parts.own {
+        if head.author != author || Some(author) == state.members.own {
             return Err("another author's");
         }
-        if head.epoch != self.parts.epoch {
+        if head.epoch != state.members.epoch {
             return Err("another epoch's");
         }
         let batch = Batch::parse(bytes, self.parts.max_batch).map_err(|_| "malformed")?;
@@ -107,7 +103,8 @@ impl BatchStore {
         batches: &[BatchRef],
         candidates: &[AuthorIdx],
     ) {
-        let candidates: Vec<_> = candidates.iter().copied().filter(|peer| Some(*peer) != self.parts.own).collect();
+        let own = state.members.own;
+        let candidates: Vec<_> = candidates.iter().copied().filter(|peer| Some(*peer) != own).collect();
         let mut here = Vec::new();
         for batch in batches {
             if let Some(prepared) = state.prepared.get(&batch.digest) {
@@ -143,9 +140,9 @@ impl BatchStore {
             self.parts.validator.batch_fetch_failed(digest);
         }
         for (peer, digests) in round.requests {
-            let name = self.parts.names.get(usize::from(peer));
+            let name = state.members.name(peer);
             let request = BatchWire::Request(digests.clone()).encode();
-            if !name.is_some_and(|name| self.parts.outbound.bulk(name, request)) {
+            if !self.parts.outbound.bulk(name, request) {
                 digests.iter().for_each(|digest| state.fetches.absent(digest, peer));
             }
         }

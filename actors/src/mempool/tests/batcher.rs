@@ -28,7 +28,7 @@ async fn node(batching: bool, batch_bytes: usize, delay: Duration) -> Node {
     let registry = testing::node();
     let (store_spec, store) = probe("batch-store", 64);
     let (admission_spec, admission) = probe("admission", 64);
-    let parts = BatcherParts { own: 2, epoch: 0, batching, batch_bytes, delay };
+    let parts = BatcherParts { seat: Arc::new(|| (0, 2)), batching, batch_bytes, delay };
     let batcher = ChildSpec::behaviour("batcher/0", bounds::BATCHER_MAILBOX, move || Batcher::new(parts.clone()));
     let tree = tree(&registry, vec![store_spec, admission_spec, batcher]).await;
     let batcher = registry.role("batcher/0");

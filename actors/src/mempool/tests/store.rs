@@ -16,6 +16,7 @@ use crate::bounds::{mempool as bounds, storage};
 use crate::crypto::testing::{self, ALL_MODES, Heard, SOON, probe, restart, tree, until};
 use crate::crypto::{DispatchMsg, Priority};
 use crate::fatal::Fatal;
+use crate::members::Members;
 use crate::mempool::testing::{Account, View, latest, transactions};
 use crate::mempool::wire::BatchWire;
 use crate::mempool::*;
@@ -127,9 +128,7 @@ pub(super) async fn node_over(
         let (journal, outbound, validator) = (reader.clone(), Arc::clone(&lanes), Arc::clone(&validator));
         move || {
             BatchStore::new(BatchStoreParts {
-                own: Some(OWN),
-                epoch: 0,
-                names: ["v1", "v2", "v3"].map(str::to_owned).to_vec(),
+                members: Arc::new(|_| Some(Arc::new(Members::named(0, Some(OWN), &["v1", "v2", "v3"])))),
                 batchers: 1,
                 max_batch: 1 << 20,
                 buffers: aurigraph_runtime::Buffers::pooled(1 << 20),

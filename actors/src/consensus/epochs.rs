@@ -1,0 +1,119 @@
+//! From one epoch to the next: which validators the log names, and the validator's step over the boundary.
+
+use std::sync::Arc;
+
+use aurigraph_consensus::{Certificate, Epoch, EpochCert, EpochStart, Event, Record as LogRecord};
+use aurigraph_runtime::{ActorError, Context};
+
+use super::attestation;
+use super::messages::ValidatorMsg;
+use super::recovery::Snapshots;
+use super::validator::{State, Validator};
+use crate::context::NodeContext;
+use crate::members::{Listed, Members, decode_set};
+use crate::settings::NodeSettings;
+use crate::storage::{JournalReader, Record, RecordKind};
+
+/// The members of the newest epoch that the log has started.
+pub(super) fn newest(node: &NodeContext) -> Result<Members, ActorError> {
+    let Some(epoch) = node.journal.highest(RecordKind::EpochStart) else {
+        return Ok(Members::of_genesis(&node.settings));
+    };
+    let members = of_epoch(&node.settings, &node.journal, epoch)?;
+    members.ok_or_else(|| format!("the start of epoch {epoch} is not in the log").into())
+}
+
+/// The members of an epoch that the log has started; none if it has not.
+pub(crate) fn of_epoch(
+    settings: &NodeSettings,
+    journal: &JournalReader,
+    epoch: Epoch,
+) -> Result<Option<Members>, ActorError> {
+    if epoch == 0 {
+        return Ok(Some(Members::of_genesis(settings)));
+    }
+    let Some(start) = start_of(journal, epoch)? else { return Ok(None) };
+    let validators = decode_set(&start.set).map_err(|error| format!("the validators of epoch {epoch}: {error}"))?;
+    Ok(Some(Members::of(settings, epoch, Some(start), &validators)))
+}
+
+fn start_of(journal: &JournalReader, epoch: Epoch) -> Result<Option<Arc<EpochStart>>, ActorError> {
+    let Some(body) = journal.get(RecordKind::EpochStart, &Record::index_key(epoch))? else { return Ok(None) };
+    match LogRecord::decode(&body)? {
+        LogRecord::EpochStart(start) => Ok(Some(start)),
+        other => Err(format!("a record of an epoch's start holds {other:?}").into()),
+    }
+}
+
+impl Validator {
+    /// The epoch has ended and its certificate is durable: starts the next one.
+    pub(super) fn next_epoch(
+        &self,
+        ctx: &Context<ValidatorMsg>,
+        state: &mut State,
+        cert: &EpochCert,
+    ) -> Result<(), ActorError> {
+        let epoch = cert.epoch + 1;
+        // Persist has written it before it told of the last commit.
+        let set = self.node.journal.get(RecordKind::ValidatorSet, &Record::index_key(epoch))?;
+        let Some(set) = set else {
+            return Err(format!("the validators of epoch {epoch} are not in the log").into());
+        };
+        let validators = decode_set(&set).map_err(|error| format!("the validators of epoch {epoch}: {error}"))?;
+        let ended = || ActorError::from(format!("epoch {} has not ended", cert.epoch));
+        let start = Arc::new(state.machine.next_start(set.to_vec()).ok_or_else(ended)?);
+        self.keep_certificate(state, cert)?;
+        let members = Members::of(&self.node.settings, epoch, Some(Arc::clone(&start)), &validators);
+        self.warn_of_strangers(&validators);
+        let config = self.node.consensus_config(&members);
+        let held = state.machine.take_held();
+        let held: Vec<_> = held.into_iter().map(|(peer, bytes)| (state.members.name(peer).to_owned(), bytes)).collect();
+        let (machine, effects) = state.machine.next_epoch(config, &start, self.node.now())?;
+        state.machine = machine;
+        state.members = self.node.enter(members);
+        state.connected.clear();
+        state.snapshots = Snapshots::of_epoch(epoch, start.base.index);
+        metrics::gauge!("consensus_epoch").set(epoch as f64);
+        tracing::info!(
+            epoch,
+            validators = validators.len(),
+            own = ?state.members.own,
+            version = start.version,
+            after_commit = start.base.index,
+            "an epoch starts"
+        );
+        self.execute(ctx, state, effects)?;
+        self.follow_links(ctx, state)?;
+        for (peer, bytes) in held {
+            if let Some(peer) = state.members.index(&peer) {
+                self.step(ctx, state, Event::Received { peer, bytes })?;
+            }
+        }
+        state.epoch_untold = true;
+        Self::tell_batch_store(state);
+        Ok(())
+    }
+
+    /// The final checkpoint is certified by the epoch's own validators, for those who prove it later.
+    fn keep_certificate(&self, state: &State, cert: &EpochCert) -> Result<(), ActorError> {
+        let certificate = Certificate { checkpoint: cert.checkpoint, cores: cert.cores.clone() };
+        match attestation::certificate_record(&self.node, &certificate) {
+            Some(record) => Self::keep(state, record),
+            None => Ok(()),
+        }
+    }
+
+    /// A validator whose network key stands in no node of the cluster config cannot be reached from here.
+    fn warn_of_strangers(&self, validators: &[Listed]) {
+        let settings = &self.node.settings;
+        for validator in validators {
+            let key = validator.network_key.as_slice();
+            if key != settings.network_key && settings.peers.iter().all(|peer| peer.network_key != key) {
+                tracing::error!(
+                    validator = validator.name,
+                    "a validator of this epoch has no [[node]] table in the cluster config: it cannot be reached"
+                );
+            }
+        }
+    }
+}
