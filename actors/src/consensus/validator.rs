@@ -283,7 +283,7 @@ impl Validator {
                         ),
                     );
                 }
-                Effect::Evidence(evidence) => self.evidence(&evidence),
+                Effect::Evidence(evidence) => Self::evidence(state, &evidence),
                 Effect::Charge { peer, offence } => {
                     if let Some(times) = state.offences.due((peer, offence)) {
                         let peer = state.members.name(peer);
@@ -452,11 +452,11 @@ impl Validator {
     }
 
     /// What becomes of it is a commit's business: here it is only told.
-    fn evidence(&self, evidence: &Evidence) {
+    fn evidence(state: &State, evidence: &Evidence) {
         let (accused, kind) = evidence.accusation();
         let (a, b) = (&evidence.a.core, &evidence.b.core);
         tracing::warn!(
-            accused = self.node.validator_name(accused),
+            accused = state.members.name(accused),
             ?kind,
             one = %a.reference(),
             other = %b.reference(),

@@ -200,11 +200,14 @@ impl Publish {
     /// Faults that counted: metric, audit log, event.
     fn tell_faults(&self, state: &State, block: &ExecutedBlock) {
         for (fault, taken) in faults(block) {
-            let (name, kind) = (self.node.validator_name(fault.validator), fault_name(fault.kind));
+            // Both indices are those of the fault's epoch.
+            let members = self.node.members_of(fault.epoch);
+            let name_of = |index| members.as_ref().map_or("", |members| members.name(index));
+            let (name, kind) = (name_of(fault.validator), fault_name(fault.kind));
             let height = block.header.height;
             tracing::warn!(validator = name, kind, taken, height, "a validator is jailed for a fault");
             metrics::counter!("ledger_faults_total", "validator" => name.to_owned(), "kind" => kind).increment(1);
-            let reporter = self.node.validator_name(fault.reporter);
+            let reporter = name_of(fault.reporter);
             let record = AuditRecord {
                 resource: "validator".to_owned(),
                 status: AuditStatus::Success,

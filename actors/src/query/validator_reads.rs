@@ -116,7 +116,7 @@ impl NodeReads {
         let view =
             |((epoch, validator, kind), penalty): (&(u64, u16, FaultKind), &aurigraph_ledger::staking::Penalty)| {
                 SlashingEventView {
-                    validator_id: self.sources.validator_name(*validator).unwrap_or_default().to_owned(),
+                    validator_id: self.sources.validator_name(*epoch, *validator).unwrap_or_default(),
                     height: penalty.height,
                     epoch: *epoch,
                     reason: fault_name(*kind).to_owned(),
