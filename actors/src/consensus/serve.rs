@@ -35,7 +35,7 @@ impl Behaviour for BlockFetcher {
             let mut left = aurigraph_consensus::config::MAX_FETCH_REPLY_BYTES;
             for reference in &ask.refs {
                 let Some(block) = logged_block(&node.journal, reference)? else { continue };
-                if !block.checked && !signed_core(&block.bytes).is_some_and(|signed| is_signed(&node, &signed)) {
+                if !block.checked && !signed_core(&block.bytes).is_some_and(|signed| is_good(&node, &signed)) {
                     continue;
                 }
                 let bytes = block.bytes;
@@ -69,7 +69,7 @@ impl Behaviour for CommitSync {
     }
 
     async fn handle(&self, _ctx: &Context<ServeCommits>, ask: ServeCommits, _state: &mut ()) -> Result<(), ActorError> {
-        let (node, to) = (Arc::clone(&self.0), ask.to);
+        let (node, to) = (Arc::clone(&self.0), ask.to.clone());
         let read = tokio::task::spawn_blocking(move || -> Result<(), ActorError> {
             let range = range(&node, ask)?;
             let frame = framed(BULK_CONSENSUS, &Message::CommitRangeReply(range).encode());
@@ -108,6 +108,10 @@ fn range(node: &NodeContext, ask: ServeCommits) -> Result<CommitRange, ActorErro
 
 fn signed_core(block: &[u8]) -> Option<SignedCore> {
     SignedCore::decode(block.get(..SIGNED_CORE_LEN)?).ok()
+}
+
+fn is_good(node: &NodeContext, signed: &SignedCore) -> bool {
+    node.members_of(signed.core.epoch).is_some_and(|members| is_signed(&members, signed))
 }
 
 /// Checks the signature of a core that came in a certified range: few are, so it is done on the reading thread.

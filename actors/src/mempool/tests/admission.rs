@@ -59,7 +59,14 @@ async fn node_behind(
     children.push(ChildSpec::behaviour("admission", bounds::ADMISSION_MAILBOX, move || {
         let (latest, behind) = (Arc::clone(&latest), Arc::clone(&behind));
         let behind: Behind = Arc::new(move || behind.load(Ordering::Relaxed));
-        Admission::new(AdmissionParts { chain_id: CHAIN, fees: FEES, batchers, proposes: Arc::new(|| true), latest, behind })
+        Admission::new(AdmissionParts {
+            chain_id: CHAIN,
+            fees: FEES,
+            batchers,
+            proposes: Arc::new(|| true),
+            latest,
+            behind,
+        })
     }));
     let tree = tree(&registry, children).await;
     let admission = registry.role("admission");
