@@ -49,6 +49,7 @@ fn genesis(stakes: &[Stake]) -> Genesis {
         consensus_key: key(at),
         network_key: PublicKey::new(vec![at.to_le_bytes()[0]; 32]),
         stake: *stake,
+        operator: None,
     };
     Genesis {
         network: "light".to_owned(),
@@ -88,6 +89,7 @@ fn chain(stakes: &[Stake]) -> Chain {
             consensus_state_digest: Hash::ZERO,
             batches: Vec::new(),
             faults: Vec::new(),
+            epoch_end: None,
         };
         let outcome = ledger.execute(input, &Stub).expect("executes");
         headers.push(outcome.block.expect("a heartbeat").header);

@@ -54,6 +54,7 @@ fn genesis(setup: &Setup) -> Genesis {
             consensus_key: PublicKey::new(vec![1; 2_592]),
             network_key: PublicKey::new(vec![2; 32]),
             stake: 1,
+            operator: None,
         }],
         accounts: (0..setup.accounts).map(account).collect(),
     }
@@ -115,6 +116,7 @@ fn commit(index: u64, timestamp_ms: u64, transactions: Vec<PreparedTransaction>)
         consensus_state_digest: Hash::ZERO,
         batches: vec![batch],
         faults: Vec::new(),
+        epoch_end: None,
     }
 }
 

@@ -14,6 +14,7 @@ use crate::module::ModuleId;
 pub use crate::receipt::{FailureCode, OperationFailure, Receipt};
 use crate::transaction::Transaction;
 use crate::types::{AccountIndex, Address, ValidatorIndex};
+use crate::validator_set::EpochEnd;
 
 const VERSION: u8 = 1;
 
@@ -90,7 +91,7 @@ pub struct CommitInput {
     pub commit_digest: Hash,
     /// The commit's time, in milliseconds; never decreases.
     pub timestamp_ms: u64,
-    /// Whose block led the commit.
+    /// Whose block led the commit: a position in the set of the commit's epoch, as all validators here are.
     pub leader: ValidatorIndex,
     /// The leader's round.
     pub round: u32,
@@ -100,6 +101,10 @@ pub struct CommitInput {
     pub batches: Vec<CommittedBatch>,
     /// The faults that the commit's blocks prove, in the order of delivery; they execute before the batches.
     pub faults: Vec<Fault>,
+    /// That the commit is its epoch's last. It always makes a ledger block and a checkpoint, which names the root of the
+    /// next epoch's validator set; after it, [`crate::StateView::next_set`] has that set, and commits are of the next
+    /// epoch. Indices and time run on.
+    pub epoch_end: Option<EpochEnd>,
 }
 
 /// The header of a ledger block.
@@ -410,6 +415,16 @@ pub enum LedgerError {
         /// The time of the one before.
         last: u64,
         /// The time it has.
+        found: u64,
+    },
+    /// A commit of another epoch than the one that runs.
+    #[error("commit {commit_index} is of epoch {found}, epoch {expected} runs")]
+    Epoch {
+        /// The commit.
+        commit_index: u64,
+        /// The epoch that runs.
+        expected: u64,
+        /// The commit's.
         found: u64,
     },
     /// A validator that is not in the set.

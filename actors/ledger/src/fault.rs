@@ -51,7 +51,7 @@ pub struct Fault {
     pub epoch: u64,
     /// What it did.
     pub kind: FaultKind,
-    /// The author of the first delivered block that carries the evidence; the validator at fault itself where the order of
+    /// A position in the set of the commit's epoch: the author of the first delivered block that carries the evidence; the validator at fault itself where the order of
     /// blocks is proof enough.
     pub reporter: ValidatorIndex,
     /// The evidence's digest, for events and for looking it up.

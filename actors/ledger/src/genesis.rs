@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::codec::{CodecError, Reader, Writer};
 use crate::hash::{Hash, h};
 use crate::types::{
-    Address, Amount, MAX_OPERATIONS, MAX_TRANSACTION_LEN, PUBLIC_KEY_LEN, PublicKey, ValidatorIndex, aur,
+    AUR, Address, Amount, MAX_OPERATIONS, MAX_TRANSACTION_LEN, PUBLIC_KEY_LEN, PublicKey, ValidatorIndex, aur,
 };
 
 /// Most validators of an epoch.
@@ -22,10 +22,13 @@ pub const MAX_NAME: usize = 64;
 pub const MAX_NETWORK_KEY: usize = 4_096;
 /// No fee of the schedule may exceed this; it keeps every fee computation far from overflow.
 pub const MAX_FEE_RATE: Amount = 1 << 96;
+/// Most that a fault may cost, in basis points.
+const MAX_SLASH: u32 = 5_000;
 /// All stakes together stay at or below this, so that stake arithmetic in 64 bits cannot overflow.
-pub const MAX_TOTAL_STAKE: u64 = u64::MAX / 4;
+/// Consensus accepts no set above it.
+pub const MAX_TOTAL_STAKE: u64 = 1 << 60;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// One validator of the first epoch; its position in the list is its [`ValidatorIndex`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,8 +40,19 @@ pub struct GenesisValidator {
     pub consensus_key: PublicKey,
     /// The key that identifies the node on its channels.
     pub network_key: PublicKey,
-    /// Voting weight.
+    /// Voting weight. So many units of stake ([`StakingParameters::stake_unit`]) are its own stake from the start.
     pub stake: u64,
+    /// The account that acts for it: bonds, withdraws, takes it out of jail. Without one, that of its consensus key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<Address>,
+}
+
+impl GenesisValidator {
+    /// The account that acts for it.
+    #[must_use]
+    pub fn operator(&self) -> Address {
+        self.operator.unwrap_or_else(|| Address::of_public_key(self.consensus_key.as_bytes()))
+    }
 }
 
 /// One account that exists from the start; its position in the list is its account index.
@@ -115,6 +129,69 @@ pub struct ProtocolParameters {
     pub max_batch_bytes: u32,
     /// Most batch references of a DAG block.
     pub max_batch_refs: u16,
+    /// An epoch ends with the first commit this many milliseconds of commit time after its first one; 0 for never.
+    pub epoch_ms: u64,
+    /// An epoch ends with this many commits at the latest; 0 for no bound. With both at 0 there is one endless epoch: the
+    /// validators never change, nothing is rewarded, and nothing that unbonds is ever released.
+    pub epoch_commits: u64,
+    /// What staking costs, earns and takes.
+    pub staking: StakingParameters,
+}
+
+/// Parameters of staking. Epochs are counted from the one in which something happens, which runs to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StakingParameters {
+    /// How much stake is one vote.
+    #[serde(with = "aur")]
+    pub stake_unit: Amount,
+    /// The least own stake with which a validator is of a set.
+    #[serde(with = "aur")]
+    pub min_self_stake: Amount,
+    /// The least that can be delegated at once.
+    #[serde(with = "aur")]
+    pub min_delegation: Amount,
+    /// How many epochs after the one in which it was asked for an amount stays liable before it is released; for as long
+    /// evidence of faults counts, and the sets of epochs are known.
+    pub unbonding_epochs: u32,
+    /// What an equivocator and its delegators lose, in basis points.
+    pub equivocation_slash: u16,
+    /// What conflicting attestations or commit votes cost, in basis points.
+    pub conflict_slash: u16,
+    /// How many epochs after the one of the fault a validator stays jailed at least.
+    pub jail_epochs: u32,
+    /// What an epoch mints for its validators, beside the fees.
+    #[serde(with = "aur")]
+    pub reward_per_epoch: Amount,
+    /// By how much a commission may change from one epoch to the next, in basis points.
+    pub max_commission_change: u16,
+    /// Most validators of a set.
+    pub max_validators: u16,
+    /// How long a maintenance may last, in milliseconds.
+    pub max_maintenance_ms: u64,
+    /// How long before its start a maintenance has to be announced, in milliseconds. Longer than it takes to be found
+    /// absent, so that nobody can announce afterwards.
+    pub maintenance_notice_ms: u64,
+}
+
+impl Default for StakingParameters {
+    /// 1 AUR is a vote and the least stake; 21 epochs to unbond; slashes of 5 % and 1 %; nothing minted.
+    fn default() -> Self {
+        Self {
+            stake_unit: AUR,
+            min_self_stake: AUR,
+            min_delegation: AUR,
+            unbonding_epochs: 21,
+            equivocation_slash: 500,
+            conflict_slash: 100,
+            jail_epochs: 1,
+            reward_per_epoch: 0,
+            max_commission_change: 100,
+            max_validators: 128,
+            max_maintenance_ms: 2 * 3_600_000,
+            maintenance_notice_ms: 600_000,
+        }
+    }
 }
 
 impl Default for ProtocolParameters {
@@ -128,6 +205,9 @@ impl Default for ProtocolParameters {
             schedule_swap_percent: 20,
             max_batch_bytes: 512 * 1024,
             max_batch_refs: 64,
+            epoch_ms: 24 * 3_600_000,
+            epoch_commits: 0,
+            staking: StakingParameters::default(),
         }
     }
 }
@@ -215,10 +295,18 @@ impl Genesis {
         h("genesis", &self.encode())
     }
 
-    /// The sum of all balances; constant for the life of the chain.
+    /// The sum of all balances. What validators have at stake comes on top ([`Genesis::staked`]).
     #[must_use]
     pub fn supply(&self) -> Option<Amount> {
         self.accounts.iter().try_fold(0_u128, |sum, account| sum.checked_add(account.balance))
+    }
+
+    /// What validators have at stake from the start. Balances and this are all money there is, until an epoch mints more.
+    #[must_use]
+    pub fn staked(&self) -> Option<Amount> {
+        let unit = self.parameters.staking.stake_unit;
+        let stakes = self.validators.iter().map(|validator| unit.checked_mul(validator.stake.into()));
+        stakes.into_iter().try_fold(0_u128, |sum, stake| sum.checked_add(stake?))
     }
 
     /// The position of the validator with this name.
@@ -248,6 +336,8 @@ impl Genesis {
         check_range("schedule_swap_percent", p.schedule_swap_percent, 0_u32, 33_u32)?;
         check_range("max_batch_bytes", p.max_batch_bytes, MAX_TRANSACTION_LEN as u64 + 1_024, 16_u64 << 20)?;
         check_range("max_batch_refs", p.max_batch_refs, 1_u32, 1_024_u32)?;
+        check_range("epoch_ms", p.epoch_ms, 0_u64, 366_u64 * 24 * 3_600_000)?;
+        p.staking.validate()?;
         check_range("fees.base", self.fees.base, 0_u32, MAX_FEE_RATE)?;
         check_range("fees.per_operation", self.fees.per_operation, 0_u32, MAX_FEE_RATE)?;
         check_range("fees.per_byte", self.fees.per_byte, 0_u32, MAX_FEE_RATE)?;
@@ -298,7 +388,8 @@ impl Genesis {
                 }
             }
         }
-        self.supply().map(|_| ()).ok_or(GenesisError::SupplyOverflow)
+        let all = self.supply().zip(self.staked()).and_then(|(supply, staked)| supply.checked_add(staked));
+        all.map(|_| ()).ok_or(GenesisError::SupplyOverflow)
     }
 
     /// The canonical encoding, whose hash is the chain id.
@@ -311,10 +402,16 @@ impl Genesis {
         let p = &self.parameters;
         w.u64(p.checkpoint_interval_ms).u64(p.heartbeat_ms).u32(p.gc_depth).u16(p.leaders_per_round);
         w.u32(p.schedule_window).u8(p.schedule_swap_percent).u32(p.max_batch_bytes).u16(p.max_batch_refs);
+        w.u64(p.epoch_ms).u64(p.epoch_commits);
+        p.staking.write(&mut w);
         w.varint(self.validators.len() as u64);
         for v in &self.validators {
             w.bytes(v.name.as_bytes()).bytes(v.consensus_key.as_bytes());
             w.bytes(v.network_key.as_bytes()).u64(v.stake);
+            match &v.operator {
+                Some(operator) => w.u8(1).hash(&operator.0),
+                None => w.u8(0),
+            };
         }
         w.varint(self.accounts.len() as u64);
         for a in &self.accounts {
@@ -371,7 +468,51 @@ fn read_parameters(r: &mut Reader<'_>) -> Result<ProtocolParameters, CodecError>
         schedule_swap_percent: r.u8()?,
         max_batch_bytes: r.u32()?,
         max_batch_refs: r.u16()?,
+        epoch_ms: r.u64()?,
+        epoch_commits: r.u64()?,
+        staking: StakingParameters::read(r)?,
     })
+}
+
+impl StakingParameters {
+    fn validate(&self) -> Result<(), GenesisError> {
+        check_range("staking.stake_unit", self.stake_unit, 1_u32, MAX_FEE_RATE)?;
+        check_range("staking.min_self_stake", self.min_self_stake, 1_u32, MAX_FEE_RATE)?;
+        check_range("staking.min_delegation", self.min_delegation, 1_u32, MAX_FEE_RATE)?;
+        check_range("staking.unbonding_epochs", self.unbonding_epochs, 1_u32, 10_000_u32)?;
+        check_range("staking.equivocation_slash", self.equivocation_slash, 0_u32, MAX_SLASH)?;
+        check_range("staking.conflict_slash", self.conflict_slash, 0_u32, MAX_SLASH)?;
+        check_range("staking.jail_epochs", self.jail_epochs, 0_u32, 10_000_u32)?;
+        check_range("staking.reward_per_epoch", self.reward_per_epoch, 0_u32, MAX_FEE_RATE)?;
+        check_range("staking.max_commission_change", self.max_commission_change, 0_u32, 10_000_u32)?;
+        check_range("staking.max_validators", self.max_validators, 1_u32, MAX_VALIDATORS as u64)?;
+        check_range("staking.max_maintenance_ms", self.max_maintenance_ms, 0_u64, 7_u64 * 24 * 3_600_000)?;
+        check_range("staking.maintenance_notice_ms", self.maintenance_notice_ms, 0_u64, 7_u64 * 24 * 3_600_000)
+    }
+
+    fn write(&self, w: &mut Writer) {
+        w.u128(self.stake_unit).u128(self.min_self_stake).u128(self.min_delegation).u32(self.unbonding_epochs);
+        w.u16(self.equivocation_slash).u16(self.conflict_slash).u32(self.jail_epochs).u128(self.reward_per_epoch);
+        w.u16(self.max_commission_change).u16(self.max_validators);
+        w.u64(self.max_maintenance_ms).u64(self.maintenance_notice_ms);
+    }
+
+    fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        Ok(Self {
+            stake_unit: r.u128()?,
+            min_self_stake: r.u128()?,
+            min_delegation: r.u128()?,
+            unbonding_epochs: r.u32()?,
+            equivocation_slash: r.u16()?,
+            conflict_slash: r.u16()?,
+            jail_epochs: r.u32()?,
+            reward_per_epoch: r.u128()?,
+            max_commission_change: r.u16()?,
+            max_validators: r.u16()?,
+            max_maintenance_ms: r.u64()?,
+            maintenance_notice_ms: r.u64()?,
+        })
+    }
 }
 
 fn read_list<T>(
@@ -390,6 +531,11 @@ fn read_validator(r: &mut Reader<'_>) -> Result<GenesisValidator, CodecError> {
         consensus_key: PublicKey::new(r.bytes("length of a consensus key", PUBLIC_KEY_LEN)?.to_vec()),
         network_key: PublicKey::new(r.bytes("length of a network key", MAX_NETWORK_KEY)?.to_vec()),
         stake: r.u64()?,
+        operator: match r.u8()? {
+            0 => None,
+            1 => Some(Address(r.hash()?)),
+            other => return Err(CodecError::Invalid { what: "operator tag", value: other.into() }),
+        },
     })
 }
 

@@ -12,8 +12,8 @@ use crate::execute::{BlockExecution, Collected, Rules};
 use crate::genesis::{Genesis, GenesisError};
 use crate::hash::Hash;
 use crate::merkle::{receipt_tree, transaction_tree};
-use crate::module::Module;
-use crate::staking::Staking;
+use crate::module::{BlockFacts, Module};
+use crate::staking::{Staking, StakingTable};
 use crate::state::{
     Accounts, ImportError, Imported, ResumeError, Sealed, State, StateView, StoredPage, SystemState, ViewParts,
     read_pages, state_root,
@@ -52,7 +52,9 @@ impl std::fmt::Debug for Ledger {
 }
 
 fn rules_of(genesis: &Genesis) -> Rules {
-    Rules { chain_id: genesis.chain_id(), fees: genesis.fees, parameters: genesis.parameters }
+    let supply = genesis.supply().zip(genesis.staked()).and_then(|(supply, staked)| supply.checked_add(staked));
+    let mintable = supply.map_or(0, |supply| Amount::MAX - supply);
+    Rules { chain_id: genesis.chain_id(), fees: genesis.fees, parameters: genesis.parameters, mintable }
 }
 
 /// The modules of this protocol version, in the order of their numbers.
@@ -313,16 +315,22 @@ impl Ledger {
         self.commit_index = input.commit_index;
         self.commit_ms = input.timestamp_ms;
         let batches = self.new_batches(&input);
-        let has_content = !input.faults.is_empty() || batches.iter().any(|batch| !batch.transactions.is_empty());
+        let has_content = input.epoch_end.is_some()
+            || !input.faults.is_empty()
+            || batches.iter().any(|batch| !batch.transactions.is_empty());
         let since_block = input.timestamp_ms.saturating_sub(self.header.timestamp_ms);
         if !has_content && since_block < self.rules.parameters.heartbeat_ms {
             return Ok(CommitOutcome::default());
         }
-        let height = self.header.height + 1;
-        let mut execution = BlockExecution::new(&mut self.state, &self.rules, height, input.timestamp_ms, verifier);
+        let CommitInput { timestamp_ms, epoch, .. } = input;
+        let facts = BlockFacts { height: self.header.height + 1, timestamp_ms, epoch };
+        let mut execution = BlockExecution::new(&mut self.state, &self.rules, facts, verifier);
         execution.faults(&input.faults);
         for batch in batches {
             execution.batch(batch);
+        }
+        if let Some(end) = &input.epoch_end {
+            execution.end_epoch(end);
         }
         let collected = execution.finish();
         let block = self.append_block(&input, collected);
@@ -340,14 +348,26 @@ impl Ledger {
             let (last, found) = (self.commit_ms, input.timestamp_ms);
             return Err(LedgerError::TimeRanBackwards { commit_index, last, found });
         }
+        let staking = self.staking();
+        if let Some(expected) = staking.map(StakingTable::epoch).filter(|epoch| *epoch != input.epoch) {
+            return Err(LedgerError::Epoch { commit_index, expected, found: input.epoch });
+        }
         let count = self.state.system.invalid_signatures.len();
         let proposers = input.batches.iter().map(|batch| batch.proposer);
-        let faults = input.faults.iter().flat_map(|fault| [fault.validator, fault.reporter]);
-        let validators = std::iter::once(input.leader).chain(proposers).chain(faults);
-        match validators.into_iter().find(|index: &ValidatorIndex| usize::from(*index) >= count) {
-            Some(index) => Err(LedgerError::UnknownValidator { commit_index, index, count }),
+        let reporters = input.faults.iter().map(|fault| fault.reporter);
+        let of_epoch = std::iter::once(input.leader).chain(proposers).chain(reporters).map(|index| (index, count));
+        // Of an epoch whose set is forgotten nothing is known, and no fault counts.
+        let set_len = |epoch| staking.map_or(Some(count), |staking| staking.set_len(epoch));
+        let faulty = input.faults.iter().filter_map(|fault| Some((fault.validator, set_len(fault.epoch)?)));
+        match of_epoch.chain(faulty).find(|(index, count): &(ValidatorIndex, usize)| usize::from(*index) >= *count) {
+            Some((index, count)) => Err(LedgerError::UnknownValidator { commit_index, index, count }),
             None => Ok(()),
         }
+    }
+
+    /// The table of validators and stakes; none in a ledger without the module.
+    fn staking(&self) -> Option<&StakingTable> {
+        self.state.modules.iter().find_map(|module| module.staking())
     }
 
     /// The batches that were not delivered before, and notes that they now are.
@@ -388,9 +408,11 @@ impl Ledger {
     }
 
     fn checkpoint_if_due(&mut self, input: &CommitInput) -> Option<Checkpoint> {
-        if input.timestamp_ms.saturating_sub(self.checkpoint_ms) < self.rules.parameters.checkpoint_interval_ms {
+        let since = input.timestamp_ms.saturating_sub(self.checkpoint_ms);
+        if input.epoch_end.is_none() && since < self.rules.parameters.checkpoint_interval_ms {
             return None;
         }
+        let next_set = input.epoch_end.as_ref().and_then(|_| self.staking()?.set_of(input.epoch + 1));
         let sealed = self.state.seal(&*self.hasher);
         self.checkpoint = Checkpoint {
             chain_id: self.rules.chain_id,
@@ -403,7 +425,7 @@ impl Ledger {
             ledger_header_digest: self.header_hash,
             state_root: sealed.state_root,
             consensus_state_digest: input.consensus_state_digest,
-            next_set_root: None,
+            next_set_root: next_set.map(|set| set.root()),
         };
         self.checkpoint_ms = input.timestamp_ms;
         self.sealed = Some(Arc::new(sealed));

@@ -19,6 +19,7 @@ pub mod state;
 pub mod transaction;
 pub mod tree_hasher;
 pub mod types;
+pub mod validator_set;
 
 pub use block::{
     Checkpoint, CommitInput, CommitOutcome, CommittedBatch, Event, EventKind, Exclusion, ExclusionReason,
@@ -27,7 +28,9 @@ pub use block::{
 };
 pub use codec::{CodecError, Reader, Writer};
 pub use fault::{Fault, FaultKind};
-pub use genesis::{FeeSchedule, Genesis, GenesisAccount, GenesisError, GenesisValidator, ProtocolParameters};
+pub use genesis::{
+    FeeSchedule, Genesis, GenesisAccount, GenesisError, GenesisValidator, ProtocolParameters, StakingParameters,
+};
 pub use hash::{Hash, HashParseError, blake3_digest, h, h_parts};
 pub use ledger::Ledger;
 pub use merkle::{MerkleProof, MerkleTree, ReceiptProof, TransactionProof};
@@ -41,3 +44,4 @@ pub use transaction::{
 };
 pub use tree_hasher::{PlainHasher, TreeHasher};
 pub use types::{AccountIndex, Address, Amount, PublicKey, ValidatorIndex};
+pub use validator_set::{EpochEnd, SetMember, ValidatorSet};

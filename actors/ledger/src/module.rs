@@ -10,9 +10,11 @@ use crate::codec::{CodecError, Reader};
 use crate::fault::Fault;
 use crate::genesis::Genesis;
 use crate::hash::Hash;
+use crate::staking::StakingTable;
 use crate::transaction::ModuleGroup;
 use crate::tree_hasher::TreeHasher;
 use crate::types::{AccountIndex, Address, Amount};
+use crate::validator_set::EpochEnd;
 
 /// A module's fixed number; roots enter the state root in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -90,6 +92,30 @@ pub trait ModuleContext {
     fn emit(&mut self, kind: u16, data: Vec<u8>);
 }
 
+/// The block that is being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockFacts {
+    /// Its height.
+    pub height: u64,
+    /// Its commit's time, in milliseconds.
+    pub timestamp_ms: u64,
+    /// Its commit's epoch.
+    pub epoch: u64,
+}
+
+/// The money outside of modules that the end of an epoch settles.
+#[derive(Debug)]
+pub struct EpochMoney<'a> {
+    /// Fees not yet shared out. Who takes them leaves 0.
+    pub fee_pool: &'a mut Amount,
+    /// Per validator of the closing epoch, how many invalid signatures it batched; afterwards a 0 for each of the next.
+    pub invalid_signatures: &'a mut Vec<u64>,
+    /// What each of them costs.
+    pub invalid_signature_fee: Amount,
+    /// How much can be minted in the chain's life without any sum of money overflowing.
+    pub mintable: Amount,
+}
+
 /// A state module: its own table, its own root, its own operations.
 pub trait Module: Send + Sync {
     /// The module's number.
@@ -104,9 +130,16 @@ pub trait Module: Send + Sync {
         false
     }
 
-    /// Executes the faults a commit proves, before the transactions of its block of this height; hands out events in a
-    /// format of the module's own.
-    fn faults(&mut self, _height: u64, _faults: &[Fault], _emit: &mut dyn FnMut(u16, Vec<u8>)) {}
+    /// Executes the faults a commit proves, before its transactions; hands out events in a format of the module's own.
+    fn faults(&mut self, _block: &BlockFacts, _faults: &[Fault], _emit: &mut dyn FnMut(u16, Vec<u8>)) {}
+
+    /// Settles an epoch after its last commit's transactions.
+    fn end_epoch(&mut self, _end: &EpochEnd, _money: EpochMoney<'_>, _emit: &mut dyn FnMut(u16, Vec<u8>)) {}
+
+    /// The table of validators and stakes, if the module is the one that has it.
+    fn staking(&self) -> Option<&StakingTable> {
+        None
+    }
 
     /// Executes a group's operations in order. A failed operation must have no effect. Execution may stop after the
     /// first failure if `atomic`: everything will be reverted.

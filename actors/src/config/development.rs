@@ -104,6 +104,7 @@ impl Development {
                 ),
                 network_key: PublicKey::new(network_public_key(&secrets.network_seed)),
                 stake: *stake,
+                operator: None,
             }
         });
         Genesis {

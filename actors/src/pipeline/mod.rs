@@ -29,7 +29,7 @@ pub use messages::{
 pub use order::Order;
 pub use persist::Persist;
 pub use publish::Publish;
-pub use verify::Verify;
+pub use verify::{Verify, faults_of};
 
 use std::time::Duration;
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use aurigraph_consensus::CkptRef;
-use aurigraph_ledger::{EventKind, ExecutedBlock, Fault, ModuleId, StateView, staking};
+use aurigraph_ledger::staking::{self, FaultEvent};
+use aurigraph_ledger::types::format_aur;
+use aurigraph_ledger::{EventKind, ExecutedBlock, ModuleId, StateView};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
 use super::messages::{ExecuteMsg, ExecutedCommit, OrderMsg, PublishMsg};
@@ -199,14 +201,16 @@ impl Publish {
 
     /// Faults that counted: metric, audit log, event.
     fn tell_faults(&self, state: &State, block: &ExecutedBlock) {
-        for (fault, taken) in faults(block) {
-            // Both indices are those of the fault's epoch.
-            let members = self.node.members_of(fault.epoch);
-            let name_of = |index| members.as_ref().map_or("", |members| members.name(index));
-            let (name, kind) = (name_of(fault.validator), fault_name(fault.kind));
+        let names = self.node.published.borrow().clone();
+        let name_of = |id: u32| {
+            let row = names.as_ref().and_then(|published| published.view.staking()?.validator(id));
+            row.map(|row| row.name.clone()).unwrap_or_default()
+        };
+        for fault in faults(block) {
+            let (name, kind, taken) = (name_of(fault.validator), fault_name(fault.kind), format_aur(fault.taken));
             let height = block.header.height;
-            tracing::warn!(validator = name, kind, taken, height, "a validator is jailed for a fault");
-            metrics::counter!("ledger_faults_total", "validator" => name.to_owned(), "kind" => kind).increment(1);
+            tracing::warn!(validator = name, kind, %taken, height, "a validator is jailed for a fault");
+            metrics::counter!("ledger_faults_total", "validator" => name.clone(), "kind" => kind).increment(1);
             let reporter = name_of(fault.reporter);
             let record = AuditRecord {
                 resource: "validator".to_owned(),
@@ -215,23 +219,23 @@ impl Publish {
                     AuditLevel::Critical,
                     "validator_fault",
                     kind,
-                    name,
+                    &name,
                     &format!("height {height}, stake taken {taken}, evidence {}, reporter {reporter}", fault.digest),
                 )
             };
             // Both count what they cannot take; the ledger keeps the fault.
             let _ = state.audit.send(AuditMsg::Append(Box::new(record)));
-            let event = ValidatorEvent { id: name.to_owned(), status: "jailed".to_owned() };
+            let event = ValidatorEvent { id: name, status: "jailed".to_owned() };
             let _ = state.hub.send(EventHubMsg::Validator(Arc::new(event)));
         }
     }
 }
 
-/// The faults that counted in a block, with the stake that each took.
-fn faults(block: &ExecutedBlock) -> impl Iterator<Item = (Fault, u64)> + '_ {
+/// The faults that counted in a block.
+fn faults(block: &ExecutedBlock) -> impl Iterator<Item = FaultEvent> + '_ {
     block.events.iter().filter_map(|event| match &event.kind {
         EventKind::Module { module: ModuleId::Staking, kind: staking::EVENT_FAULT, data } => {
-            staking::decode_event(data).ok()
+            FaultEvent::decode(data).ok()
         }
         _ => None,
     })

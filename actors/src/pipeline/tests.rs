@@ -102,6 +102,7 @@ fn executed(node: &NodeContext, stream: u64) -> Box<ExecutedCommit> {
         consensus_state_digest: Hash([1; 32]),
         batches: vec![CommittedBatch { proposer: 0, digest: Hash([2; 32]), transactions: vec![transaction.into()] }],
         faults: Vec::new(),
+        epoch_end: None,
     };
     let outcome = ledger.execute(input, &Believing).unwrap();
     assert_eq!(outcome.block.as_ref().unwrap().transactions.len(), 1);

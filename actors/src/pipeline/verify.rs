@@ -6,8 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aurigraph_consensus::ProvenFault;
-use aurigraph_ledger::{CommitInput, CommittedBatch, Fault, FaultKind, PreparedTransaction, Transaction, Verdict};
+use aurigraph_consensus::{Commit, ProvenFault};
+use aurigraph_ledger::{
+    CommitInput, CommittedBatch, EpochEnd, Fault, FaultKind, PreparedTransaction, Transaction, Verdict,
+};
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
 use super::deliver;
@@ -131,6 +133,12 @@ fn fault_of(epoch: u64, fault: &ProvenFault) -> Fault {
     }
 }
 
+/// The faults that a commit proves, as the ledger takes them.
+#[must_use]
+pub fn faults_of(commit: &Commit) -> Vec<Fault> {
+    commit.faults.iter().map(|fault| fault_of(commit.header.epoch, fault)).collect()
+}
+
 fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -> CommitInput {
     let header = &ordered.commit.header;
     let commit_digest = header.digest();
@@ -151,6 +159,7 @@ fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -
                 transactions,
             })
             .collect(),
-        faults: ordered.commit.faults.iter().map(|fault| fault_of(header.epoch, fault)).collect(),
+        faults: faults_of(&ordered.commit),
+        epoch_end: ordered.commit.epoch_end.as_ref().map(|end| EpochEnd { delivered: end.delivered.clone() }),
     }
 }

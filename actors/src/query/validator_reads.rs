@@ -1,15 +1,21 @@
-//! Validators: what this node has seen of them, and how they stand in the ledger at the newest checkpoint.
+//! Validators: what this node has seen of them, and how they stand in the ledger now.
 
-use aurigraph_ledger::staking::{StakingTable, Standing};
-use aurigraph_ledger::{Address, FaultKind};
+use std::sync::Arc;
+
+use aurigraph_ledger::staking::{StakingTable, Standing, Unbonding};
+use aurigraph_ledger::{FaultKind, ValidatorSet};
 
 use super::chain_reads::Read;
 use super::node_reads::{NodeReads, float, mean};
-use super::values::Timestamp;
+use super::values::{Timestamp, Units};
 use super::views::{
-    Page, SlashingEventPage, SlashingEventView, ValidatorDetail, ValidatorMetrics, ValidatorPage, ValidatorStatus,
-    ValidatorView,
+    Page, SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    ValidatorStatus, ValidatorView,
 };
+use crate::published::Published;
+
+/// Unbonding amounts that one answer lists at most, the soonest first.
+const MAX_UNBONDING: usize = 1_000;
 
 /// The name of a fault's kind, as in events, the audit log and metrics.
 #[must_use]
@@ -22,111 +28,171 @@ pub const fn fault_name(kind: FaultKind) -> &'static str {
     }
 }
 
+/// A state with a table of validators.
+struct Standings {
+    published: Arc<Published>,
+    table: StakingTable,
+    /// The set that validates now.
+    set: ValidatorSet,
+}
+
+fn percent(part: u64, whole: u64) -> f64 {
+    if whole == 0 { 0.0 } else { 100.0 * float(part) / float(whole) }
+}
+
 impl NodeReads {
-    /// The ledger's table at the newest checkpoint; none as long as it is as genesis made it.
-    fn staking(&self) -> Option<StakingTable> {
+    /// The newest state's table; none before the first block.
+    fn standings(&self) -> Option<Standings> {
         let published = self.newest().ok()?;
-        match published.proving.as_ref()?.staking() {
-            Ok(table) => table,
-            Err(error) => {
-                tracing::error!(%error, "the staking table of the newest checkpoint cannot be read");
-                None
-            }
-        }
+        let table = published.view.staking()?.clone();
+        let set = table.set_of(table.epoch())?;
+        Some(Standings { published, table, set })
     }
 
-    fn all_validators(&self, table: Option<&StakingTable>) -> Vec<ValidatorView> {
-        let genesis = &self.sources.settings.genesis;
+    /// Everyone who ever was a validator and is not gone with nothing left, by row.
+    fn all_validators(&self) -> Vec<ValidatorView> {
+        let Some(Standings { table, set, .. }) = self.standings() else { return self.listed_validators() };
         let watch = self.sources.validators.lock().clone();
-        let row = |index: u16| table.and_then(|table| table.validators.get(usize::from(index)));
-        let stake = |index: u16, listed: u64| row(index).map_or(listed, |row| row.stake);
-        let total: u64 = (0_u16..).zip(&genesis.validators).map(|(index, listed)| stake(index, listed.stake)).sum();
-        let view = |(index, validator): (u16, &aurigraph_ledger::GenesisValidator)| {
-            let (seen, row, stake) = (watch.of(index), row(index), stake(index, validator.stake));
-            let out = row.is_some_and(|row| row.standing != Standing::Active);
+        let total = set.total_stake();
+        let rows = table
+            .validators()
+            .filter(|(id, row)| !row.leaving || row.stake() > 0 || row.rewards > 0 || set.index_of(*id).is_some());
+        rows.map(|(id, row)| {
+            let index = set.index_of(id);
+            let votes = index.and_then(|at| set.validators.get(usize::from(at))).map_or(0, |member| member.stake);
+            let seen = index.map(|index| watch.of(index));
             ValidatorView {
-                id: validator.name.clone(),
-                address: Address::of_public_key(validator.consensus_key.as_bytes()).0,
-                name: validator.name.clone(),
+                id: row.name.clone(),
+                address: row.operator.0,
+                name: row.name.clone(),
                 index,
-                status: match seen.active {
-                    _ if out => ValidatorStatus::Jailed,
-                    true => ValidatorStatus::Active,
-                    false => ValidatorStatus::Inactive,
+                row: id,
+                status: match (row.standing, seen.as_ref().is_some_and(|seen| seen.active)) {
+                    (Standing::Jailed | Standing::Removed, _) => ValidatorStatus::Jailed,
+                    (Standing::Active, true) => ValidatorStatus::Active,
+                    (Standing::Active, false) => ValidatorStatus::Inactive,
                 },
-                stake: stake.to_string(),
-                slashed_stake: row.map_or(0, |row| row.slashed).to_string(),
-                removed: row.is_some_and(|row| row.standing == Standing::Removed),
-                commission: None,
-                uptime: watch.uptime(index),
-                blocks_produced: Some(seen.led),
+                stake: Units(row.stake()),
+                votes,
+                self_stake: Units(row.self_stake),
+                delegated_stake: Units(row.delegated),
+                slashed_stake: Units(row.slashed),
+                removed: row.standing == Standing::Removed,
+                leaving: row.leaving,
+                jailed_until_epoch: (row.standing == Standing::Jailed).then_some(row.jailed_until),
+                commission: f64::from(row.commission) / 10_000.0,
+                uptime: index.and_then(|index| watch.uptime(index)),
+                blocks_produced: seen.as_ref().map(|seen| seen.led),
                 missed_blocks: None,
-                slashing_events: table.map_or(0, |table| faults_of(table, index).count() as u64),
-                voting_power: if total == 0 { 0.0 } else { 100.0 * float(stake) / float(total) },
-                delegators: None,
-                rewards: None,
-                joined_at: Timestamp(genesis.timestamp_ms),
-                last_active_at: seen.last_active,
+                slashing_events: faults_of(&table, id).count() as u64,
+                voting_power: percent(votes, total),
+                delegators: row.delegators.into(),
+                rewards: Units(row.earned),
+                joined_at: Timestamp(row.joined_ms),
+                last_active_at: seen.and_then(|seen| seen.last_active),
             }
+        })
+        .collect()
+    }
+
+    /// Genesis' validators, for as long as no state is published.
+    fn listed_validators(&self) -> Vec<ValidatorView> {
+        let genesis = &self.sources.settings.genesis;
+        let total: u64 = genesis.validators.iter().map(|listed| listed.stake).sum();
+        let unit = genesis.parameters.staking.stake_unit;
+        let view = |(index, listed): (u16, &aurigraph_ledger::GenesisValidator)| ValidatorView {
+            id: listed.name.clone(),
+            address: listed.operator().0,
+            name: listed.name.clone(),
+            index: Some(index),
+            row: index.into(),
+            status: ValidatorStatus::Inactive,
+            stake: Units(unit.saturating_mul(listed.stake.into())),
+            votes: listed.stake,
+            self_stake: Units(unit.saturating_mul(listed.stake.into())),
+            delegated_stake: Units(0),
+            slashed_stake: Units(0),
+            removed: false,
+            leaving: false,
+            jailed_until_epoch: None,
+            commission: 0.0,
+            uptime: None,
+            blocks_produced: Some(0),
+            missed_blocks: None,
+            slashing_events: 0,
+            voting_power: percent(listed.stake, total),
+            delegators: 0,
+            rewards: Units(0),
+            joined_at: Timestamp(genesis.timestamp_ms),
+            last_active_at: None,
         };
         (0_u16..).zip(&genesis.validators).map(view).collect()
     }
 
     pub(super) fn validators(&self, page: Page) -> ValidatorPage {
-        let all = self.all_validators(self.staking().as_ref());
+        let all = self.all_validators();
         let total = all.len() as u64;
         ValidatorPage { validators: page.of(all), total, page: page.number, page_size: page.size }
     }
 
     pub(super) fn validator(&self, id: &str) -> Option<ValidatorDetail> {
-        let table = self.staking();
-        let validator = self.all_validators(table.as_ref()).into_iter().find(|validator| validator.id == id)?;
-        let events = table.map_or_else(Vec::new, |table| self.events(&table));
-        let recent_slashing_events = events.into_iter().filter(|event| event.validator_id == id).collect();
-        Some(ValidatorDetail { validator, recent_slashing_events, unbonding_queue: Vec::new() })
+        let validator = self.all_validators().into_iter().find(|validator| validator.id == id)?;
+        let (mut recent_slashing_events, mut unbonding_queue) = (Vec::new(), Vec::new());
+        if let Some(Standings { published, table, .. }) = self.standings() {
+            recent_slashing_events = events(&table);
+            recent_slashing_events.retain(|event| event.validator_id == id);
+            let mut queue: Vec<_> = table.unbonding_from(validator.row).collect();
+            queue.sort_by_key(|(account, entry)| (entry.release, *account));
+            let view = |(account, entry): (aurigraph_ledger::AccountIndex, &Unbonding)| UnbondingView {
+                account: published.view.account(account).map(|account| account.address.0),
+                amount: Units(entry.amount),
+                since_epoch: entry.since,
+                release_epoch: entry.release,
+                released: table.epoch() >= entry.release,
+            };
+            unbonding_queue = queue.into_iter().take(MAX_UNBONDING).map(view).collect();
+        }
+        Some(ValidatorDetail { validator, recent_slashing_events, unbonding_queue })
     }
 
     pub(super) fn validator_metrics(&self) -> Read<ValidatorMetrics> {
         let published = self.newest()?;
-        let table = self.staking();
-        let all = self.all_validators(table.as_ref());
+        let all = self.all_validators();
         let count = |status| all.iter().filter(|validator| validator.status == status).count() as u64;
-        let stakes = all.iter().filter_map(|validator| validator.stake.parse::<u128>().ok());
         Ok(ValidatorMetrics {
             total_validators: all.len() as u64,
             active_validators: count(ValidatorStatus::Active),
             jailed_validators: count(ValidatorStatus::Jailed),
             average_block_time: self.rates(&published).block_time,
             average_uptime: mean(all.iter().filter_map(|validator| validator.uptime)),
-            total_slashing_events: table.map_or(0, |table| table.faults().len() as u64),
-            total_stake: stakes.sum::<u128>().to_string(),
+            total_slashing_events: all.iter().map(|validator| validator.slashing_events).sum(),
+            total_stake: Units(all.iter().fold(0, |sum, validator| validator.stake.0.saturating_add(sum))),
         })
     }
 
     pub(super) fn slashing_events(&self, page: Page) -> SlashingEventPage {
-        let events = self.staking().map_or_else(Vec::new, |table| self.events(&table));
+        let events = self.standings().map_or_else(Vec::new, |it| events(&it.table));
         let total = events.len() as u64;
         SlashingEventPage { events: page.of(events), total, page: page.number, page_size: page.size }
     }
-
-    /// Newest first.
-    fn events(&self, table: &StakingTable) -> Vec<SlashingEventView> {
-        let mut faults: Vec<_> = table.faults().iter().collect();
-        faults.sort_by_key(|(key, penalty)| (std::cmp::Reverse(penalty.height), **key));
-        let view =
-            |((epoch, validator, kind), penalty): (&(u64, u16, FaultKind), &aurigraph_ledger::staking::Penalty)| {
-                SlashingEventView {
-                    validator_id: self.sources.validator_name(*epoch, *validator).unwrap_or_default(),
-                    height: penalty.height,
-                    epoch: *epoch,
-                    reason: fault_name(*kind).to_owned(),
-                    amount: penalty.taken.to_string(),
-                }
-            };
-        faults.into_iter().map(view).collect()
-    }
 }
 
-fn faults_of(table: &StakingTable, validator: u16) -> impl Iterator<Item = FaultKind> + '_ {
-    table.faults().keys().filter(move |(_, of, _)| *of == validator).map(|(_, _, kind)| *kind)
+/// Newest first.
+fn events(table: &StakingTable) -> Vec<SlashingEventView> {
+    let mut faults: Vec<_> = table.faults().iter().collect();
+    faults.sort_by_key(|(key, penalty)| (std::cmp::Reverse(penalty.height), **key));
+    let view = |((epoch, id, kind), penalty): (&(u64, u32, FaultKind), &aurigraph_ledger::staking::Penalty)| {
+        SlashingEventView {
+            validator_id: table.validator(*id).map(|row| row.name.clone()).unwrap_or_default(),
+            height: penalty.height,
+            epoch: *epoch,
+            reason: fault_name(*kind).to_owned(),
+            amount: Units(penalty.taken),
+        }
+    };
+    faults.into_iter().map(view).collect()
+}
+
+fn faults_of(table: &StakingTable, id: u32) -> impl Iterator<Item = FaultKind> + '_ {
+    table.faults().keys().filter(move |(_, of, _)| *of == id).map(|(_, _, kind)| *kind)
 }

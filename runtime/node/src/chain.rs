@@ -9,14 +9,14 @@ use std::sync::Arc;
 use aurigraph_actors::Fatal;
 use aurigraph_actors::config::ClusterConfig;
 use aurigraph_actors::mempool::{Batch, PreparedBatch};
-use aurigraph_actors::pipeline::Mark;
+use aurigraph_actors::pipeline::{Mark, faults_of};
 use aurigraph_actors::storage::{
     Journal, JournalIdentity, JournalOptions, JournalReader, RecordKind, Store, StoreOptions, StoreReader,
 };
 use aurigraph_consensus::{Commit, Record as LogRecord};
 use aurigraph_gpu::{BatchVerifier, CpuHasher, VerifyItem};
 use aurigraph_ledger::block::{CommitInput, CommittedBatch, ExecutedBlock, PreparedTransaction, SignatureVerifier};
-use aurigraph_ledger::{Genesis, Hash, Ledger};
+use aurigraph_ledger::{EpochEnd, Genesis, Hash, Ledger};
 use serde::Serialize;
 
 use crate::cli;
@@ -167,7 +167,8 @@ impl Audit {
             round: header.leader.round,
             consensus_state_digest: self.last_commit,
             batches: batches.collect::<Result<_, _>>()?,
-            faults: Vec::new(),
+            faults: faults_of(commit),
+            epoch_end: commit.epoch_end.as_ref().map(|end| EpochEnd { delivered: end.delivered.clone() }),
         })
     }
 

@@ -118,6 +118,7 @@ fn validator(text: &str) -> CliResult<GenesisValidator> {
         consensus_key: consensus_key.ok_or_else(|| CliError::file(Path::new(file), "has no consensus key"))?,
         network_key: public.network_key,
         stake,
+        operator: None,
     })
 }
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use aurigraph_consensus::{CkptRef, Commit};
 use aurigraph_ledger::{
-    CommitInput, CommitOutcome, CommittedBatch, Genesis, Hash, Ledger, PlainHasher, PreparedTransaction, StoredPage,
-    Verdict,
+    CommitInput, CommitOutcome, CommittedBatch, EpochEnd, Genesis, Hash, Ledger, PlainHasher, PreparedTransaction,
+    StoredPage, Verdict,
 };
 use bytes::Bytes;
 
@@ -102,6 +102,7 @@ impl Executor {
             consensus_state_digest: commit_digest,
             batches,
             faults: Vec::new(),
+            epoch_end: commit.epoch_end.as_ref().map(|end| EpochEnd { delivered: end.delivered.clone() }),
         };
         self.ledger.execute(input, &StubVerifier).map_err(|error| error.to_string())
     }

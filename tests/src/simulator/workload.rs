@@ -49,6 +49,7 @@ pub(crate) fn genesis(scenario: &Scenario, start_ms: u64) -> Genesis {
         consensus_key: PublicKey::new(key("consensus", number)),
         network_key: PublicKey::new(key("network", number)),
         stake: *stake,
+        operator: None,
     };
     let account = |number: usize| {
         let public_key = key("account", number);

@@ -14,9 +14,11 @@ use crate::block::{
 use crate::fault::Fault;
 use crate::genesis::{FeeSchedule, ProtocolParameters};
 use crate::hash::Hash;
+use crate::module::{BlockFacts, EpochMoney};
 use crate::state::{Accounts, NonceState, State};
 use crate::transaction::{Sender, Transaction};
 use crate::types::{AccountIndex, Address, Amount, MAX_EXPIRY};
+use crate::validator_set::EpochEnd;
 use operations::{Operations, Scratch};
 
 /// What genesis fixes for execution.
@@ -25,6 +27,8 @@ pub(crate) struct Rules {
     pub(crate) chain_id: Hash,
     pub(crate) fees: FeeSchedule,
     pub(crate) parameters: ProtocolParameters,
+    /// See [`EpochMoney::mintable`].
+    pub(crate) mintable: Amount,
 }
 
 /// What the cheap checks need to know of accounts: execution asks the state, admission asks a view.
@@ -114,8 +118,7 @@ pub(crate) struct Collected {
 pub(crate) struct BlockExecution<'a> {
     pub(crate) state: &'a mut State,
     rules: &'a Rules,
-    height: u64,
-    timestamp_ms: u64,
+    facts: BlockFacts,
     verifier: &'a dyn SignatureVerifier,
     scratch: Scratch,
     out: Collected,
@@ -125,11 +128,10 @@ impl<'a> BlockExecution<'a> {
     pub(crate) fn new(
         state: &'a mut State,
         rules: &'a Rules,
-        height: u64,
-        timestamp_ms: u64,
+        facts: BlockFacts,
         verifier: &'a dyn SignatureVerifier,
     ) -> Self {
-        Self { state, rules, height, timestamp_ms, verifier, scratch: Scratch::default(), out: Collected::default() }
+        Self { state, rules, facts, verifier, scratch: Scratch::default(), out: Collected::default() }
     }
 
     /// Executes the faults that the commit proves.
@@ -139,7 +141,25 @@ impl<'a> BlockExecution<'a> {
         }
         for module in &mut self.state.modules {
             let (module_id, events) = (module.id(), &mut self.out.events);
-            module.faults(self.height, faults, &mut |kind, data| {
+            module.faults(&self.facts, faults, &mut |kind, data| {
+                let kind = EventKind::Module { module: module_id, kind, data };
+                events.push(Event { transaction: Event::SYSTEM, kind });
+            });
+        }
+    }
+
+    /// Settles the epoch whose last commit this is.
+    pub(crate) fn end_epoch(&mut self, end: &EpochEnd) {
+        let State { system, modules, .. } = &mut *self.state;
+        for module in modules {
+            let (module_id, events) = (module.id(), &mut self.out.events);
+            let money = EpochMoney {
+                fee_pool: &mut system.fee_pool,
+                invalid_signatures: &mut system.invalid_signatures,
+                invalid_signature_fee: self.rules.fees.invalid_signature_fee,
+                mintable: self.rules.mintable,
+            };
+            module.end_epoch(end, money, &mut |kind, data| {
                 let kind = EventKind::Module { module: module_id, kind, data };
                 events.push(Event { transaction: Event::SYSTEM, kind });
             });
@@ -170,7 +190,7 @@ impl<'a> BlockExecution<'a> {
 
     fn admit(&self, prepared: &PreparedTransaction) -> Result<Admitted, ExclusionReason> {
         let tx = &*prepared.transaction;
-        let admitted = admission(self.rules, &self.state.accounts, self.height, tx)?;
+        let admitted = admission(self.rules, &self.state.accounts, self.facts.height, tx)?;
         if self.signature_is_valid(tx, admitted.sender, prepared.verdict.as_ref()) {
             Ok(admitted)
         } else {
@@ -222,8 +242,8 @@ impl<'a> BlockExecution<'a> {
             scratch: &mut self.scratch,
             transaction: in_block,
             sender,
-            height: self.height,
-            timestamp_ms: self.timestamp_ms,
+            height: self.facts.height,
+            timestamp_ms: self.facts.timestamp_ms,
             atomic: tx.is_atomic(),
         };
         let (failures, undone) = operations.run(tx);

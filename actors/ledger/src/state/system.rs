@@ -47,7 +47,7 @@ pub(crate) struct SystemState {
     pub(crate) chain_id: Hash,
     pub(crate) epoch: u64,
     pub(crate) fee_pool: Amount,
-    /// Per validator: how many invalid signatures it batched. Owed until staking exists.
+    /// Per validator of the epoch that runs: how many invalid signatures it batched. Settled at its end.
     pub(crate) invalid_signatures: Vec<u64>,
     pub(crate) delivered: DeliveredBatches,
 }

@@ -15,11 +15,12 @@ use crate::block::{Checkpoint, ExclusionReason, LedgerHeader};
 use crate::codec::CodecError;
 use crate::execute::{AccountLookup, Rules, admission};
 use crate::hash::Hash;
-use crate::module::{Module, ModuleId};
+use crate::module::Module;
 use crate::staking::StakingTable;
 use crate::state::index::AddressIndex;
 use crate::transaction::{Sender, Transaction};
 use crate::types::{AccountIndex, Address, Amount};
+use crate::validator_set::ValidatorSet;
 
 /// The view is not of a checkpoint: it has no root of its own to prove or store under.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -91,6 +92,7 @@ pub(crate) struct ViewParts {
     key_count: u32,
     fee_pool: Amount,
     invalid_signatures: Vec<u64>,
+    staking: Option<StakingTable>,
     rules: Arc<Rules>,
     pub(super) header: LedgerHeader,
     header_hash: Hash,
@@ -128,6 +130,7 @@ impl ViewParts {
             key_count: accounts.key_count(),
             fee_pool: state.system.fee_pool,
             invalid_signatures: state.system.invalid_signatures.clone(),
+            staking: state.modules.iter().find_map(|module| module.staking()).cloned(),
             rules,
             header,
             header_hash: header.hash(),
@@ -240,7 +243,7 @@ impl StateView {
         self.0.fee_pool
     }
 
-    /// Per validator, how many invalid signatures it batched.
+    /// Per validator of the epoch that runs, how many invalid signatures it batched.
     #[must_use]
     pub fn invalid_signatures(&self) -> &[u64] {
         &self.0.invalid_signatures
@@ -324,14 +327,23 @@ impl StateView {
         }))
     }
 
-    /// The table of validators' stakes at this checkpoint; nothing as long as it is as genesis made it.
-    ///
-    /// # Errors
-    /// [`ResumeError`] if the view is not of a checkpoint, or was changed in memory.
-    pub fn staking(&self) -> Result<Option<StakingTable>, ResumeError> {
-        let module = self.sealed()?.modules.iter().find(|(id, _)| *id == ModuleId::Staking);
-        let page = module.and_then(|(_, pages)| pages.first());
-        page.map(|page| StakingTable::decode(page).map_err(ResumeError::Decode)).transpose()
+    /// The table of validators and stakes; nothing in a ledger without the module.
+    #[must_use]
+    pub fn staking(&self) -> Option<&StakingTable> {
+        self.0.staking.as_ref()
+    }
+
+    /// The validator set of an epoch: of the running one, of the next once its set is fixed, and of those before for as
+    /// long as their faults count.
+    #[must_use]
+    pub fn set_of(&self, epoch: u64) -> Option<ValidatorSet> {
+        self.staking()?.set_of(epoch)
+    }
+
+    /// The next epoch's validator set, once the last commit of this one is executed.
+    #[must_use]
+    pub fn next_set(&self) -> Option<ValidatorSet> {
+        self.set_of(self.0.header.epoch + 1)
     }
 
     /// The state at this checkpoint, sharing the view's pages: they are copied only where the state changes.

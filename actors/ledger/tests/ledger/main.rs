@@ -2,6 +2,7 @@
 
 mod blocks;
 mod codec;
+mod epochs;
 mod modules;
 mod outcomes;
 mod proofs;

@@ -57,6 +57,7 @@ pub fn genesis() -> Genesis {
         consensus_key: PublicKey::new(vec![n; PUBLIC_KEY_LEN]),
         network_key: PublicKey::new(vec![n; 40]),
         stake: 100,
+        operator: None,
     };
     let account = |n: u32| GenesisAccount {
         address: address(n),
@@ -106,6 +107,7 @@ pub struct World {
     pub verifier: FakeVerifier,
     pub genesis: Genesis,
     pub now: u64,
+    pub epoch: u64,
     batches: u64,
 }
 
@@ -116,7 +118,7 @@ impl World {
 
     pub fn with(genesis: Genesis) -> Self {
         let ledger = Ledger::from_genesis(&genesis, Arc::new(PlainHasher)).expect("the genesis is valid");
-        Self { ledger, verifier: FakeVerifier::default(), genesis, now: GENESIS_MS, batches: 0 }
+        Self { ledger, verifier: FakeVerifier::default(), genesis, now: GENESIS_MS, epoch: 0, batches: 0 }
     }
 
     pub fn builder(&self, sender: u32, nonce: u64) -> TransactionBuilder {
@@ -139,7 +141,7 @@ impl World {
     pub fn input(&self, batches: Vec<CommittedBatch>) -> CommitInput {
         let commit_index = self.ledger.commit_index() + 1;
         CommitInput {
-            epoch: 0,
+            epoch: self.epoch,
             commit_index,
             commit_digest: h("test-commit", &commit_index.to_le_bytes()),
             timestamp_ms: self.now,
@@ -148,6 +150,7 @@ impl World {
             consensus_state_digest: h("test-consensus", &commit_index.to_le_bytes()),
             batches,
             faults: Vec::new(),
+            epoch_end: None,
         }
     }
 
@@ -175,11 +178,12 @@ impl World {
         self.ledger.snapshot().balance(AccountIndex(account)).expect("the account exists")
     }
 
-    /// All balances and the fee pool.
+    /// All money: balances, the fee pool, what the staking module holds and what it burnt, without genesis' stakes.
     pub fn total(&mut self) -> Amount {
         let view = self.ledger.snapshot();
         let balances = (0..view.account_count()).filter_map(|account| view.balance(AccountIndex(account)));
-        balances.sum::<Amount>() + view.fee_pool()
+        let staked = view.staking().map_or(0, |table| table.held() + table.burnt());
+        balances.sum::<Amount>() + view.fee_pool() + staked - self.genesis.staked().expect("no overflow")
     }
 
     pub fn nonce(&mut self, account: u32) -> u64 {

@@ -4,7 +4,7 @@ use aurigraph_ledger::Hash;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::query::values::{HexHash, Timestamp};
+use crate::query::values::{HexHash, Timestamp, Units};
 
 /// Whether a validator takes part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -24,23 +24,35 @@ pub enum ValidatorStatus {
 pub struct ValidatorView {
     /// Its id: its name.
     pub id: String,
-    /// The address of its consensus key.
+    /// The account that acts for it.
     #[schemars(with = "HexHash")]
     pub address: Hash,
     /// Its name.
     pub name: String,
-    /// Its position in the validator set.
-    pub index: u16,
+    /// Its position in the running epoch's validator set; none if it is not of it.
+    pub index: Option<u16>,
+    /// Its row in the ledger's table, which operations name it by: the same for ever.
+    pub row: u32,
     /// Whether it takes part.
     pub status: ValidatorStatus,
-    /// Its stake, decimal: what is left of it.
-    pub stake: String,
-    /// What faults have cost it, decimal.
-    pub slashed_stake: String,
+    /// All that is at stake with it.
+    pub stake: Units,
+    /// Its votes in the running epoch.
+    pub votes: u64,
+    /// What its operator has at stake.
+    pub self_stake: Units,
+    /// What others have at stake with it.
+    pub delegated_stake: Units,
+    /// What faults have cost it and its delegators.
+    pub slashed_stake: Units,
     /// Jailed for an equivocation: it cannot come back under this key.
     pub removed: bool,
-    /// Its commission, 0 to 1; none, because this protocol version has no delegation.
-    pub commission: Option<f64>,
+    /// It has left, or leaves with this epoch's end.
+    pub leaving: bool,
+    /// The first epoch in which it may ask back in, if it is jailed and not removed.
+    pub jailed_until_epoch: Option<u64>,
+    /// Its commission, 0 to 1.
+    pub commission: f64,
     /// Percent of the time since this node started in which it was active, as this node saw it.
     pub uptime: Option<f64>,
     /// Ledger blocks that it led, since this node started.
@@ -51,10 +63,10 @@ pub struct ValidatorView {
     pub slashing_events: u64,
     /// Its share of the stake in percent.
     pub voting_power: f64,
-    /// How many delegate to it; none, because this protocol version has no delegation.
-    pub delegators: Option<u64>,
-    /// Its rewards, decimal base units; none, because this protocol version pays none.
-    pub rewards: Option<String>,
+    /// How many delegate to it.
+    pub delegators: u64,
+    /// All that it and its delegators have earned.
+    pub rewards: Units,
     /// When it joined: genesis time for those of the genesis.
     pub joined_at: Timestamp,
     /// When this node last accepted a block of it; none if never since the start.
@@ -87,8 +99,8 @@ pub struct SlashingEventView {
     pub epoch: u64,
     /// What for: `equivocation`, `conflictingAttestation`, `conflictingCommitVote` or `downtime`.
     pub reason: String,
-    /// How much stake it cost, decimal: 0 if it jailed alone.
-    pub amount: String,
+    /// How much stake it cost: 0 if it jailed alone.
+    pub amount: Units,
 }
 
 /// Punishments, newest first.
@@ -109,10 +121,17 @@ pub struct SlashingEventPage {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct UnbondingView {
-    /// How much, decimal.
-    pub amount: String,
-    /// When it is free.
-    pub completes_at: Timestamp,
+    /// Whom it goes to.
+    #[schemars(with = "Option<HexHash>")]
+    pub account: Option<Hash>,
+    /// How much.
+    pub amount: Units,
+    /// The epoch in which it was asked for.
+    pub since_epoch: u64,
+    /// The first epoch in which it can be withdrawn.
+    pub release_epoch: u64,
+    /// Whether it can be withdrawn now.
+    pub released: bool,
 }
 
 /// A validator with its history.
@@ -144,6 +163,6 @@ pub struct ValidatorMetrics {
     pub average_uptime: Option<f64>,
     /// Punishments so far.
     pub total_slashing_events: u64,
-    /// All stake, decimal.
-    pub total_stake: String,
+    /// All that is at stake with them.
+    pub total_stake: Units,
 }

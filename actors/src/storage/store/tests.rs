@@ -61,6 +61,7 @@ impl World {
             consensus_key: key.clone(),
             network_key: PublicKey::new(vec![1; 40]),
             stake: 1,
+            operator: None,
         };
         let genesis = Genesis {
             network: "test".into(),
@@ -95,6 +96,7 @@ impl World {
             consensus_state_digest: digest,
             batches: vec![batch],
             faults: Vec::new(),
+            epoch_end: None,
         };
         let outcome = self.ledger.execute(input, &AnySignature).unwrap();
         assert_eq!(outcome.block.unwrap().transactions.len(), 1);
