@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aurigraph_ledger::hash::Hash;
 
 use crate::block::{Block, BlockCore, Evidence};
+use crate::commit::ProvenFault;
 use crate::committer::{Decided, Decision};
 use crate::config::CORE_LEN;
 use crate::epoch::DeliveredBlock;
@@ -444,7 +445,7 @@ impl Machine {
             Ok(flush) => flush,
             Err(reason) => return self.halt(reason),
         };
-        self.follow_schedule(&flush, leader.round);
+        self.follow_schedule(&mut flush, leader.round);
         self.follow_epoch(&mut flush);
         let commit = Arc::new(flush.commit);
         for fault in &commit.faults {
@@ -499,10 +500,11 @@ impl Machine {
 
     /// Counts a commit for the schedule, while its blocks are in the store. After the last commit of a window nothing is
     /// decided before the new leaders hold.
-    fn follow_schedule(&mut self, flush: &Flush, round: Round) {
-        if !self.schedule.on_commit(&self.ctx.committee, &self.store, flush) {
-            return;
-        }
+    fn follow_schedule(&mut self, flush: &mut Flush, round: Round) {
+        let Some(absent) = self.schedule.on_commit(&self.ctx.committee, &self.store, flush) else { return };
+        let (epoch, index) = (flush.commit.header.epoch, flush.commit.header.index);
+        let down = absent.into_iter().map(|author| ProvenFault::downtime(epoch, index, author));
+        flush.commit.faults.extend(down);
         if let Err(reason) = self.committer.reschedule(&self.ctx.committee, &self.schedule, &self.store, round) {
             self.halt(reason);
         }

@@ -51,7 +51,11 @@ fn commit() -> Commit {
         last_decided: LeaderSlot { round: 8, offset: 0, author: 0 },
     };
     let fault = |author, kind| ProvenFault { author, kind, reporter: 2, digest: Hash([5; 32]) };
-    let faults = vec![fault(1, FaultKind::Equivocation), fault(1, FaultKind::ConflictingCommitVote)];
+    let faults = vec![
+        fault(1, FaultKind::Equivocation),
+        fault(1, FaultKind::ConflictingCommitVote),
+        fault(3, FaultKind::Downtime),
+    ];
     let epoch_end = Some(EpochEnd { delivered: vec![5, 0, 1 << 40, 2], version: 2 });
     Commit { header, blocks, epoch_end, faults }
 }
@@ -73,6 +77,9 @@ fn snapshot() -> ConsensusSnapshot {
             tables: vec![Table::default(), Table { from_round: 5, bad: [2].into(), good: vec![0, 1] }],
             scores: vec![7, 3, 0],
             missed: vec![0, 1, 9],
+            authored: vec![40, 41, 3],
+            window_round: 2,
+            absent: vec![0, 0, 2],
             equivocators: [1].into(),
             leaders: [BlockRef { round: 4, author: 1, digest: Hash([9; 32]) }].into(),
         },
@@ -249,8 +256,8 @@ fn the_bytes_never_change_unnoticed() {
     let expected = [
         "0x92c553655d5a40ad",
         "0xb139138058648b98",
-        "0x1be4096b7cd25645",
-        "0xf25b163d673d55b2",
+        "0xe654e395f871236e",
+        "0xcc85f26ee5f56dc6",
         "0x98d5be445e599054",
         "0x0ada7b3be7b56feb",
         "0x0b8f53f5f409a4fb",
@@ -266,9 +273,9 @@ fn the_bytes_never_change_unnoticed() {
         "0xacc05c27643e1931",
         "0x98d5be445e599054",
         "0xb19055f4281195cb",
-        "0xfe8fc83fb7dacdac",
+        "0x53c9e2602c6e3153",
         "0x2f7cedc7ba021e49",
-        "0x186a01a74a3acf2d",
+        "0x88c3c8e8a45ab7eb",
         "0x05874ad24b45c922",
         "0x9ec4609dd40de32e",
         "0x296292a674e9985d",

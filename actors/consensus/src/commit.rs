@@ -92,6 +92,8 @@ pub enum FaultKind {
     ConflictingAttestation,
     /// Two digests for one commit.
     ConflictingCommitVote,
+    /// Too few delivered blocks in too many windows of the leader schedule in a row (consensus.md 8.3).
+    Downtime,
 }
 
 impl From<EvidenceKind> for FaultKind {
@@ -110,6 +112,7 @@ impl FaultKind {
             Self::Equivocation => 0,
             Self::ConflictingAttestation => 1,
             Self::ConflictingCommitVote => 2,
+            Self::Downtime => 3,
         }
     }
 
@@ -118,6 +121,7 @@ impl FaultKind {
             0 => Ok(Self::Equivocation),
             1 => Ok(Self::ConflictingAttestation),
             2 => Ok(Self::ConflictingCommitVote),
+            3 => Ok(Self::Downtime),
             tag => Err(CodecError::Invalid { what: "fault kind", value: u64::from(tag) }),
         }
     }
@@ -131,10 +135,19 @@ pub struct ProvenFault {
     /// What it did.
     pub kind: FaultKind,
     /// The author of the first delivered block that carries the evidence. The author at fault itself where no block
-    /// needs to: two versions of a slot in the order of blocks are proof enough, and nobody's merit.
+    /// needs to: what the order of blocks shows by itself is nobody's merit.
     pub reporter: AuthorIdx,
     /// What the conflict is known by: [`crate::Evidence::digest`].
     pub digest: Hash,
+}
+
+impl ProvenFault {
+    /// That a validator's downtime is found at this commit.
+    #[must_use]
+    pub fn downtime(epoch: Epoch, index: CommitIndex, author: AuthorIdx) -> Self {
+        let parts: [&[u8]; 3] = [&epoch.to_le_bytes(), &index.to_le_bytes(), &author.to_le_bytes()];
+        Self { author, kind: FaultKind::Downtime, reporter: author, digest: h_parts("downtime", &parts) }
+    }
 }
 
 impl ProvenFault {
@@ -156,7 +169,8 @@ pub struct Commit {
     pub blocks: Vec<CommittedBlock>,
     /// That it is its epoch's last. Not covered by the digest: it follows from the commits.
     pub epoch_end: Option<EpochEnd>,
-    /// The faults that it proves, each (author, kind) once in an epoch, in the order of their blocks.
+    /// The faults that it proves, in the order of their blocks: each (author, kind) once in an epoch, but for downtime, which
+    /// comes last and may come again.
     pub faults: Vec<ProvenFault>,
 }
 

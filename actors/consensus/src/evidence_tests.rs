@@ -281,6 +281,41 @@ fn restarts_from_snapshots_find_the_same_faults() {
     }
 }
 
+/// Windows of ten commits: whoever is gone for three in a row is down, once, and again only after three more.
+#[test]
+fn who_is_absent_for_three_windows_is_down_in_the_same_commit_everywhere() {
+    for seed in 0..3 {
+        let mut c = Cluster::new(&[1; 4], 1_140 + seed);
+        c.config.params.schedule_window = 10;
+        c.start_all();
+        c.run_for(3_000);
+        c.crash(2);
+        let (from, load) = (c.commits(0), |c: &mut Cluster, commits: u64| {
+            let until = c.commits(0) + commits;
+            while c.commits(0) < until {
+                c.submit(0, &format!("{}", c.time));
+                c.run_for(60);
+            }
+        });
+        load(&mut c, 75);
+        let of = |c: &Cluster| -> Vec<(u64, u16)> {
+            let down = |(index, faults): (&u64, &Vec<ProvenFault>)| {
+                assert!(faults.iter().all(|fault| fault.kind == FaultKind::Downtime && fault.reporter == fault.author));
+                faults.iter().map(|fault| (*index, fault.author)).collect::<Vec<_>>()
+            };
+            c.faults.iter().flat_map(down).collect()
+        };
+        let found = of(&c);
+        assert_eq!(found.iter().map(|(_, author)| *author).collect::<Vec<_>>(), [2, 2], "seed {seed}: {found:?}");
+        assert!(found[0].0 > from + 20 && found[0].0.is_multiple_of(10) && found[1].0 == found[0].0 + 30, "{found:?}");
+        c.restart(2);
+        load(&mut c, 60);
+        let late = of(&c).len() - found.len();
+        assert!(late <= 1, "seed {seed}: present again, and still down");
+        c.run_until(10_000, "all hear of it", |c| c.commits(2) >= found[1].0);
+    }
+}
+
 /// The own block that carried it was never ordered: another one does.
 #[test]
 fn evidence_in_an_own_block_that_is_collected_unordered_is_reported_again() {

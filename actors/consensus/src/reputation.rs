@@ -15,6 +15,8 @@ use crate::types::{AuthorIdx, BlockRef, Round, Stake};
 
 /// Tables that are kept: rounds below the oldest are long decided.
 pub const KEPT_TABLES: usize = 3;
+/// Windows in a row after which a validator counts as down.
+pub const ABSENT_WINDOWS: u8 = 3;
 /// Most leaders that are remembered: bounds the memory that a corrupt record can ask for.
 const MAX_LEADERS: u64 = 4_000_000;
 
@@ -64,6 +66,12 @@ pub struct Reputation {
     pub scores: Vec<u64>,
     /// Leader slots of each validator that were skipped, in this window.
     pub missed: Vec<u64>,
+    /// Delivered blocks of each validator, in this window.
+    pub authored: Vec<u64>,
+    /// The leader round in which the window began.
+    pub window_round: Round,
+    /// Windows in a row in which each validator had delivered blocks in less than half of the rounds.
+    pub absent: Vec<u8>,
     /// Validators whose equivocation a commit of this epoch has proven: out of the rotation for the rest of it.
     pub equivocators: BTreeSet<AuthorIdx>,
     /// Committed leaders that a block still to be delivered may have voted for.
@@ -78,19 +86,39 @@ impl Reputation {
             tables: vec![Table::default()],
             scores: vec![0; n],
             missed: vec![0; n],
+            authored: vec![0; n],
+            window_round: 0,
+            absent: vec![0; n],
             equivocators: BTreeSet::new(),
             leaders: BTreeSet::new(),
         }
     }
 
-    /// Digest of tables, scores and missed slots under these rules. The remembered leaders stand in the headers of the
-    /// commits and are left out.
+    /// Digest of tables, scores and missed slots under these rules: what the next leaders are made from. Delivered blocks
+    /// and the remembered leaders stand in the commits and are left out.
     #[must_use]
     pub fn digest(&self, rules: &ScheduleRules) -> Hash {
         let mut w = Writer::new();
         w.hash(&rules.epoch_seed).u16(rules.leaders_per_round).u32(rules.window).u8(rules.swap_percent);
         self.write_ranked(&mut w);
         h("schedule", w.as_slice())
+    }
+
+    /// Ends a window of presence at a leader round: the validators that were absent for [`ABSENT_WINDOWS`] in a row. From
+    /// delivered blocks alone, so equal everywhere. A block that comes late is delivered late, and counts.
+    pub fn count_presence(&mut self, round: Round) -> Vec<AuthorIdx> {
+        let span = u64::from(round.saturating_sub(self.window_round));
+        let mut found = Vec::new();
+        for ((author, authored), absent) in (0..).zip(&mut self.authored).zip(&mut self.absent) {
+            let present = std::mem::take(authored).saturating_mul(2) >= span;
+            *absent = if present { 0 } else { absent.saturating_add(1) };
+            if *absent == ABSENT_WINDOWS {
+                *absent = 0;
+                found.push(author);
+            }
+        }
+        self.window_round = round;
+        found
     }
 
     /// Makes the next table, which holds for the rounds above `round`, and starts a new window.
@@ -170,8 +198,8 @@ impl Reputation {
                 && table.good.iter().all(|author| !table.bad.contains(author))
                 && table.bad.is_empty() == table.good.is_empty()
         };
-        self.scores.len() == n
-            && self.missed.len() == n
+        let counts = [self.scores.len(), self.missed.len(), self.authored.len(), self.absent.len()];
+        counts == [n; 4]
             && (1..=KEPT_TABLES).contains(&self.tables.len())
             && self.tables.windows(2).all(|pair| pair[0].from_round < pair[1].from_round)
             && self.tables.iter().all(whole)
@@ -199,6 +227,11 @@ impl Reputation {
         self.write_ranked(w);
         w.varint(self.leaders.len() as u64);
         self.leaders.iter().for_each(|leader| leader.write(w));
+        w.varint(self.authored.len() as u64);
+        for (authored, absent) in self.authored.iter().zip(&self.absent) {
+            w.u64(*authored).u8(*absent);
+        }
+        w.u32(self.window_round);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -214,7 +247,14 @@ impl Reputation {
         let equivocators = ascending("equivocators", read_authors(r)?)?;
         let count = r.varint_max("remembered leaders", MAX_LEADERS)?;
         let leaders = (0..count).map(|_| BlockRef::read(r)).collect::<Result<Vec<_>, _>>()?;
-        Ok(Self { tables, scores, missed, equivocators, leaders: ascending("remembered leaders", leaders)? })
+        let leaders = ascending("remembered leaders", leaders)?;
+        let (mut authored, mut absent) = (Vec::new(), Vec::new());
+        for _ in 0..r.varint_max("validators' presence", MAX_VALIDATORS as u64)? {
+            authored.push(r.u64()?);
+            absent.push(r.u8()?);
+        }
+        let window_round = r.u32()?;
+        Ok(Self { tables, scores, missed, authored, window_round, absent, equivocators, leaders })
     }
 }
 
@@ -258,4 +298,28 @@ pub(crate) fn stand_in(epoch_seed: &Hash, round: Round, position: u16, len: usiz
 pub(crate) fn votes(round: Round, parents: &[BlockRef], leaders: &BTreeSet<BlockRef>) -> u64 {
     parents.iter().filter(|parent| parent.round.checked_add(1) == Some(round) && leaders.contains(parent)).count()
         as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_of_the_rounds_are_enough_and_windows_must_follow_each_other() {
+        let mut state = Reputation::new(3);
+        let mut window = |authored: [u64; 3], round| {
+            state.authored = authored.to_vec();
+            state.count_presence(round)
+        };
+        // Ten rounds each: all, half, and one less than half.
+        assert_eq!(window([10, 5, 4], 10), []);
+        assert_eq!(window([10, 5, 4], 20), []);
+        assert_eq!(window([0, 5, 4], 30), [2]);
+        assert_eq!(window([0, 4, 0], 40), [], "counted anew");
+        assert_eq!(window([10, 4, 0], 50), [], "one good window ends the row");
+        assert_eq!(window([0, 4, 0], 60), [1, 2]);
+        // Eleven rounds: five are less than half.
+        assert_eq!((window([6, 5, 5], 71), window([6, 5, 6], 82), window([6, 5, 5], 93)), (vec![], vec![], vec![1]));
+        assert_eq!(state.authored, [0, 0, 0]);
+    }
 }

@@ -127,6 +127,8 @@ impl Schedule {
             good: table.good.clone(),
             scores: self.reputation.scores.clone(),
             missed: self.reputation.missed.clone(),
+            authored: self.reputation.authored.clone(),
+            absent: self.reputation.absent.clone(),
         }
     }
 
@@ -137,11 +139,11 @@ impl Schedule {
         }
     }
 
-    /// A commit was made; its blocks are still in the store. Returns whether it ended a window: then the leaders of the
-    /// rounds above its own have changed.
+    /// A commit was made; its blocks are still in the store. If it ended a window, the leaders of the rounds above its own
+    /// have changed: then the validators that were absent for too long are returned.
     ///
     /// Of two versions of a slot only the one that was delivered counts, or an equivocator would score twice.
-    pub fn on_commit(&mut self, committee: &Committee, store: &Store, flush: &Flush) -> bool {
+    pub fn on_commit(&mut self, committee: &Committee, store: &Store, flush: &Flush) -> Option<Vec<AuthorIdx>> {
         let header = &flush.commit.header;
         let state = &mut self.reputation;
         let equivocations = flush.commit.faults.iter().filter(|fault| fault.kind == FaultKind::Equivocation);
@@ -149,6 +151,9 @@ impl Schedule {
         for committed in flush.commit.blocks.iter().filter(|committed| !flush.twins.contains(&committed.block)) {
             let block = committed.block;
             let Some(stored) = store.get(&block) else { continue };
+            if let Some(authored) = state.authored.get_mut(usize::from(block.author)) {
+                *authored = authored.saturating_add(1);
+            }
             if let Some(score) = state.scores.get_mut(usize::from(block.author)) {
                 *score = score.saturating_add(votes(block.round, &stored.block.parents, &state.leaders));
             }
@@ -157,10 +162,10 @@ impl Schedule {
         // A later commit holds no block at or below this round, and so no vote for a leader below it.
         state.leaders.retain(|leader| leader.round >= header.gc_round);
         let ends = header.index.is_multiple_of(u64::from(self.rules.window));
-        if ends {
+        ends.then(|| {
             self.reputation.turn(committee, &self.rules, header.leader.round);
-        }
-        ends
+            self.reputation.count_presence(header.leader.round)
+        })
     }
 }
 

@@ -15,9 +15,9 @@ use crate::types::{AuthorIdx, BlockRef, Epoch, LeaderSlot, Round, Slot};
 /// Most entries of each list in a snapshot: bounds the memory that a corrupt record can ask for.
 const MAX_ENTRIES: u64 = 4_000_000;
 
-/// Version of the encoding. Version 1 had no schedule state, version 2 knew of no epochs, version 3 of no evidence: such
-/// logs give other commits now, so they are refused.
-const VERSION: u8 = 4;
+/// Version of the encoding. Version 1 had no schedule state, version 2 knew of no epochs, version 3 of no evidence,
+/// version 4 of no presence: such logs give other commits now, so they are refused.
+const VERSION: u8 = 5;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,7 +171,7 @@ impl ConsensusSnapshot {
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
         if version != VERSION {
-            let what = "version of the consensus snapshot (this program reads version 4)";
+            let what = "version of the consensus snapshot (this program reads version 5)";
             return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);

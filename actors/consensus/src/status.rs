@@ -142,6 +142,10 @@ pub struct ScheduleStatus {
     pub scores: Vec<u64>,
     /// Skipped leader slots of each validator in this window.
     pub missed: Vec<u64>,
+    /// Delivered blocks of each validator in this window.
+    pub authored: Vec<u64>,
+    /// Windows in a row in which each validator was absent.
+    pub absent: Vec<u8>,
 }
 
 /// Counts since the start of the process.

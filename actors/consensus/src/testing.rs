@@ -286,7 +286,7 @@ impl Runner {
                 let lead = Lead { slot: decided.slot, leader, schedule_digest: digest, certified_ms: None };
                 let flush =
                     self.linearizer.apply(&self.committee, &self.store, lead, &|_| None).expect("complete history");
-                if self.schedule.on_commit(&self.committee, &self.store, &flush) {
+                if self.schedule.on_commit(&self.committee, &self.store, &flush).is_some() {
                     let changed = self.committer.reschedule(&self.committee, &self.schedule, &self.store, leader.round);
                     changed.expect("no two certified");
                 }

@@ -127,6 +127,7 @@ fn fault_of(epoch: u64, fault: &ProvenFault) -> Fault {
             aurigraph_consensus::FaultKind::Equivocation => FaultKind::Equivocation,
             aurigraph_consensus::FaultKind::ConflictingAttestation => FaultKind::ConflictingAttestation,
             aurigraph_consensus::FaultKind::ConflictingCommitVote => FaultKind::ConflictingCommitVote,
+            aurigraph_consensus::FaultKind::Downtime => FaultKind::Downtime,
         },
         reporter: fault.reporter,
         digest: fault.digest,

@@ -37,6 +37,7 @@ marks! {
     Charge: "offences charged to peers",
     Equivocation: "equivocations seen by correct validators",
     Evidence: "pieces of evidence",
+    Downtime: "validators found absent for too long",
     FaultProven: "faults proven by commits",
     TwinDelivered: "second versions of a slot delivered without their payload",
     BatchDeliveredOnce: "batches named by several blocks and delivered once",
