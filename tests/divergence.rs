@@ -1,5 +1,6 @@
-//! A node whose executor goes wrong stops itself, and the others go on. Needs a binary that is wrong on purpose:
-//! `cargo test -p aurigraph --features corrupt-executor --test divergence`.
+//! A node whose executor goes wrong stops itself, and the others go on. Debug builds alone have an executor that goes wrong
+//! when it is told to.
+#![cfg(debug_assertions)]
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;

@@ -1,10 +1,7 @@
 //! A wrong executor on purpose: it loses the first transaction of each batch once the chain is so high. For the test that
-//! such a node notices and stops. Compiled with the feature `corrupt-executor` alone.
+//! such a node notices and stops. A release has no such code: it is compiled with debug assertions alone.
 
 use aurigraph_ledger::CommitInput;
-
-#[cfg(not(debug_assertions))]
-compile_error!("corrupt-executor is for tests: it cannot be built into a release");
 
 /// Names the height from which on execution is wrong; right without it.
 const FROM_HEIGHT: &str = "AURIGRAPH_CORRUPT_EXECUTOR";

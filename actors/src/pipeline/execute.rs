@@ -171,7 +171,7 @@ fn run(mut ledger: Ledger, stream: u64, work: &Receiver<Box<VerifiedCommit>>, mo
     while let Ok(commit) = work.recv() {
         let VerifiedCommit { stream, input, mark } = *commit;
         let commit_index = input.commit_index;
-        #[cfg(feature = "corrupt-executor")]
+        #[cfg(debug_assertions)]
         let input = super::corrupt::corrupted(input, ledger.height());
         let began = std::time::Instant::now();
         let outcome = match &mark {

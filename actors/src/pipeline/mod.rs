@@ -7,7 +7,7 @@
 //! the journal. Everything that flows carries the number of that stream, so what a dead incarnation still has under
 //! way is recognised and dropped. The rules of execution live in `aurigraph-ledger`; none stand here.
 
-#[cfg(feature = "corrupt-executor")]
+#[cfg(debug_assertions)]
 mod corrupt;
 mod execute;
 mod mark;
