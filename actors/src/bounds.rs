@@ -154,6 +154,18 @@ pub mod crypto {
     pub const JOBS_PER_VERIFIER: usize = 2;
     /// Signatures in one job: 1 ms of work, so that a block waits 2 ms at most behind transactions.
     pub const ITEMS_PER_JOB: usize = 16;
+    /// Messages to the worker of a device: its jobs, its timers and what its thread says.
+    pub const DEVICE_MAILBOX: usize = 64;
+    /// Jobs that the worker of a device holds: batches under way, and one that is gathered.
+    pub const JOBS_PER_DEVICE: usize = 3;
+    /// Signatures in one job for a device, at 7.5 KB each: 31 MB.
+    pub const ITEMS_PER_DEVICE_JOB: usize = 4_096;
+    /// How long a batch for a device waits until it is full.
+    pub const DEVICE_WAIT: Duration = Duration::from_millis(2);
+    /// A batch that takes longer hangs: the device is given up, and others check it. Below the job's own deadline.
+    pub const DEVICE_DEADLINE: Duration = Duration::from_secs(2);
+    /// One in so many of a device's verdicts is compared with the processor's.
+    pub const DEVICE_CHECK_EVERY: usize = 64;
     /// A job that takes longer is given to another verifier: a thread that hangs, or a machine that sleeps.
     pub const JOB_DEADLINE: Duration = Duration::from_secs(5);
     /// Verdicts kept: 25 MB; at 30,000 transactions a second those of the last 4 s, the time to a commit. Older ones are

@@ -10,6 +10,7 @@ use aurigraph_runtime::Registry;
 use tokio::sync::watch;
 
 use crate::consensus::{Clocks, epochs};
+use crate::crypto::GpuState;
 use crate::fatal::Fatal;
 use crate::members::{Members, MembersOf};
 use crate::network::Links;
@@ -45,6 +46,8 @@ pub struct NodeContext {
     /// Where execution was found to differ: nothing is executed any more. Set by the validator, from its machine or from
     /// the log, and never unset.
     pub(crate) divergence: parking_lot::Mutex<Option<Divergence>>,
+    /// Where the device for signatures stands.
+    pub gpu: Arc<GpuState>,
     clocks: Clocks,
     members: watch::Sender<Arc<Members>>,
 }
@@ -75,6 +78,7 @@ impl NodeContext {
         let NodeParts { settings, registry, journal, store, net, fatal } = parts;
         let members = watch::Sender::new(Arc::new(Members::of_genesis(&settings)));
         Self {
+            gpu: Arc::new(GpuState::new(settings.features.gpu_acceleration)),
             chain_id: settings.genesis.chain_id(),
             settings,
             registry,

@@ -15,7 +15,7 @@ use crate::bounds;
 use crate::config::public_key_of_seed;
 use crate::consensus::{BlockFetcher, CommitSync, Validator, ValidatorMailbox};
 use crate::context::{NodeContext, NodeParts};
-use crate::crypto::{Verifier, VerifyDispatcher, Worker};
+use crate::crypto::{GpuWorker, Verifier, VerifyDispatcher, Worker};
 use crate::fatal::Fatal;
 use crate::mempool::{
     Admission, AdmissionParts, BatchStore, BatchStoreParts, Batcher, BatcherParts, Behind, ChainView, Latest,
@@ -182,18 +182,18 @@ fn crypto(context: &Arc<NodeContext>) -> SupervisorSpec {
         threads => threads,
     };
     let mut workers: Vec<Worker> =
-        (0..threads).map(|at| Worker { role: format!("cpu-verifier/{at}"), reserve: false }).collect();
-    workers.push(Worker { role: "gpu-worker/0".to_owned(), reserve: true });
+        (0..threads).map(|at| Worker { role: format!("cpu-verifier/{at}"), device: None }).collect();
+    workers.push(Worker { role: "gpu-worker/0".to_owned(), device: Some(Arc::clone(&context.gpu)) });
     let verifiers = workers[..threads].iter().map(|worker| {
         ChildSpec::behaviour(worker.role.clone(), bounds::crypto::VERIFIER_MAILBOX, || {
             Verifier::cpu(crate::crypto::cpu_back_end())
         })
     });
-    let gpu = context.settings.features.gpu_acceleration;
+    let gpu = Arc::clone(&context.gpu);
     SupervisorSpec::new("crypto", Strategy::OneForOne)
         .children(verifiers)
-        .child(ChildSpec::behaviour("gpu-worker/0", bounds::crypto::VERIFIER_MAILBOX, move || {
-            Verifier::gpu_worker(gpu)
+        .child(ChildSpec::behaviour("gpu-worker/0", bounds::crypto::DEVICE_MAILBOX, move || {
+            GpuWorker::cuda(Arc::clone(&gpu))
         }))
         .child(ChildSpec::behaviour("verify-dispatcher", bounds::crypto::DISPATCHER_MAILBOX, move || {
             VerifyDispatcher::new(workers.clone())

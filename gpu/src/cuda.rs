@@ -199,6 +199,10 @@ impl Device for Cuda {
         self.batches.decapsulate(keys, ciphertexts)
     }
 
+    fn tally(&mut self, votes: &[crate::kernels::Vote], stakes: &[u64], choices: u32) -> Result<Vec<u64>, DeviceError> {
+        self.batches.tally(votes, stakes, choices)
+    }
+
     fn transferred(&self) -> u64 {
         self.transferred
     }

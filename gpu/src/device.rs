@@ -3,7 +3,7 @@
 use aurigraph_ledger::Hash;
 
 use crate::kem::{CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Encapsulated, SharedSecret};
-use crate::kernels::{DeviceError, KeyPairs, KeyUse};
+use crate::kernels::{DeviceError, KeyPairs, KeyUse, Vote};
 use crate::verify::VerifyItem;
 
 /// What a device is.
@@ -67,6 +67,12 @@ pub trait Device {
         keys: &[[u8; DECAPSULATION_KEY_LEN]],
         ciphertexts: &[[u8; CIPHERTEXT_LEN]],
     ) -> Result<Vec<Option<SharedSecret>>, DeviceError>;
+
+    /// The stake behind each of `choices` choices. A voter counts once for a choice, an unknown one never.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn tally(&mut self, votes: &[Vote], stakes: &[u64], choices: u32) -> Result<Vec<u64>, DeviceError>;
 
     /// Bytes copied to and from it so far.
     fn transferred(&self) -> u64;

@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
 use super::cache::{VerdictCache, VerdictKey};
+use super::gpu_state::GpuState;
 use super::messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
 use super::queue::{Lane, Queues};
 use super::requests::{Answer, Place, Requests};
@@ -36,9 +37,9 @@ pub enum Internal {
 pub struct Worker {
     /// Its role, `cpu-verifier/0`.
     pub role: String,
-    /// Use it only while no other runs: a device's worker without its device, which would take the processor from the
-    /// others.
-    pub reserve: bool,
+    /// For the worker of a device: where that stands. Without its device the worker would take the processor from the
+    /// others, and is used only while no other runs.
+    pub device: Option<Arc<GpuState>>,
 }
 
 /// The dispatcher.
@@ -72,12 +73,46 @@ struct Item {
 
 struct Verifier {
     address: Address<VerifierMsg>,
-    reserve: bool,
+    device: Option<Arc<GpuState>>,
     up: bool,
     jobs: usize,
+    /// Signatures in those jobs.
+    outstanding: usize,
+    /// Signatures a second, as its jobs were done lately; none before the first.
+    rate: Option<f64>,
+    /// When it was last done with a job.
+    done: Instant,
 }
 
+/// What a verifier is taken to do before it has done anything, signatures a second.
+const FIRST_RATE: f64 = 10_000.0;
+
 impl Verifier {
+    /// A device's worker without its device.
+    fn is_reserve(&self) -> bool {
+        self.device.as_ref().is_some_and(|device| device.ready().is_none())
+    }
+
+    /// The device's crossover and rate, if it is there.
+    fn on_device(&self) -> Option<(usize, f64)> {
+        let (crossover, rate) = self.device.as_ref()?.ready()?;
+        Some((crossover, self.rate.unwrap_or(rate)))
+    }
+
+    fn rate(&self) -> f64 {
+        self.rate.unwrap_or(FIRST_RATE)
+    }
+
+    /// A job of so many signatures was done, which was given to it at that time.
+    fn was_done(&mut self, items: usize, given: Instant) {
+        let now = Instant::now();
+        // It worked on another one before.
+        let took = now.duration_since(given.max(self.done)).as_secs_f64().max(1e-6);
+        let rate = items as f64 / took;
+        self.rate = Some(self.rate.map_or(rate, |before| before + (rate - before) / 8.0));
+        self.done = now;
+    }
+
     /// A job of this incarnation was not done. If the incarnation is still there it dies now or hangs; either way its
     /// successor is announced.
     fn lost_a_job(&mut self, generation: u64) {
@@ -95,6 +130,7 @@ struct Job {
     generation: u64,
     priority: Priority,
     items: Vec<(Lane, Item)>,
+    given: Instant,
 }
 
 /// What one incarnation holds.
@@ -125,7 +161,9 @@ impl Behaviour for VerifyDispatcher {
                 }
             });
             let up = address.is_running();
-            verifiers.push(Verifier { address, reserve: worker.reserve, up, jobs: 0 });
+            let device = worker.device.clone();
+            let (jobs, outstanding, rate, done) = (0, 0, None, Instant::now());
+            verifiers.push(Verifier { address, device, up, jobs, outstanding, rate, done });
         }
         Ok(DispatcherState {
             verifiers,
@@ -220,8 +258,10 @@ impl DispatcherState {
         let Some(job) = self.jobs.remove(&number) else { return };
         let verifier = &mut self.verifiers[job.verifier];
         verifier.jobs -= 1;
+        verifier.outstanding -= job.items.len();
         match verdicts.filter(|verdicts| verdicts.len() == job.items.len()) {
             Some(verdicts) => {
+                verifier.was_done(job.items.len(), job.given);
                 for ((_, item), valid) in job.items.into_iter().zip(verdicts) {
                     if let Some(key) = item.key {
                         self.cache.put(key, valid);
@@ -245,8 +285,8 @@ impl DispatcherState {
 
     /// Gives jobs to verifiers until either runs out.
     fn share_out(&mut self, ctx: &Context<DispatchMsg>, deadline: Duration) {
-        while let Some(at) = self.least_loaded() {
-            let Some((priority, items)) = self.cut_job() else { return };
+        while let Some((at, most)) = self.choose() {
+            let Some((priority, items)) = self.cut_job(most) else { return };
             let checks: Arc<[Check]> = items.iter().map(|(_, item)| item.check.clone()).collect();
             let generation = self.verifiers[at].address.generation();
             let asked = self.verifiers[at].address.ask(|reply| VerifierMsg::Job { items: checks, reply });
@@ -258,7 +298,8 @@ impl DispatcherState {
             self.next_job += 1;
             let (number, mouth) = (self.next_job, ctx.mouth());
             self.verifiers[at].jobs += 1;
-            self.jobs.insert(number, Job { verifier: at, generation, priority, items });
+            self.verifiers[at].outstanding += items.len();
+            self.jobs.insert(number, Job { verifier: at, generation, priority, items, given: Instant::now() });
             self.tasks.spawn(async move {
                 let verdicts = tokio::time::timeout(deadline, answer).await.ok().and_then(Result::ok);
                 mouth.send(DispatchMsg::Internal(Internal::Done { job: number, verdicts }));
@@ -266,23 +307,41 @@ impl DispatcherState {
         }
     }
 
-    /// The running verifier with the fewest jobs and room for one more; one of the reserve only if no other runs.
-    fn least_loaded(&self) -> Option<usize> {
-        let others_run = self.verifiers.iter().any(|verifier| verifier.up && !verifier.reserve);
-        self.verifiers
-            .iter()
-            .enumerate()
-            .filter(|(_, verifier)| verifier.up && verifier.jobs < bounds::JOBS_PER_VERIFIER)
-            .filter(|(_, verifier)| !(verifier.reserve && others_run))
-            .min_by_key(|(_, verifier)| verifier.jobs)
-            .map(|(at, _)| at)
+    /// Who gets the next job, and how many signatures it may have. A device is asked when as many wait as it needs to be
+    /// faster, and gets the share of them that by the measured rates takes it as long as the others take for the rest.
+    fn choose(&self) -> Option<(usize, usize)> {
+        let running = || self.verifiers.iter().enumerate().filter(|(_, verifier)| verifier.up);
+        let waiting = self.queues.foremost();
+        let others: f64 =
+            running().filter(|(_, verifier)| verifier.device.is_none()).map(|(_, verifier)| verifier.rate()).sum();
+        let device =
+            running().filter(|(_, verifier)| verifier.jobs < bounds::JOBS_PER_DEVICE).find_map(|(at, verifier)| {
+                let (crossover, rate) = verifier.on_device().filter(|(crossover, _)| waiting >= *crossover)?;
+                let share = (waiting as f64 * rate / (rate + others)) as usize;
+                Some((at, share.max(crossover).min(bounds::ITEMS_PER_DEVICE_JOB)))
+            });
+        if device.is_some() {
+            return device;
+        }
+        let others_run = running().any(|(_, verifier)| !verifier.is_reserve());
+        running()
+            .filter(|(_, verifier)| verifier.jobs < bounds::JOBS_PER_VERIFIER)
+            .filter(|(_, verifier)| !others_run || !verifier.is_reserve())
+            // Small jobs go to a device only where nobody else is there.
+            .min_by(|(_, one), (_, other)| {
+                let load =
+                    |verifier: &Verifier| (verifier.device.is_some(), verifier.outstanding as f64 / verifier.rate());
+                load(one).partial_cmp(&load(other)).unwrap_or(std::cmp::Ordering::Equal)
+            })
+            .filter(|(_, verifier)| verifier.device.is_none() || verifier.is_reserve() || others == 0.0)
+            .map(|(at, _)| (at, bounds::ITEMS_PER_JOB))
     }
 
     /// The next items of one class. What another request has settled meanwhile is answered from the cache.
-    fn cut_job(&mut self) -> Option<(Priority, Vec<(Lane, Item)>)> {
+    fn cut_job(&mut self, most: usize) -> Option<(Priority, Vec<(Lane, Item)>)> {
         let mut items = Vec::new();
         let mut class = None;
-        while items.len() < bounds::ITEMS_PER_JOB
+        while items.len() < most
             && let Some((priority, lane, item)) = self.queues.pop(class)
         {
             match item.key.and_then(|key| self.cache.get(&key)) {

@@ -139,6 +139,8 @@ pub enum VerifierMsg {
     },
     /// The verifier's thread has ended.
     ThreadEnded,
+    /// For the worker of a device itself.
+    Device(super::gpu_worker::DeviceMsg),
     /// This incarnation did not finish a job in time: fail, so that a new one with a new thread takes over.
     GiveUp {
         /// Which incarnation.

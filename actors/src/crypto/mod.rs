@@ -5,6 +5,8 @@
 mod back_end;
 mod cache;
 mod dispatcher;
+mod gpu_state;
+mod gpu_worker;
 mod messages;
 mod queue;
 mod requests;
@@ -16,5 +18,7 @@ mod verifier;
 
 pub use back_end::{BackEndError, cpu_back_end, log_back_end, use_back_end};
 pub use dispatcher::{Internal, VerifyDispatcher, Worker};
+pub use gpu_state::{GpuState, GpuStatus};
+pub use gpu_worker::{DeviceMsg, GpuWorker, GpuWorkerState, Open, Tuning};
 pub use messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
 pub use verifier::{Verifier, VerifierState};

@@ -89,6 +89,11 @@ impl<T> Queues<T> {
             .find_map(|(priority, class)| class.pop().map(|(lane, item)| (*priority, lane, item)))
     }
 
+    /// How many wait in the highest class that has any.
+    pub fn foremost(&self) -> usize {
+        self.lens().map(|(_, len)| len).find(|len| *len > 0).unwrap_or(0)
+    }
+
     pub fn lens(&self) -> impl Iterator<Item = (Priority, usize)> + '_ {
         self.classes.iter().map(|(priority, class)| (*priority, class.len))
     }

@@ -17,10 +17,15 @@ type Verdicts = Result<Vec<Option<Verdict>>, DispatchError>;
 
 fn dispatcher(workers: &[(&str, bool)], deadline: Duration) -> ChildSpec {
     let workers: Vec<_> =
-        workers.iter().map(|(role, reserve)| Worker { role: (*role).to_owned(), reserve: *reserve }).collect();
+        workers.iter().map(|(role, reserve)| Worker { role: (*role).to_owned(), device: absent(*reserve) }).collect();
     ChildSpec::behaviour("verify-dispatcher", bounds::DISPATCHER_MAILBOX, move || {
         VerifyDispatcher::new(workers.clone()).with_deadline(deadline)
     })
+}
+
+/// For a reserve: the device that is not there.
+fn absent(reserve: bool) -> Option<Arc<GpuState>> {
+    reserve.then(|| Arc::new(GpuState::new(false)))
 }
 
 fn verifier(role: &str, back_end: Arc<dyn BatchVerifier>) -> ChildSpec {
@@ -228,15 +233,4 @@ async fn a_full_class_refuses_and_others_go_on() {
     let mut accepted = ask(&registry, vec![check], Priority::Consensus);
     restart::<DispatchMsg>(&registry, "verify-dispatcher", KillMode::Kill).await;
     assert!(accepted.try_recv().is_err(), "it waited, and went with the dispatcher");
-}
-
-#[tokio::test]
-async fn a_worker_without_a_device_says_why_and_checks_on_the_processor() {
-    assert_eq!(Verifier::gpu_worker(false).without_device(), Some("gpu_acceleration is off"));
-    assert!(Verifier::gpu_worker(true).without_device().unwrap().starts_with("no CUDA device"));
-    let registry = node();
-    let worker = ChildSpec::behaviour("gpu-worker/0", bounds::VERIFIER_MAILBOX, || Verifier::gpu_worker(true));
-    let _tree = tree(&registry, vec![worker, dispatcher(&[("gpu-worker/0", true)], SOON)]).await;
-    let alice = Account::new(1);
-    assert_eq!(verdicts(&registry, vec![alice.check(&spoiled(&alice.pay(0)))]).await, [Some(false)]);
 }

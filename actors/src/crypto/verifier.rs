@@ -1,5 +1,4 @@
-//! A verifier: a thin actor before one thread that checks signatures. The worker of a device is the same actor with
-//! another back-end.
+//! A verifier: a thin actor before one thread that checks signatures on the processor.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +12,7 @@ use crate::bounds::crypto as bounds;
 
 /// Why a verifier fails.
 #[derive(Debug, thiserror::Error)]
-enum VerifierError {
+pub(super) enum VerifierError {
     /// Its thread is gone although nobody stopped it.
     #[error("the thread of {0} has ended")]
     ThreadEnded(String),
@@ -25,32 +24,13 @@ enum VerifierError {
 /// One verifier actor.
 pub struct Verifier {
     back_end: Arc<dyn BatchVerifier>,
-    /// For a device's worker without its device: why.
-    without_device: Option<String>,
 }
 
 impl Verifier {
     /// A verifier on one core.
     #[must_use]
     pub fn cpu(back_end: Arc<dyn BatchVerifier>) -> Self {
-        Self { back_end, without_device: None }
-    }
-
-    /// The worker of a device. Without a usable device it checks on the processor and says why.
-    #[must_use]
-    pub fn gpu_worker(enabled: bool) -> Self {
-        let why = match aurigraph_gpu::detect() {
-            _ if !enabled => "gpu_acceleration is off".to_owned(),
-            Ok(devices) => format!("{} devices, none with a back-end", devices.len()),
-            Err(no_device) => no_device.to_string(),
-        };
-        Self { back_end: super::cpu_back_end(), without_device: Some(why) }
-    }
-
-    /// For a device's worker: why it runs on the processor.
-    #[must_use]
-    pub fn without_device(&self) -> Option<&str> {
-        self.without_device.as_deref()
+        Self { back_end }
     }
 }
 
@@ -76,9 +56,6 @@ impl Behaviour for Verifier {
     type State = VerifierState;
 
     async fn start(&self, ctx: &Context<VerifierMsg>) -> Result<VerifierState, ActorError> {
-        if let Some(why) = &self.without_device {
-            tracing::info!(actor = %ctx.name, back_end = self.back_end.name(), "{why}: checking on the processor");
-        }
         let (queue, jobs) = sync_channel(bounds::JOBS_PER_VERIFIER);
         let ended = Arc::new(AtomicBool::new(false));
         let (back_end, stop, mouth) = (Arc::clone(&self.back_end), Arc::clone(&ended), ctx.mouth());
@@ -101,6 +78,8 @@ impl Behaviour for Verifier {
                 Err(TrySendError::Full(_)) => Ok(()),
                 Err(TrySendError::Disconnected(_)) => Err(VerifierError::ThreadEnded(ctx.name.clone()).into()),
             },
+            // Not for a verifier without a device.
+            VerifierMsg::Device(_) => Ok(()),
             VerifierMsg::ThreadEnded => Err(VerifierError::ThreadEnded(ctx.name.clone()).into()),
             VerifierMsg::GiveUp { generation } if generation == ctx.generation => {
                 Err(VerifierError::TooSlow(ctx.name.clone()).into())
@@ -111,7 +90,7 @@ impl Behaviour for Verifier {
 }
 
 /// Tells the actor that its thread has ended, also when it panicked.
-struct Farewell(Mouth<VerifierMsg>);
+pub(super) struct Farewell(pub(super) Mouth<VerifierMsg>);
 
 impl Drop for Farewell {
     fn drop(&mut self) {

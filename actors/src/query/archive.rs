@@ -21,7 +21,7 @@ impl Sources {
     #[must_use]
     pub fn of(context: &NodeContext, started: Instant, started_at: Timestamp) -> Self {
         let links = context.net.clone();
-        let gpu = context.settings.features.gpu_acceleration;
+        let gpu = Arc::clone(&context.gpu);
         let validators = context.settings.genesis.validators.len();
         Self {
             settings: context.settings.clone(),
@@ -38,7 +38,7 @@ impl Sources {
             links: Arc::new(move || links.status().into_iter().map(LinkFacts::from).collect()),
             // An open store is at this build's version: opening brings it there or fails.
             schema_version: Some(aurigraph_schema_upgrades::node::plan().newest().into()),
-            no_gpu: if gpu { aurigraph_gpu::detect().err().map(|reason| reason.to_string()) } else { None },
+            no_gpu: Arc::new(move || gpu.why_not()),
             started_at,
             started,
             validators: Mutex::new(ValidatorWatch::new(validators)),

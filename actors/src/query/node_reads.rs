@@ -249,8 +249,8 @@ impl NodeReads {
             reason: (!enabled).then(|| "switched off in the config".to_owned()),
         };
         let features = &settings.features;
-        let gpu = match (features.gpu_acceleration, &sources.no_gpu) {
-            (true, Some(reason)) => FeatureView { enabled: false, reason: Some(reason.clone()) },
+        let gpu = match (features.gpu_acceleration, (sources.no_gpu)()) {
+            (true, Some(reason)) => FeatureView { enabled: false, reason: Some(reason) },
             (enabled, _) => on(enabled),
         };
         let features = BTreeMap::from([

@@ -128,6 +128,9 @@ pub struct LinkFacts {
 /// Tells of the links to all other nodes.
 pub type Links = Arc<dyn Fn() -> Vec<LinkFacts> + Send + Sync>;
 
+/// Tells why something is not so; none if it is.
+pub type WhyNot = Arc<dyn Fn() -> Option<String> + Send + Sync>;
+
 /// Everything that is read from; survives restarts of those who read.
 pub struct Sources {
     /// What the node was started with.
@@ -148,8 +151,8 @@ pub struct Sources {
     pub links: Links,
     /// Version of the store's schema.
     pub schema_version: Option<u64>,
-    /// Why no GPU is used although the toggle is on; none if one is used.
-    pub no_gpu: Option<String>,
+    /// Why no GPU is used now; none if one is used.
+    pub no_gpu: WhyNot,
     /// When the process started.
     pub started_at: Timestamp,
     /// The same on the monotonic clock.

@@ -140,7 +140,7 @@ async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<A
         archive: Arc::new(archive),
         links: Arc::new(Vec::new),
         schema_version: None,
-        no_gpu: None,
+        no_gpu: Arc::new(|| None),
         started_at: Timestamp(0),
         started: Instant::now(),
         validators: Mutex::new(ValidatorWatch::new(1)),

@@ -27,7 +27,7 @@ struct Node {
 
 fn crypto(gate: &Arc<Gated>) -> Vec<ChildSpec> {
     let back_end: Arc<dyn BatchVerifier> = Arc::clone(gate) as _;
-    let worker = Worker { role: "cpu-verifier/0".to_owned(), reserve: false };
+    let worker = Worker { role: "cpu-verifier/0".to_owned(), device: None };
     vec![
         ChildSpec::behaviour("cpu-verifier/0", 8, move || Verifier::cpu(Arc::clone(&back_end))),
         ChildSpec::behaviour("verify-dispatcher", crypto_bounds::DISPATCHER_MAILBOX, move || {
