@@ -50,6 +50,8 @@ pub mod query {
     /// Ledger headers in one answer, 230 bytes each: of an hour with a heartbeat a second. Those nearest to the checkpoint
     /// are given, and a client sees that the first is not the one it asked for.
     pub const PROOF_HEADERS: u64 = 4_096;
+    /// Steps over epochs in one answer: some 25 KB each among four validators, 600 KB among a hundred. Clients ask on.
+    pub const EPOCH_HOPS: usize = 8;
     /// Transactions that the local signer remembers as pending for one account: the nonce window. More are refused.
     pub const SIGNER_PENDING: usize = 1_024;
     /// Requests waiting at the signer: each costs a signature of about a millisecond. More are refused with 503.

@@ -6,9 +6,7 @@
 use std::sync::Arc;
 
 use aurigraph_consensus::{AuthorIdx, Epoch, EpochStart, Stake};
-use aurigraph_ledger::codec::{CodecError, Reader, Writer};
-use aurigraph_ledger::genesis::{MAX_NAME, MAX_NETWORK_KEY, MAX_VALIDATORS};
-use aurigraph_ledger::types::PUBLIC_KEY_LEN;
+use aurigraph_ledger::{CodecError, ValidatorSet};
 use bytes::Bytes;
 
 use crate::config::public_key_of_seed;
@@ -136,43 +134,18 @@ impl Members {
 /// started here. Reads the log for epochs that are over.
 pub type MembersOf = Arc<dyn Fn(Option<Epoch>) -> Option<Arc<Members>> + Send + Sync>;
 
-/// Version of the encoding of an epoch's validators.
-const SET_VERSION: u8 = 1;
-
-/// The validators as an epoch's record holds them.
-#[must_use]
-pub fn encode_set(validators: &[Listed]) -> Vec<u8> {
-    let mut w = Writer::new();
-    w.u8(SET_VERSION).varint(validators.len() as u64);
-    for validator in validators {
-        w.bytes(validator.name.as_bytes()).bytes(&validator.consensus_key);
-        w.bytes(&validator.network_key).u64(validator.stake);
-    }
-    w.into_bytes()
-}
-
-/// Reads them back.
+/// The validators of an encoded [`ValidatorSet`].
 ///
 /// # Errors
-/// If the bytes are no such list.
+/// If the bytes are none.
 pub fn decode_set(bytes: &[u8]) -> Result<Vec<Listed>, CodecError> {
-    let mut r = Reader::new(bytes);
-    match r.u8()? {
-        SET_VERSION => {}
-        other => return Err(CodecError::Invalid { what: "version of a validator set", value: other.into() }),
-    }
-    let count = r.varint_max("validators of a set", MAX_VALIDATORS as u64)?;
-    let mut validators = Vec::new();
-    for _ in 0..count {
-        validators.push(Listed {
-            name: String::from_utf8_lossy(r.bytes("validator name", MAX_NAME)?).into_owned(),
-            consensus_key: r.bytes("consensus key", PUBLIC_KEY_LEN)?.to_vec(),
-            network_key: r.bytes("network key", MAX_NETWORK_KEY)?.to_vec(),
-            stake: r.u64()?,
-        });
-    }
-    r.finish()?;
-    Ok(validators)
+    let listed = |member: aurigraph_ledger::SetMember| Listed {
+        name: member.name,
+        consensus_key: member.consensus_key.as_bytes().to_vec(),
+        network_key: member.network_key.as_bytes().to_vec(),
+        stake: member.stake,
+    };
+    Ok(ValidatorSet::decode(bytes)?.validators.into_iter().map(listed).collect())
 }
 
 #[cfg(test)]

@@ -113,7 +113,7 @@ pub use committee::{Committee, StakeSet};
 pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
 pub use epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
 pub use event::{Alarm, Effect, Event, HaltReason, Offence};
-pub use light::{Finality, FinalityProof, LightError, TrustedSet};
+pub use light::{EpochHop, Finality, FinalityProof, LightError, TrustedSet};
 pub use machine::{Machine, RecoverError, Recovery};
 pub use message::{CommitRange, Lane, Message, RangeCommit, RoundProof};
 pub use range::{RangeBuilder, RangeError, ServedBlock};

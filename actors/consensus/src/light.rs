@@ -9,12 +9,13 @@ use aurigraph_ledger::block::SignatureVerifier;
 use aurigraph_ledger::codec::CodecError;
 use aurigraph_ledger::hash::Hash;
 use aurigraph_ledger::{
-    AccountProof, Address, Checkpoint, Genesis, LedgerHeader, ProofError, ProvenAccount, TransactionProof,
+    AccountProof, Address, Checkpoint, Genesis, LedgerHeader, ProofError, ProvenAccount, TransactionProof, ValidatorSet,
 };
 
 use crate::block::SignedCore;
 use crate::committee::{Committee, StakeSet};
 use crate::config::{ConfigError, MAX_VALIDATORS};
+use crate::epoch::EpochCert;
 use crate::types::{AuthorIdx, Epoch, Round, Stake};
 
 /// Most checkpoints of a proof: the covering one, and those up to what its certificate attests.
@@ -22,7 +23,10 @@ pub const MAX_CHECKPOINTS: usize = 1_024;
 /// Most ledger headers of a proof: from the transaction's block to the checkpoint's.
 pub const MAX_HEADERS: usize = 65_536;
 
-/// The validators that a client trusts: those of a genesis.
+/// Most epochs that a proof hops over.
+pub const MAX_HOPS: usize = 65_536;
+
+/// The validators that a client trusts: those of a genesis, or those that a chain of epoch certificates from there names.
 #[derive(Debug, Clone)]
 pub struct TrustedSet {
     chain_id: Hash,
@@ -48,6 +52,50 @@ impl TrustedSet {
         self.chain_id
     }
 
+    /// The epoch that they validate.
+    #[must_use]
+    pub const fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The validators after these epochs, each certified by those before.
+    ///
+    /// # Errors
+    /// [`LightError`] naming the first part that does not hold.
+    pub fn hop_all(&self, hops: &[EpochHop], verifier: &dyn SignatureVerifier) -> Result<Self, LightError> {
+        if hops.len() > MAX_HOPS {
+            return Err(LightError::Count { what: "epoch certificates", found: hops.len(), max: MAX_HOPS });
+        }
+        hops.iter().try_fold(self.clone(), |trusted, hop| trusted.hop(hop, verifier))
+    }
+
+    /// The validators of the next epoch: the final checkpoint of this one, attested by a quorum, names them.
+    ///
+    /// # Errors
+    /// [`LightError`] naming the first part that does not hold.
+    pub fn hop(&self, hop: &EpochHop, verifier: &dyn SignatureVerifier) -> Result<Self, LightError> {
+        let at = usize::try_from(self.epoch).unwrap_or(usize::MAX);
+        let malformed = |what| move |error| LightError::Malformed { what, at, error };
+        let cert = EpochCert::decode(&hop.certificate).map_err(malformed("epoch certificate"))?;
+        let checkpoint = Checkpoint::decode(&hop.checkpoint).map_err(malformed("final checkpoint"))?;
+        let set = ValidatorSet::decode(&hop.validators).map_err(malformed("validator set"))?;
+        let (seq, expected) = (checkpoint.seq, checkpoint.next_set_root);
+        self.check_chain(std::slice::from_ref(&checkpoint))?;
+        self.check_cores(&cert.cores, std::slice::from_ref(&checkpoint), verifier)?;
+        let found = set.root();
+        if expected != Some(found) {
+            return Err(LightError::NextSet { seq, found, expected });
+        }
+        if set.epoch != self.epoch + 1 {
+            let what = format!("the validator set after checkpoint {seq}");
+            return Err(LightError::Epoch { what, found: set.epoch, expected: self.epoch + 1 });
+        }
+        let stakes = set.validators.iter().map(|validator| validator.stake).collect();
+        let committee = Committee::new(stakes).map_err(|error| LightError::Committee { epoch: set.epoch, error })?;
+        let keys = set.validators.iter().map(|validator| validator.consensus_key.as_bytes().to_vec()).collect();
+        Ok(Self { chain_id: self.chain_id, epoch: set.epoch, committee, keys })
+    }
+
     /// Their stake.
     #[must_use]
     pub const fn committee(&self) -> &Committee {
@@ -64,6 +112,17 @@ pub struct FinalityProof {
     pub checkpoints: Vec<Vec<u8>>,
     /// Signed cores of a quorum, each attesting one of these checkpoints.
     pub cores: Vec<Vec<u8>>,
+}
+
+/// From an epoch's validators to the next one's: canonical bytes, as they come from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct EpochHop {
+    /// The epoch's certificate.
+    pub certificate: Vec<u8>,
+    /// Its final checkpoint.
+    pub checkpoint: Vec<u8>,
+    /// The next validator set.
+    pub validators: Vec<u8>,
 }
 
 /// What a good proof shows of its checkpoint.
@@ -112,7 +171,7 @@ pub enum LightError {
         /// That of the genesis.
         expected: Hash,
     },
-    /// A part is of an epoch whose validators the genesis does not name.
+    /// A part is of an epoch whose validators are not the trusted ones.
     #[error("{what} is of epoch {found}, the validators known are those of epoch {expected}")]
     Epoch {
         /// Which part.
@@ -121,6 +180,24 @@ pub enum LightError {
         found: Epoch,
         /// The set's.
         expected: Epoch,
+    },
+    /// The final checkpoint names another next set, or none.
+    #[error("the next validator set has root {found}, checkpoint {seq} names {expected:?}")]
+    NextSet {
+        /// The checkpoint.
+        seq: u64,
+        /// Root of the set in the proof.
+        found: Hash,
+        /// What the checkpoint names.
+        expected: Option<Hash>,
+    },
+    /// The next set is none that consensus could start with.
+    #[error("the validators of epoch {epoch}: {error}")]
+    Committee {
+        /// Their epoch.
+        epoch: Epoch,
+        /// What is wrong with them.
+        error: ConfigError,
     },
     /// Checkpoints are not consecutive.
     #[error("checkpoint {found} follows checkpoint {before}")]

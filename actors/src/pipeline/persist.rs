@@ -108,6 +108,7 @@ impl Persist {
             state.checkpoint = Some((checkpoint.seq, checkpoint.digest()));
             self.keep_checkpoint(state, checkpoint).await?;
         }
+        self.keep_next_set(state, &executed).await?;
         let mark = mark(&executed, state.checkpoint);
         match &executed.mark {
             Some(before) if before.block != mark.block => return Err(self.diverged(before, &mark)),
@@ -135,6 +136,20 @@ impl Persist {
             return Ok(());
         }
         let record = Record::indexed(RecordKind::Checkpoint, checkpoint.seq, Bytes::from(checkpoint.encode()));
+        deliver(&state.journal, JournalMsg::Append { records: vec![record], sync: false, reply: None }).await
+    }
+
+    /// The last commit of an epoch gives the validators of the next. In the log before the mark, so that a validator which is
+    /// told of the commit finds them.
+    async fn keep_next_set(&self, state: &State, executed: &ExecutedCommit) -> Result<(), ActorError> {
+        let ends = executed.outcome.checkpoint.as_ref().is_some_and(|checkpoint| checkpoint.next_set_root.is_some());
+        let Some(set) = executed.view.as_ref().filter(|_| ends).and_then(aurigraph_ledger::StateView::next_set) else {
+            return Ok(());
+        };
+        if self.node.journal.contains(RecordKind::ValidatorSet, &Record::index_key(set.epoch)) {
+            return Ok(());
+        }
+        let record = Record::indexed(RecordKind::ValidatorSet, set.epoch, Bytes::from(set.encode()));
         deliver(&state.journal, JournalMsg::Append { records: vec![record], sync: false, reply: None }).await
     }
 

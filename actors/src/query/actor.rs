@@ -113,8 +113,8 @@ impl Behaviour for QueryActor {
             QueryMsg::SlashingEvents { page, reply } => reply.send(Ok(node.slashing_events(page))),
             QueryMsg::ChainStats { reply } => reply.send(node.chain_stats()),
             QueryMsg::Consensus { reply } => reply.send(node.consensus()),
-            QueryMsg::Checkpoint { seq, headers_from, reply } => {
-                state.blocking(reply, move |chain| chain.checkpoint(seq, headers_from));
+            QueryMsg::Checkpoint { seq, headers_from, epochs_from, reply } => {
+                state.blocking(reply, move |chain| chain.checkpoint(seq, headers_from, epochs_from));
             }
             QueryMsg::Performance { reply } => reply.send(node.performance()),
             QueryMsg::Info { reply } => reply.send(Ok(node.info())),

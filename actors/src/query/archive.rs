@@ -114,6 +114,20 @@ impl Archive for NodeArchive {
         self.journal.get(RecordKind::Certificate, &Record::index_key(seq)).map_err(text)
     }
 
+    fn epoch_certificate(&self, epoch: u64) -> Result<Option<bytes::Bytes>, String> {
+        let Some(body) = self.journal.get(RecordKind::EpochCert, &Record::index_key(epoch)).map_err(text)? else {
+            return Ok(None);
+        };
+        match aurigraph_consensus::Record::decode(&body).map_err(text)? {
+            aurigraph_consensus::Record::EpochCert(cert) => Ok(Some(cert.encode().into())),
+            other => Err(format!("a record of an epoch's end holds {other:?}")),
+        }
+    }
+
+    fn validator_set(&self, epoch: u64) -> Result<Option<bytes::Bytes>, String> {
+        self.journal.get(RecordKind::ValidatorSet, &Record::index_key(epoch)).map_err(text)
+    }
+
     fn newest_certified(&self) -> Option<u64> {
         self.journal.highest(RecordKind::Certificate)
     }

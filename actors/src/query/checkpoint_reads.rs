@@ -1,11 +1,11 @@
 //! Checkpoints and certificates out of the log. Blocks: called from threads that may.
 
-use aurigraph_consensus::Certificate;
+use aurigraph_consensus::{Certificate, EpochCert};
 use aurigraph_ledger::block::Checkpoint;
 use aurigraph_ledger::{CodecError, LedgerHeader};
 
 use super::chain_reads::{ChainReads, Read, storage};
-use super::views::{CertificateView, CheckpointView, SignedCoreView};
+use super::views::{CertificateView, CheckpointView, EpochHopView, SignedCoreView};
 use crate::bounds::query as bounds;
 
 fn hex(bytes: &[u8]) -> String {
@@ -18,12 +18,18 @@ fn wrong(what: &'static str) -> impl Fn(CodecError) -> super::QueryError {
 
 impl ChainReads {
     /// A checkpoint, or the newest certified one, with the headers of the blocks from a height up to its own.
-    pub(super) fn checkpoint(&self, seq: Option<u64>, headers_from: Option<u64>) -> Read<Option<CheckpointView>> {
+    pub(super) fn checkpoint(
+        &self,
+        seq: Option<u64>,
+        headers_from: Option<u64>,
+        epochs_from: Option<u64>,
+    ) -> Read<Option<CheckpointView>> {
         let Some(seq) = seq.or_else(|| self.archive().newest_certified()) else { return Ok(None) };
         let Some(header) = self.archive().checkpoint(seq).map_err(storage("a checkpoint"))? else { return Ok(None) };
         let checkpoint = Checkpoint::decode(&header).map_err(wrong("a checkpoint"))?;
         Ok(Some(CheckpointView {
             sequence: seq,
+            epoch: checkpoint.epoch,
             digest: checkpoint.digest(),
             height: checkpoint.ledger_height,
             commit_index: checkpoint.commit_index,
@@ -36,7 +42,26 @@ impl ChainReads {
                 None => Vec::new(),
                 Some(from) => self.ledger_headers(from, checkpoint.ledger_height)?,
             },
+            epoch_hops: match epochs_from {
+                None => Vec::new(),
+                Some(from) => self.epoch_hops(from, checkpoint.epoch)?,
+            },
         }))
+    }
+
+    /// At most as many as a bounded answer holds; a client that needs more asks again from the next epoch on.
+    fn epoch_hops(&self, from: u64, to: u64) -> Read<Vec<EpochHopView>> {
+        let mut hops = Vec::new();
+        for epoch in (from..to).take(bounds::EPOCH_HOPS) {
+            let record = |of: Result<Option<bytes::Bytes>, String>| of.map_err(storage("the end of an epoch"));
+            let Some(certificate) = record(self.archive().epoch_certificate(epoch))? else { break };
+            let seq = EpochCert::decode(&certificate).map_err(wrong("an epoch certificate"))?.checkpoint.seq;
+            let Some(checkpoint) = record(self.archive().checkpoint(seq))? else { break };
+            let Some(validators) = record(self.archive().validator_set(epoch + 1))? else { break };
+            let (certificate, checkpoint, validators) = (hex(&certificate), hex(&checkpoint), hex(&validators));
+            hops.push(EpochHopView { epoch, certificate, checkpoint, validators });
+        }
+        Ok(hops)
     }
 
     fn certificate(&self, seq: u64) -> Read<Option<CertificateView>> {

@@ -168,6 +168,8 @@ pub enum QueryMsg {
         seq: Option<u64>,
         /// Ledger headers from this height on, up to the checkpoint's.
         headers_from: Option<u64>,
+        /// Add what leads from this epoch's validators to those of the checkpoint's.
+        epochs_from: Option<u64>,
         /// The answer.
         reply: Answer<Option<CheckpointView>>,
     },

@@ -262,7 +262,7 @@ reads! {
     /// Where consensus stands.
     consensus() -> ConsensusView = Consensus;
     /// A checkpoint with its certificate; the newest certified one if no number is given.
-    checkpoint(seq: Option<u64>, headers_from: Option<u64>) -> Option<CheckpointView> = Checkpoint;
+    checkpoint(seq: Option<u64>, headers_from: Option<u64>, epochs_from: Option<u64>) -> Option<CheckpointView> = Checkpoint;
     /// Live figures.
     performance() -> PerformanceView = Performance;
     /// What runs here.

@@ -62,6 +62,18 @@ pub trait Archive: Send + Sync + 'static {
     /// What went wrong, in words.
     fn certificate(&self, seq: u64) -> Result<Option<bytes::Bytes>, String>;
 
+    /// The canonical certificate of an epoch's end.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn epoch_certificate(&self, epoch: u64) -> Result<Option<bytes::Bytes>, String>;
+
+    /// The canonical validator set of an epoch; none for the first, which the genesis names.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn validator_set(&self, epoch: u64) -> Result<Option<bytes::Bytes>, String>;
+
     /// The newest checkpoint with a certificate.
     fn newest_certified(&self) -> Option<u64>;
 

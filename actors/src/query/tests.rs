@@ -76,6 +76,14 @@ impl Archive for HeldArchive {
         Ok(None)
     }
 
+    fn epoch_certificate(&self, _: u64) -> Result<Option<bytes::Bytes>, String> {
+        Ok(None)
+    }
+
+    fn validator_set(&self, _: u64) -> Result<Option<bytes::Bytes>, String> {
+        Ok(None)
+    }
+
     fn newest_certified(&self) -> Option<u64> {
         None
     }

@@ -85,6 +85,7 @@ fn figures() -> Vec<Route> {
             |call| Box::pin(checkpoint(call)),
         )
         .query::<Height>("headersFrom", "Add the ledger headers from this height to the checkpoint's.")
+        .query::<Height>("epochsFrom", "Add what leads from this epoch's validators to the checkpoint's.")
         .problems(&[404]),
         Route::get::<serde_json::Value>("/openapi.json", "getOpenApi", TAG, "This document.", |call| {
             Box::pin(async move {
@@ -100,7 +101,8 @@ async fn checkpoint(call: crate::call::Call) -> Result<warp::reply::Response, Pr
     let text = call.param(0, "seq")?;
     let seq = if text == "latest" { None } else { Some(call.number_param(0, "seq")?) };
     let headers_from = call.query.number("headersFrom", 0, u64::MAX)?;
-    let view = call.edge.port.checkpoint(seq, headers_from).await?;
+    let epochs_from = call.query.number("epochsFrom", 0, u64::MAX)?;
+    let view = call.edge.port.checkpoint(seq, headers_from, epochs_from).await?;
     ok(&view.ok_or_else(|| Problem::unknown("checkpoint", text))?)
 }
 

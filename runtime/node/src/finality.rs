@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aurigraph_actors::config::{ClusterConfig, load_genesis};
-use aurigraph_consensus::{Finality, FinalityProof, LightError, TrustedSet};
+use aurigraph_consensus::{EpochHop, Finality, FinalityProof, LightError, TrustedSet};
 use aurigraph_gpu::{BatchVerifier, VerifyItem};
 use aurigraph_ledger::{AccountProof, Address, SignatureVerifier, TransactionProof};
 use hyper::Method;
@@ -30,6 +30,21 @@ pub struct FinalityFile {
     checkpoints: Vec<String>,
     /// The certificate: signed cores.
     certificate: Vec<String>,
+    /// From the genesis' validators to those that signed, one step an epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    epochs: Vec<HopFile>,
+}
+
+/// From an epoch's validators to the next one's: canonical bytes as `0x` and hex digits.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct HopFile {
+    /// The epoch's certificate.
+    certificate: String,
+    /// Its final checkpoint.
+    checkpoint: String,
+    /// The next validator set.
+    validators: String,
 }
 
 /// The trusted validators, and what checks their signatures.
@@ -64,6 +79,7 @@ impl Trust {
     fn shown(&self, finality: &Finality) -> Value {
         json!({
             "chainId": self.set.chain_id(),
+            "epoch": finality.checkpoint.epoch,
             "checkpointSequence": finality.checkpoint.seq,
             "checkpointHeight": finality.checkpoint.ledger_height,
             "attestedStake": finality.stake.to_string(),
@@ -84,6 +100,22 @@ fn text(error: LightError) -> String {
     error.to_string()
 }
 
+/// The steps from the genesis' validators to those of an epoch, a bounded number at a time.
+async fn hops(client: &NodeClient, seq: u64, epoch: u64) -> CliResult<Vec<HopFile>> {
+    let mut all: Vec<HopFile> = Vec::new();
+    while (all.len() as u64) < epoch {
+        let path = format!("/consensus/checkpoints/{seq}?epochsFrom={}", all.len());
+        let answer = client.get(&path).await?;
+        let some: Vec<HopFile> = serde_json::from_value(answer["epochHops"].clone())
+            .map_err(|error| CliError::failed(format!("the node's answer is no step over an epoch: {error}")))?;
+        if some.is_empty() {
+            return Err(CliError::failed(format!("the node has not got the end of epoch {}", all.len())));
+        }
+        all.extend(some);
+    }
+    Ok(all)
+}
+
 impl FinalityFile {
     /// Fetches it for the block at a height, once a quorum attests the checkpoint that covers it.
     ///
@@ -96,7 +128,8 @@ impl FinalityFile {
             let answer = client.request(Method::GET, &path, "application/json", bytes::Bytes::new()).await?;
             let known = answer.status.is_success();
             if known && !answer.body["certificate"].is_null() {
-                return Self::of_answer(&answer.body);
+                let file = Self::of_answer(&answer.body)?;
+                return Ok(Self { epochs: hops(client, seq, answer.body["epoch"].as_u64().unwrap_or(0)).await?, ..file });
             }
             if !known && answer.status.as_u16() != 404 {
                 return Err(CliError::new(exit_of(answer.status), format!("{path}: {}", answer.problem())));
@@ -122,7 +155,20 @@ impl FinalityFile {
             headers: strings(&answer["ledgerHeaders"])?,
             checkpoints,
             certificate: strings(&Value::Array(cores))?,
+            epochs: Vec::new(),
         })
+    }
+
+    /// The validators whose signatures count: those of the genesis after all epochs of the file.
+    fn trusted(&self, trust: &Trust) -> Result<TrustedSet, String> {
+        let one = |hop: &HopFile| {
+            let parts = [hop.certificate.clone(), hop.checkpoint.clone(), hop.validators.clone()];
+            let [certificate, checkpoint, validators] = <[Vec<u8>; 3]>::try_from(bytes_of("epoch part", &parts)?)
+                .map_err(|_| "an epoch of the file has not three parts")?;
+            Ok::<_, String>(EpochHop { certificate, checkpoint, validators })
+        };
+        let hops = self.epochs.iter().map(one).collect::<Result<Vec<_>, _>>()?;
+        trust.set.hop_all(&hops, &trust.verifier).map_err(text)
     }
 
     fn proof(&self) -> Result<FinalityProof, String> {
@@ -142,7 +188,7 @@ impl FinalityFile {
         transaction: &TransactionProof,
         trust: &Trust,
     ) -> Result<(aurigraph_ledger::Hash, Value), String> {
-        let finality = self.proof()?.verify_transaction(transaction, &trust.set, &trust.verifier).map_err(text)?;
+        let finality = self.proof()?.verify_transaction(transaction, &self.trusted(trust)?, &trust.verifier).map_err(text)?;
         Ok((finality.header.hash(), trust.shown(&finality)))
     }
 
@@ -157,7 +203,7 @@ impl FinalityFile {
         trust: &Trust,
     ) -> Result<(aurigraph_ledger::Hash, Value), String> {
         let (finality, _) =
-            self.proof()?.verify_account(address, account, &trust.set, &trust.verifier).map_err(text)?;
+            self.proof()?.verify_account(address, account, &self.trusted(trust)?, &trust.verifier).map_err(text)?;
         Ok((finality.checkpoint.state_root, trust.shown(&finality)))
     }
 }

@@ -45,6 +45,8 @@ pub struct CertificateView {
 pub struct CheckpointView {
     /// Its number.
     pub sequence: u64,
+    /// Its epoch.
+    pub epoch: u64,
     /// Its digest: what validators attest.
     #[schemars(with = "HexHash")]
     pub digest: Hash,
@@ -67,6 +69,22 @@ pub struct CheckpointView {
     pub certificate: Option<CertificateView>,
     /// Headers of ledger blocks from the asked height to the checkpoint's: 0x and hex digits. Empty if none was asked.
     pub ledger_headers: Vec<String>,
+    /// From the validators of the asked epoch to those of the checkpoint's, one step an epoch. Empty if none was asked.
+    pub epoch_hops: Vec<EpochHopView>,
+}
+
+/// From the validators of an epoch to those of the next: 0x and hex digits each.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EpochHopView {
+    /// The epoch that ends.
+    pub epoch: u64,
+    /// Its certificate.
+    pub certificate: String,
+    /// Its final checkpoint.
+    pub checkpoint: String,
+    /// The next validator set.
+    pub validators: String,
 }
 
 /// Where this node's execution was found to differ.

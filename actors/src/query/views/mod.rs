@@ -14,7 +14,7 @@ pub use chain::{
     BlockFilters, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, OperationStatus, OperationView, Page,
     ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
 };
-pub use checkpoint::{CertificateView, CheckpointView, DivergenceView, SignedCoreView};
+pub use checkpoint::{CertificateView, CheckpointView, DivergenceView, EpochHopView, SignedCoreView};
 pub use network::{
     EdgeStatus, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, TopologyEdge, TopologySummary,
     TopologyView,

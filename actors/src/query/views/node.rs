@@ -139,6 +139,14 @@ pub struct ConsensusView {
     pub leader: Option<String>,
     /// The epoch.
     pub epoch: u64,
+    /// The protocol version that it runs; none before consensus has reported.
+    pub protocol_version: Option<u16>,
+    /// Its first commit.
+    pub epoch_first_commit: Option<u64>,
+    /// Its last commit, once that is known: the epoch closes.
+    pub epoch_last_commit: Option<u64>,
+    /// Stake that attests its final checkpoint; as much as a certificate needs ends the epoch.
+    pub epoch_attested_stake: Option<String>,
     /// The newest commit.
     pub last_commit_index: Option<u64>,
     /// The newest executed commit.
