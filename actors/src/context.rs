@@ -168,8 +168,8 @@ impl NodeContext {
             leaders_per_round: parameters.leaders_per_round,
             schedule_window: parameters.schedule_window,
             schedule_swap_percent: parameters.schedule_swap_percent,
-            epoch_ms: 0,
-            epoch_commits: 0,
+            epoch_ms: parameters.epoch_ms,
+            epoch_commits: parameters.epoch_commits,
         };
         let pacing = &self.settings.pacing;
         config.pacing.min_delay_busy_ms = pacing.min_delay_busy_ms;

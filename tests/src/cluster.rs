@@ -91,13 +91,16 @@ impl Cluster {
     /// Writes the configs and starts nothing.
     pub async fn prepare(binary: &str, config: &str, options: Options) -> Self {
         let turn = tokio::task::spawn_blocking(take_turn).await.unwrap();
-        let shipped = ClusterConfig::load(&configs().join(config)).unwrap();
         let mut text = std::fs::read_to_string(configs().join(config)).unwrap();
         for (from, to) in &options.replace {
             assert!(text.contains(from), "{config} does not contain {from:?}");
             text = text.replace(from, to);
         }
         let folder = tempfile::tempdir().unwrap();
+        // The replaced text may list other nodes than the shipped one.
+        let replaced = folder.path().join("replaced.toml");
+        std::fs::write(&replaced, &text).unwrap();
+        let shipped = ClusterConfig::load(&replaced).unwrap();
         let (mut nodes, mut listen) = (Vec::new(), Vec::new());
         for node in &shipped.nodes {
             let (rest, listener) = (ports::free(), ports::free());

@@ -38,6 +38,8 @@ const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 const CHECK_RETRY: Duration = Duration::from_millis(10);
 /// How long a synced append may take before the validator gives up on this journal.
 const SYNC_TIMEOUT: Duration = Duration::from_secs(30);
+/// The machine's state is told this often at the least, while anything happens.
+const REPORT_EVERY: Duration = Duration::from_millis(500);
 /// A snapshot of the consensus state is logged every so many commits: bounds what a restart replays. This crate's own
 /// tests do not wait for as many.
 const SNAPSHOT_EVERY: u64 = if cfg!(test) { 16 } else { 256 };
@@ -78,6 +80,8 @@ pub struct State {
     pub(super) connected: BTreeSet<AuthorIdx>,
     timer: u64,
     tasks: JoinSet<()>,
+    /// When the machine's state was told last.
+    reported: Instant,
     offences: Seldom<(AuthorIdx, Offence)>,
     /// The mark of a restored directory, until the log says that it is doubtful.
     restored_mark: Option<PathBuf>,
@@ -120,6 +124,7 @@ impl Behaviour for Validator {
             connected: BTreeSet::new(),
             timer: 0,
             tasks: JoinSet::new(),
+            reported: Instant::now(),
             offences: Seldom::default(),
             restored_mark,
         };
@@ -130,6 +135,7 @@ impl Behaviour for Validator {
             self.step(ctx, &mut state, Event::BatchSealed { batch })?;
         }
         self.step(ctx, &mut state, Event::Tick)?;
+        self.report(&mut state);
         let status = state.machine.status();
         tracing::info!(
             commit = status.last_commit.index,
@@ -194,6 +200,10 @@ impl Validator {
     pub(super) fn step(&self, ctx: &Context<ValidatorMsg>, state: &mut State, event: Event) -> Result<(), ActorError> {
         let effects = state.machine.step(self.node.now(), event);
         self.execute(ctx, state, effects)?;
+        // A machine that has nothing to wait for, an observer's, sets no timer.
+        if state.reported.elapsed() >= REPORT_EVERY {
+            self.report(state);
+        }
         self.snapshot_if_due(state)
     }
 
@@ -501,7 +511,8 @@ impl Validator {
         Self::keep(state, record)
     }
 
-    fn report(&self, state: &State) {
+    fn report(&self, state: &mut State) {
+        state.reported = Instant::now();
         let status = state.machine.status();
         #[allow(clippy::cast_precision_loss)]
         {

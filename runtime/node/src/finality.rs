@@ -129,7 +129,10 @@ impl FinalityFile {
             let known = answer.status.is_success();
             if known && !answer.body["certificate"].is_null() {
                 let file = Self::of_answer(&answer.body)?;
-                return Ok(Self { epochs: hops(client, seq, answer.body["epoch"].as_u64().unwrap_or(0)).await?, ..file });
+                return Ok(Self {
+                    epochs: hops(client, seq, answer.body["epoch"].as_u64().unwrap_or(0)).await?,
+                    ..file
+                });
             }
             if !known && answer.status.as_u16() != 404 {
                 return Err(CliError::new(exit_of(answer.status), format!("{path}: {}", answer.problem())));
@@ -188,7 +191,8 @@ impl FinalityFile {
         transaction: &TransactionProof,
         trust: &Trust,
     ) -> Result<(aurigraph_ledger::Hash, Value), String> {
-        let finality = self.proof()?.verify_transaction(transaction, &self.trusted(trust)?, &trust.verifier).map_err(text)?;
+        let finality =
+            self.proof()?.verify_transaction(transaction, &self.trusted(trust)?, &trust.verifier).map_err(text)?;
         Ok((finality.header.hash(), trust.shown(&finality)))
     }
 
