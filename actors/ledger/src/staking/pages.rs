@@ -361,7 +361,10 @@ fn read_chunks<T: Clone, const N: usize>(
             if r.varint()? != expected as u64 {
                 return Err(missing(what, expected));
             }
-            (0..expected).try_for_each(|_| Ok(list.push(read(r)?)))
+            (0..expected).try_for_each(|_| {
+                list.push(read(r)?);
+                Ok(())
+            })
         })?;
         *at += 1;
     }
