@@ -283,6 +283,12 @@ impl Ledger {
         self.state.system.fee_pool
     }
 
+    /// How many validators the epoch that runs has.
+    #[must_use]
+    pub fn validators(&self) -> usize {
+        self.state.system.invalid_signatures.len()
+    }
+
     /// The hasher that was injected.
     #[must_use]
     pub fn hasher(&self) -> &Arc<dyn TreeHasher> {

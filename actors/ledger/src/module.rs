@@ -70,12 +70,16 @@ pub struct GroupFormat {
 }
 
 /// The formats of this protocol version's modules. Tags outside all of them do not decode.
-pub const GROUP_FORMATS: &[GroupFormat] = &[];
+pub const GROUP_FORMATS: &[GroupFormat] = &[crate::staking::FORMAT];
 
 /// What a module may see and do while it executes a group.
 pub trait ModuleContext {
+    /// The chain.
+    fn chain_id(&self) -> Hash;
     /// Who signed.
     fn sender(&self) -> AccountIndex;
+    /// The address of who signed.
+    fn sender_address(&self) -> Address;
     /// The height being built.
     fn height(&self) -> u64;
     /// The commit's time, in milliseconds.
@@ -86,6 +90,12 @@ pub trait ModuleContext {
     fn balance(&self, account: AccountIndex) -> Option<Amount>;
     /// Moves an amount between existing accounts; false, and nothing done, if it cannot be.
     fn transfer(&mut self, from: AccountIndex, to: AccountIndex, amount: Amount) -> bool;
+    /// Takes an amount from an existing account into the module's keeping; false, and nothing done, if it cannot be.
+    fn debit(&mut self, account: AccountIndex, amount: Amount) -> bool;
+    /// Gives an existing account an amount out of the module's keeping; false, and nothing done, if it cannot be.
+    fn credit(&mut self, account: AccountIndex, amount: Amount) -> bool;
+    /// Whether an ML-DSA-87 signature is valid for a message under a key, with an empty context.
+    fn verify(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool;
     /// Notes that the operation at a position of the group failed with a code of the module's own.
     fn fail(&mut self, at: usize, code: u8);
     /// Emits an event in a format of the module's own.

@@ -85,7 +85,8 @@ impl Development {
         }
     }
 
-    /// The genesis of these validators, given by name and stake.
+    /// The genesis of these validators, given by name and stake. The first validator's operator is the first account, and so
+    /// on, as far as there are accounts with keys.
     #[must_use]
     pub fn genesis(
         &self,
@@ -95,7 +96,7 @@ impl Development {
         parameters: ProtocolParameters,
         validators: &[(String, u64)],
     ) -> Genesis {
-        let validators = validators.iter().map(|(name, stake)| {
+        let validators = validators.iter().enumerate().map(|(at, (name, stake))| {
             let secrets = self.node_secrets(name);
             GenesisValidator {
                 name: name.clone(),
@@ -104,7 +105,8 @@ impl Development {
                 ),
                 network_key: PublicKey::new(network_public_key(&secrets.network_seed)),
                 stake: *stake,
-                operator: None,
+                operator: (at < self.signers)
+                    .then(|| Address::of_public_key(&public_key_of_seed(&self.account_seed(at)))),
             }
         });
         Genesis {

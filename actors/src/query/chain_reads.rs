@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use aurigraph_ledger::merkle::{MerkleTree, TransactionProof, transaction_leaf, transaction_tree};
+use aurigraph_ledger::staking::{EVERYTHING, StakingOperation};
 use aurigraph_ledger::transaction::{Operation, Sender, Target, Transaction};
 use aurigraph_ledger::{Hash, LedgerHeader, PlainHasher, Receipt};
 use parking_lot::Mutex;
@@ -389,7 +390,19 @@ fn describe(view: &mut TransactionView, body: &Transaction, receipt: &Receipt) {
 }
 
 fn operation_view(index: u32, operation: &Operation, status: OperationStatus, error: Option<String>) -> OperationView {
-    let plain = OperationView { index, kind: "module".into(), to: None, amount: None, tag: None, status, error };
+    let plain = OperationView {
+        index,
+        kind: "module".into(),
+        to: None,
+        amount: None,
+        validator: None,
+        name: None,
+        commission_basis_points: None,
+        seconds: None,
+        tag: None,
+        status,
+        error,
+    };
     match operation {
         Operation::Transfer { to, amount } => {
             let to = match to {
@@ -397,6 +410,31 @@ fn operation_view(index: u32, operation: &Operation, status: OperationStatus, er
                 Target::Address(address) => address.to_string(),
             };
             OperationView { kind: "transfer".into(), to: Some(to), amount: Some(Units(*amount)), ..plain }
+        }
+        Operation::Staking(operation) => {
+            let commission = match operation {
+                StakingOperation::Join(registration) => Some(registration.commission),
+                StakingOperation::SetCommission { commission, .. } => Some(*commission),
+                _ => None,
+            };
+            let name = match operation {
+                StakingOperation::Join(registration) => Some(registration.name.clone()),
+                _ => None,
+            };
+            let seconds = match operation {
+                StakingOperation::Maintenance { seconds, .. } => Some(*seconds),
+                _ => None,
+            };
+            OperationView {
+                kind: operation.name().into(),
+                amount: operation.amount().filter(|amount| *amount != EVERYTHING).map(Units),
+                validator: operation.validator(),
+                name,
+                commission_basis_points: commission,
+                seconds,
+                tag: Some(operation.tag()),
+                ..plain
+            }
         }
         Operation::Module { tag } => OperationView { tag: Some(*tag), ..plain },
         _ => plain,

@@ -1,5 +1,6 @@
 //! Stable texts for the ledger's reasons, as they stand in answers.
 
+use aurigraph_ledger::staking::StakingFailure;
 use aurigraph_ledger::{ExclusionReason, FailureCode};
 
 /// Why a transaction is in no block.
@@ -21,7 +22,7 @@ pub const fn exclusion(reason: ExclusionReason) -> &'static str {
 
 /// Why an operation had no effect.
 #[must_use]
-pub const fn failure(code: FailureCode) -> &'static str {
+pub fn failure(code: FailureCode) -> &'static str {
     match code {
         FailureCode::ZeroAmount => "zero_amount",
         FailureCode::SelfTransfer => "self_transfer",
@@ -29,6 +30,8 @@ pub const fn failure(code: FailureCode) -> &'static str {
         FailureCode::InsufficientBalance => "insufficient_balance",
         FailureCode::BalanceOverflow => "balance_overflow",
         FailureCode::NoIndexLeft => "no_index_left",
+        // Staking is the only module.
+        FailureCode::Module(code) => StakingFailure::of_code(code).map_or("module_failure", StakingFailure::name),
         _ => "module_failure",
     }
 }

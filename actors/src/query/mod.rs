@@ -23,7 +23,7 @@ pub mod views;
 
 pub use actor::{QueryActor, QueryState};
 pub use messages::{Answer, KillOutcome, QueryError, QueryMsg};
-pub use port::{Fate, NodePort, PortError, Submitted, Transfer};
+pub use port::{Action, Fate, NodePort, Order, PortError, Submitted};
 pub use process::ProcessFigures;
 pub use signer::{Attempt, Signer, SignerError, SignerMsg, SignerState};
 pub use sources::{Archive, ArchivedBlock, ArchivedTransaction, LinkFacts, Links, Sources};

@@ -13,6 +13,7 @@ use super::chain_reads::Read;
 use super::messages::{KillOutcome, QueryError};
 use super::process::ProcessFigures;
 use super::sources::{LinkFacts, Sources};
+use super::validator_reads::stakes_of;
 use super::values::{Timestamp, Units};
 use super::views::{
     AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, FeatureView, HealthView,
@@ -102,6 +103,7 @@ impl NodeReads {
         let Some(account) = view.find(&Address(address)).and_then(|index| view.account(index)) else {
             return Ok(None);
         };
+        let (stake, delegations, unbonding) = stakes_of(view, &account);
         let window = account.nonce..account.nonce.saturating_add(NONCE_WINDOW);
         Ok(Some(BalanceView {
             address,
@@ -110,9 +112,11 @@ impl NodeReads {
             nonce_base: account.nonce,
             used_nonces: window.filter(|nonce| view.nonce_used(account.index, *nonce)).collect(),
             key_registered: account.has_key,
-            // This protocol version knows no other tokens and no staking by accounts.
+            // This protocol version knows no other tokens.
             tokens: Vec::new(),
-            stake: Units(0),
+            stake,
+            delegations,
+            unbonding,
             height: published.height(),
         }))
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use aurigraph_ledger::staking::StakingOperation;
 use aurigraph_ledger::{Amount, Hash, Transaction};
 use aurigraph_runtime::{Address, CallError, KillMode, Registry, Reply};
 use bytes::Bytes;
@@ -133,12 +134,12 @@ impl NodePort {
         self.hub.ask(|reply| EventHubMsg::AwaitTransaction { hash, reply }).ok()
     }
 
-    /// Signs a transfer for an account that this node holds, and submits it; with `wait` the answer brings its fate.
+    /// Signs a transaction for an account that this node holds, and submits it; with `wait` the answer brings its fate.
     ///
     /// # Errors
     /// [`PortError`] if the signer did not answer; its refusal is the inner error.
-    pub async fn transfer(&self, transfer: Transfer, wait: bool) -> Result<Result<Submitted, SignerError>, PortError> {
-        let ask = |reply| SignerMsg::Transfer { transfer, wait, reply };
+    pub async fn sign(&self, order: Order, wait: bool) -> Result<Result<Submitted, SignerError>, PortError> {
+        let ask = |reply| SignerMsg::Sign { order: Box::new(order), wait, reply };
         Ok(self.signer.call(bounds::ADMISSION_WITHIN, ask).await?)
     }
 
@@ -181,15 +182,27 @@ impl NodePort {
     }
 }
 
-/// A transfer that this node is to sign.
+/// What a transaction that this node signs is to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transfer {
-    /// The account that pays.
+pub enum Action {
+    /// Transfer.
+    Transfer {
+        /// Who receives.
+        recipient: Hash,
+        /// How much.
+        amount: Amount,
+    },
+    /// An operation of staking.
+    Staking(StakingOperation),
+}
+
+/// A transaction that this node is to sign.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The account that signs and pays.
     pub from: Hash,
-    /// Who receives.
-    pub recipient: Hash,
-    /// How much.
-    pub amount: Amount,
+    /// What for.
+    pub action: Action,
     /// At most [`aurigraph_ledger::types::MAX_MEMO`] bytes.
     pub memo: Vec<u8>,
 }

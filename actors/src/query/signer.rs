@@ -1,4 +1,4 @@
-//! Signs transfers for accounts that the node holds: the one place where their nonces are chosen.
+//! Signs transactions for accounts that the node holds: the one place where their nonces are chosen.
 //!
 //! Being one actor makes it safe under concurrency. A new incarnation forgets what is pending: the mempool then says
 //! which nonces are taken, and others are tried.
@@ -14,7 +14,7 @@ use aurigraph_ledger::{
 use aurigraph_runtime::{ActorError, Address, Behaviour, CallError, Context, Reply};
 use bytes::Bytes;
 
-use super::port::{Fate, Submitted, Transfer};
+use super::port::{Action, Fate, Order, Submitted};
 use super::sources::Sources;
 use crate::bounds::query as bounds;
 
@@ -24,10 +24,10 @@ use crate::published::Published;
 
 /// Attempts with other nonces, if the one that was chosen turns out to be taken.
 const ATTEMPTS: usize = 8;
-/// Signed transfers can be included for this many heights.
+/// Signed transactions can be included for this many heights.
 const EXPIRY: u64 = MAX_EXPIRY / 4;
 
-/// Why a transfer was not signed or not accepted.
+/// Why a transaction was not signed or not accepted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignerError {
     /// The node holds no key for the account.
@@ -40,14 +40,14 @@ pub enum SignerError {
     #[error("the node has not published a state yet")]
     NotReady,
     /// All nonces of the window are in use.
-    #[error("account {account} has {pending} transfers pending")]
+    #[error("account {account} has {pending} transactions pending")]
     NoNonceLeft {
         /// The account.
         account: Hash,
         /// How many are pending.
         pending: usize,
     },
-    /// The transfer cannot be expressed.
+    /// The transaction cannot be expressed.
     #[error(transparent)]
     Build(#[from] BuildError),
     /// The key could not be used.
@@ -64,10 +64,10 @@ pub enum SignerError {
 /// What the signer is told.
 #[derive(Debug)]
 pub enum SignerMsg {
-    /// Sign and submit a transfer.
-    Transfer {
-        /// The transfer.
-        transfer: Transfer,
+    /// Sign and submit a transaction.
+    Sign {
+        /// What it is to do.
+        order: Box<Order>,
         /// Whether the client waits for the commit.
         wait: bool,
         /// Once the mempool has answered.
@@ -77,10 +77,10 @@ pub enum SignerMsg {
     Answered(Box<Attempt>, Result<Accepted, SignerError>),
 }
 
-/// One try of one transfer.
+/// One try of one order.
 #[derive(Debug)]
 pub struct Attempt {
-    transfer: Transfer,
+    order: Box<Order>,
     wait: bool,
     nonce: u64,
     left: usize,
@@ -161,24 +161,18 @@ fn class_of(sources: &Sources) -> Class {
 
 impl SignerState {
     /// Builds and signs with a fresh nonce.
-    fn sign(&mut self, sources: &Sources, transfer: &Transfer) -> Result<(Hash, Bytes, u64), SignerError> {
+    fn sign(&mut self, sources: &Sources, order: &Order) -> Result<(Hash, Bytes, u64), SignerError> {
         let published = sources.newest().ok_or(SignerError::NotReady)?;
-        let held = self.held.get_mut(&transfer.from).ok_or(SignerError::UnknownAccount(transfer.from))?;
-        let index = published.view.find(&AccountAddress(transfer.from));
+        let held = self.held.get_mut(&order.from).ok_or(SignerError::UnknownAccount(order.from))?;
+        let index = published.view.find(&AccountAddress(order.from));
         let account = index.and_then(|index| published.view.account(index));
-        let account = account.ok_or(SignerError::NoAccountYet(transfer.from))?;
+        let account = account.ok_or(SignerError::NoAccountYet(order.from))?;
         let expiry = published.height() + EXPIRY;
         let nonce = held.take_nonce(&published, account.index, account.nonce, class_of(sources), expiry);
-        let full = || SignerError::NoNonceLeft { account: transfer.from, pending: held.pending.len() };
+        let full = || SignerError::NoNonceLeft { account: order.from, pending: held.pending.len() };
         let nonce = nonce.ok_or_else(full)?;
-        match held.signed(
-            sources.chain_id,
-            &published,
-            transfer,
-            account.has_key.then_some(account.index),
-            nonce,
-            expiry,
-        ) {
+        match held.signed(sources.chain_id, &published, order, account.has_key.then_some(account.index), nonce, expiry)
+        {
             Ok((id, bytes)) => Ok((id, bytes, nonce)),
             Err(error) => {
                 held.pending.remove(&nonce);
@@ -188,7 +182,7 @@ impl SignerState {
     }
 
     fn attempt(&mut self, sources: &Sources, ctx: &Context<SignerMsg>, mut attempt: Box<Attempt>) {
-        let (id, transaction) = match self.sign(sources, &attempt.transfer) {
+        let (id, transaction) = match self.sign(sources, &attempt.order) {
             Ok((id, bytes, nonce)) => {
                 attempt.nonce = nonce;
                 (id, bytes)
@@ -230,7 +224,7 @@ impl SignerState {
         }
         // After a time-out nobody knows whether the mempool has it. The nonce is free again all the same: if the mempool has
         // it, the next try is told so and moves on; a nonce that stayed marked would block the account in the end.
-        if !taken && let Some(held) = self.held.get_mut(&attempt.transfer.from) {
+        if !taken && let Some(held) = self.held.get_mut(&attempt.order.from) {
             held.pending.remove(&attempt.nonce);
         }
         attempt.reply.send(Err(error));
@@ -242,17 +236,21 @@ impl Held {
         &self,
         chain_id: Hash,
         published: &Published,
-        transfer: &Transfer,
+        order: &Order,
         registered: Option<AccountIndex>,
         nonce: u64,
         expiry: u64,
     ) -> Result<(Hash, Bytes), SignerError> {
         let sender = registered.map_or_else(|| SenderKey::PublicKey(self.key.public_key().to_vec()), SenderKey::Index);
-        let unsigned = TransactionBuilder::new(chain_id, sender, nonce, expiry)
-            .fees(published.view.fees())
-            .memo(&transfer.memo)
-            .transfer(Target::Address(AccountAddress(transfer.recipient)), transfer.amount)
-            .build()?;
+        let unsigned =
+            TransactionBuilder::new(chain_id, sender, nonce, expiry).fees(published.view.fees()).memo(&order.memo);
+        let unsigned = match &order.action {
+            Action::Transfer { recipient, amount } => {
+                unsigned.transfer(Target::Address(AccountAddress(*recipient)), *amount)
+            }
+            Action::Staking(operation) => unsigned.staking(operation.clone()),
+        }
+        .build()?;
         let signature =
             self.key.sign(&unsigned.signing_message()).map_err(|error| SignerError::Key(error.to_string()))?;
         let transaction = unsigned.with_signature(&signature)?;
@@ -280,8 +278,8 @@ impl Behaviour for Signer {
         state: &mut SignerState,
     ) -> Result<(), ActorError> {
         match message {
-            SignerMsg::Transfer { transfer, wait, reply } => {
-                let attempt = Attempt { transfer, wait, nonce: 0, left: ATTEMPTS, fate: None, reply };
+            SignerMsg::Sign { order, wait, reply } => {
+                let attempt = Attempt { order, wait, nonce: 0, left: ATTEMPTS, fate: None, reply };
                 state.attempt(&self.sources, ctx, Box::new(attempt));
             }
             SignerMsg::Answered(attempt, answer) => state.answered(&self.sources, ctx, attempt, answer),

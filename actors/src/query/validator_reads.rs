@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use aurigraph_ledger::staking::{StakingTable, Standing, Unbonding};
-use aurigraph_ledger::{FaultKind, ValidatorSet};
+use aurigraph_ledger::{AccountView, FaultKind, StateView, ValidatorSet};
 
 use super::chain_reads::Read;
 use super::node_reads::{NodeReads, float, mean};
 use super::values::{Timestamp, Units};
 use super::views::{
-    Page, SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
-    ValidatorStatus, ValidatorView,
+    AccountUnbondingView, DelegationView, Page, SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail,
+    ValidatorMetrics, ValidatorPage, ValidatorStatus, ValidatorView,
 };
 use crate::published::Published;
 
@@ -175,6 +175,28 @@ impl NodeReads {
         let total = events.len() as u64;
         SlashingEventPage { events: page.of(events), total, page: page.number, page_size: page.size }
     }
+}
+
+/// What an account has at stake, as delegator and operator; with whom, as a delegator; and what is on its way back.
+pub(super) fn stakes_of(
+    view: &StateView,
+    account: &AccountView,
+) -> (Units, Vec<DelegationView>, Vec<AccountUnbondingView>) {
+    let Some(table) = view.staking() else { return (Units(0), Vec::new(), Vec::new()) };
+    let name = |id| table.validator(id).map(|row| row.name.clone()).unwrap_or_default();
+    let delegations: Vec<_> = table
+        .delegations(account.index)
+        .map(|(id, _, worth)| DelegationView { validator_id: name(id), amount: Units(worth) })
+        .collect();
+    let unbonding = table.unbonding(account.index).map(|entry| AccountUnbondingView {
+        validator_id: name(entry.validator),
+        amount: Units(entry.amount),
+        release_epoch: entry.release,
+        released: table.epoch() >= entry.release,
+    });
+    let own = table.validators().filter(|(_, row)| row.operator == account.address).map(|(_, row)| row.self_stake);
+    let all = own.chain(delegations.iter().map(|it| it.amount.0)).fold(0, u128::saturating_add);
+    (Units(all), delegations, unbonding.collect())
 }
 
 /// Newest first.

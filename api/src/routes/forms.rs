@@ -121,6 +121,14 @@ impl JsonSchema for TransferBody {
     }
 }
 
+/// The body of an unjailing.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct UnjailBody {
+    /// At most 256 bytes.
+    pub memo: Option<String>,
+}
+
 /// A transfer that the node signs.
 #[derive(JsonSchema)]
 #[schemars(rename = "PlainTransfer", deny_unknown_fields)]

@@ -5,7 +5,8 @@ use std::time::Duration;
 use aurigraph_actors::events::TransactionEnd;
 use aurigraph_actors::mempool::{Refusal, Source};
 use aurigraph_actors::query::views::{TransactionStatus, TransactionView};
-use aurigraph_actors::query::{Submitted, Transfer, codes};
+use aurigraph_actors::query::{Action, Order, Submitted, codes};
+use aurigraph_ledger::staking::StakingOperation;
 use aurigraph_ledger::types::MAX_MEMO;
 use aurigraph_ledger::{Amount, ExclusionReason, Hash};
 use base64::Engine as _;
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 use warp::http::StatusCode;
 
 use super::forms::{
-    SubmitBody, SubmitManyBody, SubmittedItem, SubmittedMany, SubmittedView, TransferBody, Wait as WaitForm,
+    SubmitBody, SubmitManyBody, SubmittedItem, SubmittedMany, SubmittedView, TransferBody, UnjailBody, Wait as WaitForm,
 };
 use crate::auth::credentials_wanted;
 use crate::call::{Call, Media, json, ok, parse_json};
@@ -83,6 +84,15 @@ fn writes() -> Vec<Route> {
         |call| Box::pin(transfer(call)),
     )
     .access(Access::Account);
+    let unjail = Route::post::<UnjailBody, SubmittedView>(
+        "/validators/{id}/unjail",
+        "unjailValidator",
+        "validators",
+        "Asks a jailed validator back in, with a bearer token bound to its operator's account at this node.",
+        |call| Box::pin(unjail(call)),
+    )
+    .access(Access::Account)
+    .problems(&[404]);
     let write = |route: Route| {
         route
             .also(202, "Accepted and not committed yet.")
@@ -92,7 +102,7 @@ fn writes() -> Vec<Route> {
             )
             .problems(&WRITE_PROBLEMS)
     };
-    [submit_one, submit_many, transfer].map(write).into()
+    [submit_one, submit_many, transfer, unjail].map(write).into()
 }
 
 /// `?wait=`: true for `committed`, the default.
@@ -314,10 +324,25 @@ async fn transfer(mut call: Call) -> Result<warp::reply::Response, Problem> {
         return submit_one(call, transaction, wait).await;
     }
     let from = paying_account(&call)?;
-    let transfer = plain_transfer(from, &body)?;
+    let order = plain_transfer(from, &body)?;
+    sign(call, order, wait).await
+}
+
+/// Takes a validator out of jail, for its operator.
+async fn unjail(mut call: Call) -> Result<warp::reply::Response, Problem> {
+    let wait = waits(&call)?;
+    let (id, body): (String, UnjailBody) = (call.param(0, "id")?, call.json().await?);
+    let from = paying_account(&call)?;
+    let detail = call.edge.port.validator(id.clone()).await?.ok_or_else(|| Problem::unknown("validator", id))?;
+    let action = Action::Staking(StakingOperation::Unjail { validator: detail.validator.row });
+    sign(call, Order { from, action, memo: memo_of(body.memo)? }, wait).await
+}
+
+/// Has the node sign and submit.
+async fn sign(call: Call, order: Order, wait: bool) -> Result<warp::reply::Response, Problem> {
     let deadline = Instant::now() + COMMIT_WITHIN;
     loop {
-        let submitted = call.edge.port.transfer(transfer.clone(), wait).await??;
+        let submitted = call.edge.port.sign(order.clone(), wait).await??;
         let (hash, end) = ended(submitted, deadline).await;
         // Another node signed for the account at the same time and took the nonce: this one left no trace, so it is
         // signed anew. It ends, because the client's wait does.
@@ -337,16 +362,20 @@ fn paying_account(call: &Call) -> Result<Hash, Problem> {
     grant.account.ok_or_else(unbound)
 }
 
-fn plain_transfer(from: Hash, body: &TransferBody) -> Result<Transfer, Problem> {
+fn plain_transfer(from: Hash, body: &TransferBody) -> Result<Order, Problem> {
     let missing = |field| Problem::bad("malformed_transfer", format!("{field} is missing"));
     let recipient = hash("recipient", body.recipient.as_deref().ok_or_else(|| missing("recipient"))?)?;
     let amount: Amount = number("amount", body.amount.as_deref().ok_or_else(|| missing("amount"))?)?;
-    let memo = body.memo.clone().unwrap_or_default().into_bytes();
+    Ok(Order { from, action: Action::Transfer { recipient, amount }, memo: memo_of(body.memo.clone())? })
+}
+
+fn memo_of(memo: Option<String>) -> Result<Vec<u8>, Problem> {
+    let memo = memo.unwrap_or_default().into_bytes();
     if memo.len() > MAX_MEMO {
         let detail = format!("memo has {} bytes, at most {MAX_MEMO} are allowed", memo.len());
         return Err(Problem::bad("malformed_transfer", detail));
     }
-    Ok(Transfer { from, recipient, amount, memo })
+    Ok(memo)
 }
 
 #[cfg(test)]
@@ -398,7 +427,8 @@ mod tests {
             memo,
         };
         let good = plain_transfer(Hash::ZERO, &body(Some("340282366920938463463374607431768211455"), None));
-        assert_eq!(good.expect("well formed").amount, Amount::MAX);
+        let action = good.expect("well formed").action;
+        assert!(matches!(action, Action::Transfer { amount: Amount::MAX, .. }));
         for amount in [None, Some("-1"), Some("1.5"), Some(""), Some("340282366920938463463374607431768211456")] {
             assert!(plain_transfer(Hash::ZERO, &body(amount, None)).is_err(), "{amount:?}");
         }

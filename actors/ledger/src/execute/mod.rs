@@ -239,6 +239,8 @@ impl<'a> BlockExecution<'a> {
             accounts,
             modules,
             events: &mut self.out.events,
+            verifier: self.verifier,
+            chain_id: self.rules.chain_id,
             scratch: &mut self.scratch,
             transaction: in_block,
             sender,

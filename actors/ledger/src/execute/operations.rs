@@ -3,7 +3,7 @@
 //! Transfers run over columns, without allocation or hashing per operation. In an atomic transaction the first failure
 //! ends the run, and everything since its start is undone.
 
-use crate::block::{Event, EventKind, FailureCode, OperationFailure};
+use crate::block::{Event, EventKind, FailureCode, OperationFailure, SignatureVerifier};
 use crate::hash::{DIGEST_LEN, Hash};
 use crate::module::{Module, ModuleContext, ModuleId};
 use crate::state::{Accounts, Balances, ROWS};
@@ -23,6 +23,8 @@ pub(super) struct Operations<'a> {
     pub(super) accounts: &'a mut Accounts,
     pub(super) modules: &'a mut [Box<dyn Module>],
     pub(super) events: &'a mut Vec<Event>,
+    pub(super) verifier: &'a dyn SignatureVerifier,
+    pub(super) chain_id: Hash,
     pub(super) scratch: &'a mut Scratch,
     /// The transaction's position in the block.
     pub(super) transaction: u32,
@@ -167,6 +169,16 @@ impl Operations<'_> {
         Ok(())
     }
 
+    /// Sets an existing account's balance, remembering the one before in atomic transactions.
+    fn set_balance(&mut self, account: u32, balance: Amount) -> bool {
+        let Some(before) = self.accounts.balance(account) else { return false };
+        if self.atomic {
+            self.scratch.undo.push((account, before));
+        }
+        self.accounts.set_balance(account, balance);
+        true
+    }
+
     fn module_group(&mut self, group: ModuleGroup<'_>, start: u32) {
         let Some(id) = ModuleId::of_tag(group.tag) else { return };
         // Taken out of the list for the call, so that the module and its context do not share a borrow.
@@ -263,6 +275,28 @@ struct GroupContext<'a, 'b> {
 }
 
 impl ModuleContext for GroupContext<'_, '_> {
+    fn chain_id(&self) -> Hash {
+        self.operations.chain_id
+    }
+
+    fn sender_address(&self) -> Address {
+        self.operations.accounts.address(self.operations.sender).copied().unwrap_or_default()
+    }
+
+    fn debit(&mut self, account: AccountIndex, amount: Amount) -> bool {
+        let left = self.balance(account).and_then(|balance| balance.checked_sub(amount));
+        left.is_some_and(|left| self.operations.set_balance(account.0, left))
+    }
+
+    fn credit(&mut self, account: AccountIndex, amount: Amount) -> bool {
+        let credited = self.balance(account).and_then(|balance| balance.checked_add(amount));
+        credited.is_some_and(|credited| self.operations.set_balance(account.0, credited))
+    }
+
+    fn verify(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
+        self.operations.verifier.verify(public_key, message, signature)
+    }
+
     fn sender(&self) -> AccountIndex {
         AccountIndex(self.operations.sender)
     }

@@ -9,13 +9,15 @@
 mod arithmetic;
 mod chunked;
 mod epoch;
+mod execute;
 mod faults;
+mod operations;
 mod pages;
 mod table;
 
 use std::sync::Arc;
 
-use crate::codec::{CodecError, Writer};
+use crate::codec::{CodecError, Reader, Writer};
 use crate::fault::Fault;
 use crate::genesis::Genesis;
 use crate::hash::Hash;
@@ -23,13 +25,20 @@ use crate::module::{BlockFacts, EpochMoney, Module, ModuleContext, ModuleId};
 use crate::transaction::ModuleGroup;
 use crate::tree_hasher::TreeHasher;
 use crate::validator_set::EpochEnd;
+pub use execute::{MAX_UNBONDING, StakingFailure};
 pub use faults::FaultEvent;
+pub use operations::{
+    EVERYTHING, PROOF_DOMAIN, ProvenKeys, Registration, StakingOperation, TAGS, is_valid_name, proof_message,
+};
+pub(crate) use operations::{FORMAT, read as read_operations, write as write_operations};
 pub use table::{Faults, Maintenance, Penalty, StakingTable, Standing, Unbonding, Validator, ValidatorKeys};
 
 /// The number of the event of a fault that counted ([`FaultEvent`]).
 pub const EVENT_FAULT: u16 = 1;
 /// The number of the event of an epoch's end: the next epoch, and the root of its set.
 pub const EVENT_EPOCH: u16 = 2;
+/// The number of the event of a validator that joined: its row and its name.
+pub const EVENT_JOINED: u16 = 3;
 
 /// The module.
 #[derive(Debug, Default)]
@@ -94,9 +103,17 @@ impl Module for Staking {
         Some(&self.table)
     }
 
-    fn execute(&mut self, group: ModuleGroup<'_>, _atomic: bool, context: &mut dyn ModuleContext) {
-        // No format decodes to such a group yet.
-        (0..group.count).for_each(|at| context.fail(at, 0));
+    fn execute(&mut self, group: ModuleGroup<'_>, atomic: bool, context: &mut dyn ModuleContext) {
+        // A decoded group is in the format, so this gives all of its operations.
+        let operations = operations::read(group.tag, group.count, &mut Reader::new(group.columns));
+        for (at, operation) in operations.unwrap_or_default().iter().enumerate() {
+            if let Err(failure) = execute::execute(self, operation, context) {
+                context.fail(at, failure as u8);
+                if atomic {
+                    return;
+                }
+            }
+        }
     }
 
     fn begin(&mut self) {

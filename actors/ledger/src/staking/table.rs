@@ -270,7 +270,6 @@ impl StakingTable {
         &self.buckets[Self::bucket_of(account)]
     }
 
-    #[allow(dead_code)] // Operations follow.
     pub(super) fn bucket_mut(&mut self, account: u32) -> &mut Bucket {
         Arc::make_mut(&mut Arc::make_mut(&mut self.buckets)[Self::bucket_of(account)])
     }

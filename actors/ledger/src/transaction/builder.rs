@@ -11,6 +11,7 @@ use crate::codec::{CodecError, Writer};
 use crate::genesis::FeeSchedule;
 use crate::hash::{Hash, blake3_digest, h};
 use crate::module::{GROUP_FORMATS, GroupFormat};
+use crate::staking::{StakingOperation, write_operations};
 use crate::types::{
     AccountIndex, Address, Amount, MAX_GROUPS, MAX_MEMO, MAX_OPERATIONS, PUBLIC_KEY_LEN, SIGNATURE_LEN,
 };
@@ -50,6 +51,7 @@ pub enum SenderKey {
 #[derive(Debug, Clone)]
 enum Columns {
     Transfers { recipients: Vec<u8>, amounts: Vec<Amount> },
+    Staking(Vec<StakingOperation>),
     Module { count: usize, bytes: Vec<u8> },
 }
 
@@ -138,6 +140,17 @@ impl TransactionBuilder {
         }
     }
 
+    /// Adds an operation of staking.
+    #[must_use]
+    pub fn staking(mut self, operation: StakingOperation) -> Self {
+        let tag = operation.tag();
+        match self.groups.last_mut() {
+            Some((last, Columns::Staking(operations))) if *last == tag => operations.push(operation),
+            _ => self.groups.push((tag, Columns::Staking(vec![operation]))),
+        }
+        self
+    }
+
     /// Adds a group of a module's operations, already in the module's format.
     #[must_use]
     pub fn module_group(mut self, tag: u8, count: usize, bytes: Vec<u8>) -> Self {
@@ -179,6 +192,9 @@ impl TransactionBuilder {
                     for amount in amounts {
                         w.raw(&amount.to_le_bytes()[..width]);
                     }
+                }
+                Columns::Staking(operations) => {
+                    w.varint(operations.len() as u64).raw(&write_operations(operations));
                 }
                 Columns::Module { count, bytes } => {
                     w.varint(*count as u64).raw(bytes);
@@ -228,6 +244,7 @@ impl Columns {
     const fn count(&self) -> usize {
         match self {
             Self::Transfers { amounts, .. } => amounts.len(),
+            Self::Staking(operations) => operations.len(),
             Self::Module { count, .. } => *count,
         }
     }

@@ -5,6 +5,7 @@
 use crate::codec::{CodecError, Reader};
 use crate::hash::{DIGEST_LEN, Hash};
 use crate::module::GroupFormat;
+use crate::staking::{self, StakingOperation};
 use crate::types::{AccountIndex, Address, Amount, MAX_GROUPS, MAX_OPERATIONS};
 
 /// Tag of a group of transfers to account indices.
@@ -22,7 +23,7 @@ pub enum Target {
 }
 
 /// One operation, taken out of its columns: for display and indexing, never for execution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
     /// Move an amount to another account.
@@ -32,7 +33,9 @@ pub enum Operation {
         /// How much.
         amount: Amount,
     },
-    /// An operation of a module, known here by its tag alone.
+    /// An operation of staking.
+    Staking(StakingOperation),
+    /// An operation of another module, known here by its tag alone.
     Module {
         /// The tag of its group.
         tag: u8,
@@ -154,10 +157,23 @@ impl Group<'_> {
     /// The operation at a position of the group.
     #[must_use]
     pub fn get(&self, at: usize) -> Option<Operation> {
-        match self {
+        self.operations().nth(at)
+    }
+
+    /// The operations in order.
+    pub fn operations(&self) -> impl Iterator<Item = Operation> + use<'_> {
+        let staking = match self {
+            Group::Module(group) if staking::TAGS.contains(&group.tag) => {
+                staking::read_operations(group.tag, group.count, &mut Reader::new(group.columns)).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
+        let others = if staking.is_empty() { 0..self.len() } else { 0..0 };
+        let other = |at| match self {
             Group::Transfers(group) => group.get(at).map(|(to, amount)| Operation::Transfer { to, amount }),
-            Group::Module(group) => (at < group.count).then_some(Operation::Module { tag: group.tag }),
-        }
+            Group::Module(group) => Some(Operation::Module { tag: group.tag }),
+        };
+        staking.into_iter().map(Operation::Staking).chain(others.filter_map(other))
     }
 }
 
@@ -188,7 +204,7 @@ impl GroupLayout {
 }
 
 /// The fewest bytes of 1, 2, 4, 8, 16 that hold every bit of `bits`.
-pub(super) const fn shortest_width(bits: Amount) -> usize {
+pub(crate) const fn shortest_width(bits: Amount) -> usize {
     match 128 - bits.leading_zeros() {
         0..=8 => 1,
         9..=16 => 2,
@@ -215,6 +231,16 @@ fn bits_used(amounts: &[u8], width: usize) -> Amount {
 
 fn read_transfers(r: &mut Reader<'_>, count: usize, recipient_len: usize) -> Result<usize, CodecError> {
     r.raw(count * recipient_len)?;
+    amount_column(r, count).map(|(width, _)| width)
+}
+
+/// A column of amounts behind its width.
+pub(crate) fn read_amounts(r: &mut Reader<'_>, count: usize) -> Result<Vec<Amount>, CodecError> {
+    let (width, column) = amount_column(r, count)?;
+    Ok(column.chunks_exact(width).map(wide).collect())
+}
+
+fn amount_column<'a>(r: &mut Reader<'a>, count: usize) -> Result<(usize, &'a [u8]), CodecError> {
     let width = r.u8()?;
     if !matches!(width, 1 | 2 | 4 | 8 | 16) {
         return Err(CodecError::Invalid { what: "amount width", value: width.into() });
@@ -224,7 +250,7 @@ fn read_transfers(r: &mut Reader<'_>, count: usize, recipient_len: usize) -> Res
     if shortest_width(bits_used(amounts, width)) != width {
         return Err(CodecError::Invalid { what: "amount width that is not the shortest", value: width as u64 });
     }
-    Ok(width)
+    Ok((width, amounts))
 }
 
 fn read_group(r: &mut Reader<'_>, room: usize, formats: &[GroupFormat]) -> Result<GroupLayout, CodecError> {

@@ -13,6 +13,7 @@ pub use groups::{
     Group, ModuleGroup, Operation, RecipientColumn, TAG_TRANSFER_TO_ADDRESS, TAG_TRANSFER_TO_INDEX, Target,
     TransferGroup,
 };
+pub(crate) use groups::{read_amounts, shortest_width};
 
 use std::ops::Range;
 
@@ -279,7 +280,7 @@ impl Transaction {
 
     /// Every operation in order, taken out of its columns: for display and indexing.
     pub fn operations(&self) -> impl Iterator<Item = Operation> + '_ {
-        self.groups().flat_map(|group| (0..group.len()).filter_map(move |at| group.get(at)))
+        self.groups().flat_map(|group| group.operations().collect::<Vec<_>>())
     }
 }
 

@@ -152,7 +152,7 @@ fn cut(tx: &Transaction) -> (Vec<u8>, Vec<u8>, Vec<u8>) {
 
 /// An encoder of its own, to hold what the decoder accepted against.
 fn encode_group(group: &Group<'_>) -> Vec<u8> {
-    let Group::Transfers(transfers) = group else { panic!("only transfers decode") };
+    let Group::Transfers(transfers) = group else { return encode_staking(group) };
     let operations: Vec<_> = (0..group.len()).filter_map(|at| transfers.get(at)).collect();
     let largest = operations.iter().map(|(_, amount)| *amount).max().expect("no group is empty");
     let width = [1, 2, 4, 8].into_iter().find(|width| largest >> (8 * width) == 0).unwrap_or(16);
@@ -168,6 +168,21 @@ fn encode_group(group: &Group<'_>) -> Vec<u8> {
     for (_, amount) in &operations {
         w.raw(&amount.to_le_bytes()[..width]);
     }
+    w.into_bytes()
+}
+
+/// What the builder makes of the operations that the decoder saw.
+fn encode_staking(group: &Group<'_>) -> Vec<u8> {
+    let start = TransactionBuilder::new(Hash::ZERO, SenderKey::Index(AccountIndex(0)), 0, 0);
+    let builder = group.operations().fold(start, |builder, operation| match operation {
+        Operation::Staking(operation) => builder.staking(operation),
+        other => panic!("{other:?} in a group of a module"),
+    });
+    let unsigned = builder.build().expect("within the limits");
+    let tx = unsigned.with_signature(&[0; SIGNATURE_LEN]).expect("own bytes decode");
+    let Some(Group::Module(group)) = tx.groups().next() else { panic!("a group of staking") };
+    let mut w = Writer::new();
+    w.u8(group.tag).varint(group.count as u64).raw(group.columns);
     w.into_bytes()
 }
 

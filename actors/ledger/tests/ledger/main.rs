@@ -7,6 +7,7 @@ mod modules;
 mod outcomes;
 mod proofs;
 mod properties;
+mod stakes;
 mod staking;
 mod store;
 mod world;

@@ -32,7 +32,7 @@ pub fn address(account: u32) -> Address {
     Address::of_public_key(&key(account))
 }
 
-fn fake_signature(public_key: &[u8], message: &[u8]) -> Vec<u8> {
+pub fn fake_signature(public_key: &[u8], message: &[u8]) -> Vec<u8> {
     let mut signature = vec![0; SIGNATURE_LEN];
     blake3::Hasher::new().update(public_key).update(message).finalize_xof().fill(&mut signature);
     signature
@@ -135,6 +135,7 @@ impl World {
 
     pub fn batch(&mut self, proposer: u16, transactions: Vec<PreparedTransaction>) -> CommittedBatch {
         self.batches += 1;
+        let proposer = proposer.min(self.last_validator());
         CommittedBatch { proposer, digest: h("test-batch", &self.batches.to_le_bytes()), transactions }
     }
 
@@ -145,13 +146,19 @@ impl World {
             commit_index,
             commit_digest: h("test-commit", &commit_index.to_le_bytes()),
             timestamp_ms: self.now,
-            leader: 1,
+            leader: self.last_validator().min(1),
             round: u32::try_from(commit_index).expect("tests are short") + 2,
             consensus_state_digest: h("test-consensus", &commit_index.to_le_bytes()),
             batches,
             faults: Vec::new(),
             epoch_end: None,
         }
+    }
+
+    /// The last position in the set of the epoch that runs.
+    fn last_validator(&self) -> u16 {
+        let members = self.ledger.validators();
+        u16::try_from(members).expect("at most 128") - 1
     }
 
     pub fn commit_batches(&mut self, batches: Vec<CommittedBatch>) -> CommitOutcome {

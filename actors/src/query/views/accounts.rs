@@ -38,10 +38,38 @@ pub struct BalanceView {
     pub key_registered: bool,
     /// What it holds of other tokens.
     pub tokens: Vec<TokenBalance>,
-    /// What it has staked.
+    /// What it has staked: as a delegator, and as the operator of validators.
     pub stake: Units,
+    /// With whom, as a delegator.
+    pub delegations: Vec<DelegationView>,
+    /// Stake on its way back to it.
+    pub unbonding: Vec<AccountUnbondingView>,
     /// The height of the state that this was read from.
     pub height: u64,
+}
+
+/// What an account has delegated to a validator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DelegationView {
+    /// The validator's id.
+    pub validator_id: String,
+    /// What it is worth now: with rewards, and without what faults have cost.
+    pub amount: Units,
+}
+
+/// Stake on its way back to an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountUnbondingView {
+    /// The validator's id.
+    pub validator_id: String,
+    /// How much.
+    pub amount: Units,
+    /// The first epoch in which it can be withdrawn.
+    pub release_epoch: u64,
+    /// Whether it can be withdrawn now.
+    pub released: bool,
 }
 
 /// Proves an account under the state root of a checkpoint.

@@ -159,13 +159,22 @@ pub enum OperationStatus {
 pub struct OperationView {
     /// Its position in the transaction.
     pub index: u32,
-    /// `transfer`, or `module` for an operation that this version shows by its tag alone.
+    /// `transfer`; one of staking: `bond`, `delegate`, `undelegate`, `unbond`, `withdraw`, `join`, `leave`, `commission`,
+    /// `rotate`, `unjail`, `maintenance`; or `module` for an operation that this version shows by its tag alone.
     #[serde(rename = "type")]
     pub kind: String,
     /// Who receives: an address, or an account index in decimal.
     pub to: Option<String>,
-    /// How much.
+    /// How much; none where a delegator or operator takes back everything.
     pub amount: Option<Units>,
+    /// The row of the validator that an operation of staking is about.
+    pub validator: Option<u32>,
+    /// The name of a validator that joins.
+    pub name: Option<String>,
+    /// The commission that is set, in hundredths of a percent.
+    pub commission_basis_points: Option<u16>,
+    /// How long a maintenance lasts.
+    pub seconds: Option<u32>,
     /// The tag of its group.
     pub tag: Option<u8>,
     /// Whether it took effect.
