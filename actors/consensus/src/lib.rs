@@ -51,11 +51,13 @@ pub mod flush;
 pub mod light;
 pub mod machine;
 pub mod message;
+mod novelty;
 pub mod oracle;
 pub mod oracle_schedule;
 pub mod pacing;
 pub mod probe;
 pub mod propose;
+mod quota;
 pub mod range;
 pub mod record;
 pub mod recover;
@@ -89,6 +91,8 @@ mod historic_cluster;
 mod historic_tests;
 #[cfg(test)]
 mod light_tests;
+#[cfg(test)]
+mod novelty_tests;
 #[cfg(test)]
 mod pacing_tests;
 #[cfg(test)]

@@ -24,8 +24,10 @@ use crate::evidence::EvidencePool;
 use crate::fetch::Fetcher;
 use crate::flush::Linearizer;
 use crate::message::{Lane, Message};
+use crate::novelty::Novelty;
 use crate::probe::Probe;
 use crate::propose::Proposer;
+use crate::quota::Bucket;
 use crate::record::Record;
 use crate::schedule::Schedule;
 use crate::snapshot::ConsensusSnapshot;
@@ -60,6 +62,8 @@ pub(crate) struct Peer {
     pub(crate) served: u32,
     /// The second that `served` counts.
     pub(crate) served_second: TimeMs,
+    /// What it may have checked.
+    pub(crate) bucket: Bucket,
 }
 
 /// A signature check in flight.
@@ -98,6 +102,7 @@ pub struct Machine {
     pub(crate) suspended: Suspended,
     pub(crate) batches: Batches,
     pub(crate) fetcher: Fetcher,
+    pub(crate) novelty: Novelty,
     pub(crate) catch_up: CatchUp,
     pub(crate) probe: Probe,
     pub(crate) proposer: Proposer,
@@ -168,6 +173,7 @@ impl Machine {
             newest: None,
             served: 0,
             served_second: 0,
+            bucket: Bucket::default(),
         };
         let (peers, tally) = (vec![peer; committee.len()], EpochTally::new(committee.len()));
         Ok(Self {
@@ -182,6 +188,7 @@ impl Machine {
             suspended: Suspended::default(),
             batches: Batches::new(config.limits.known_batches),
             fetcher: Fetcher::default(),
+            novelty: Novelty::default(),
             catch_up: CatchUp::default(),
             probe: Probe::default(),
             proposer: Proposer::new(config.pacing, now.mono_ms),
@@ -337,6 +344,7 @@ impl Machine {
         self.check_late();
         self.tend_probe();
         self.tend_proposal();
+        self.tend_novelty();
         self.tend_fetches();
         self.set_timer();
     }
@@ -350,6 +358,7 @@ impl Machine {
         let candidates = [
             self.proposal_deadline(),
             self.fetcher.next_due_ms(),
+            self.novelty.next_due_ms(),
             self.batches.next_due_ms(),
             self.catch_up.next_due_ms(),
             self.probe.next_due_ms(),
@@ -402,6 +411,7 @@ impl Machine {
             blocks: self.store.len(),
             suspended: self.suspended.len(),
             wanted: self.fetcher.wanted(),
+            deferred: self.novelty.len(),
             wanted_batches: self.batches.wanted(),
             pending_batches: self.proposer.pending.len(),
             pending_evidence: self.evidence.pending(),

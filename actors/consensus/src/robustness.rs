@@ -5,7 +5,7 @@ use aurigraph_ledger::hash::{Hash, h};
 use crate::block::Block;
 use crate::cluster::{Cluster, stub_signature};
 use crate::config::Config;
-use crate::event::{Alarm, Effect, Event, HaltReason};
+use crate::event::{Alarm, Effect, Event, HaltReason, Offence};
 use crate::machine::{Machine, Recovery};
 use crate::message::{Message, encode_block};
 use crate::record::Record;
@@ -156,9 +156,36 @@ fn invented(round: Round, author: u16, salt: u64) -> BlockRef {
     }
 }
 
+/// Rounds as far ahead as is let in, again and again: the work is bounded by the quota, not by the peer.
+#[test]
+fn a_peer_that_pushes_at_line_rate_has_no_more_checked_than_its_quota() {
+    let config = config();
+    let mut now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
+    let (mut machine, _) = Machine::new(config.clone(), now).expect("valid");
+    let mut charged = 0_u64;
+    for salt in 0..2_000_u64 {
+        now.mono_ms += 1;
+        let round = 2 + u32::try_from(salt % 100).expect("small");
+        let parents = [3, 0, 1, 2].map(|author| invented(round - 1, author, salt)).to_vec();
+        let effects = push(&mut machine, now, &sealed_block(&config, round, 3, parents, vec![]));
+        let over = |effect: &&Effect| matches!(effect, Effect::Charge { peer: 3, offence: Offence::Quota });
+        charged += effects.iter().filter(over).count() as u64;
+    }
+    let checked = machine.status().counters.signatures_checked;
+    let quota = u64::from(config.limits.pushed_burst + 2 * config.limits.pushed_per_second);
+    assert!(checked <= quota + 1 && charged > 100, "{checked} checked, {charged} charged");
+    // Another peer's block is checked at once.
+    let mut parents = genesis_of(&config);
+    parents.swap(0, 1);
+    push(&mut machine, now, &sealed_block(&config, 1, 1, parents, vec![]));
+    assert_eq!((machine.status().counters.signatures_checked, machine.status().blocks), (checked + 1, 1));
+}
+
 #[test]
 fn a_flood_of_blocks_with_invented_parents_stays_within_the_limits() {
-    let config = config();
+    let mut config = config();
+    // The bounds of memory are to be met, not that of work.
+    config.limits.pushed_burst = u32::MAX;
     let now = Now { mono_ms: 1_000, wall_ms: 1_700_000_000_000 };
     let (mut machine, _) = Machine::new(config.clone(), now).expect("valid");
     for salt in 0..3_000_u64 {

@@ -167,6 +167,8 @@ pub struct Counters {
     pub fetches: u64,
     /// Blocks that came by fetching.
     pub blocks_fetched: u64,
+    /// Times that the fetch of a block was put off.
+    pub blocks_deferred: u64,
     /// Leader slots committed by the direct rule.
     pub slots_direct: u64,
     /// Leader slots committed by the indirect rule.
@@ -226,6 +228,8 @@ pub struct Status {
     pub suspended: usize,
     /// Missing blocks that are looked for.
     pub wanted: usize,
+    /// Missing blocks that are looked for later: what needs them pulls in too much.
+    pub deferred: usize,
     /// Missing batches that are looked for.
     pub wanted_batches: usize,
     /// Own batches that wait for a block.

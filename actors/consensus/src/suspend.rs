@@ -100,6 +100,37 @@ impl Suspended {
         self.blocks.values().rev().map(|waiting| &waiting.incoming).find(|i| i.reference.author == author)
     }
 
+    /// What a waiting block pulls in: the unaccepted blocks below the pushed block that needs it, counted up to `most`, and
+    /// the peer that introduced that one. Of several the cheapest.
+    #[must_use]
+    pub fn price(&self, block: &BlockRef, most: usize) -> (usize, AuthorIdx) {
+        let above = self.reach(block, most, |at| self.by_parent.get(at).into_iter().flatten().copied().collect());
+        let tops = above.iter().chain([block]).filter(|at| !self.is_awaited(at));
+        let priced = tops.filter_map(|top| {
+            let missing = |at: &BlockRef| match self.blocks.get(at) {
+                Some(waiting) => waiting.parents.iter().copied().collect(),
+                None => Vec::new(),
+            };
+            Some((self.reach(top, most, missing).len(), self.blocks.get(top)?.incoming.from))
+        });
+        // A walk that was cut short has found no top: as dear as can be.
+        let introducer = self.blocks.get(block).map_or(block.author, |waiting| waiting.incoming.from);
+        priced.min().unwrap_or((most, introducer))
+    }
+
+    /// Up to so many blocks that are reached from one by a step.
+    fn reach(&self, from: &BlockRef, most: usize, step: impl Fn(&BlockRef) -> Vec<BlockRef>) -> BTreeSet<BlockRef> {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![*from]);
+        while let Some(next) = open.pop() {
+            for found in step(&next) {
+                if seen.len() < most && seen.insert(found) {
+                    open.push(found);
+                }
+            }
+        }
+        seen
+    }
+
     /// Adds a block that waits for these parents and batches.
     pub fn insert(&mut self, incoming: Incoming, parents: BTreeSet<BlockRef>, batches: BTreeSet<Hash>) {
         let reference = incoming.reference;

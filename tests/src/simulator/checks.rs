@@ -8,7 +8,7 @@ use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
     Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommittedBlock, Config,
-    Evidence, EvidenceKind, FaultKind, Machine, Message, SignedCore,
+    Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, SignedCore, Status,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
@@ -22,6 +22,10 @@ use super::puppet::is_signed;
 /// A batch may be delivered again, as a faulty validator can bring about, after so many times the depth of garbage
 /// collection: state that grows for ever is the price of more. Nonces keep its transactions from counting twice.
 const BATCH_WINDOWS: u32 = 2;
+
+/// Rounds within which evidence is proven in a quiet network: into an own block, into others' histories, past a few
+/// skipped leaders.
+const PROVEN_WITHIN: u32 = 40;
 
 /// A property that does not hold, and how.
 pub(crate) type Broken = (Property, String);
@@ -59,6 +63,8 @@ pub(crate) struct Checks {
     /// Digest of the leader schedule after each decided slot that somebody was seen at.
     schedules: BTreeMap<(u32, u16), Hash>,
     voted: BTreeMap<(AuthorIdx, u64), Hash>,
+    /// In a quiet network: since which round a validator holds evidence.
+    owed: BTreeMap<usize, u32>,
     /// Faults that commits have proven.
     pub(crate) proven: BTreeSet<(AuthorIdx, FaultKind)>,
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
@@ -82,6 +88,7 @@ impl Checks {
             attested: BTreeMap::new(),
             schedules: BTreeMap::new(),
             voted: BTreeMap::new(),
+            owed: BTreeMap::new(),
             proven: BTreeSet::new(),
             lost: BTreeSet::new(),
             corruption: Corruption::default(),
@@ -306,6 +313,22 @@ impl Checks {
         if voted != vote.digest || attested != attestation.digest {
             let detail = format!("{author}: {vote:?} after {voted}, {attestation:?} after {attested}");
             return broken(Property::NoEquivocation, detail);
+        }
+        Ok(())
+    }
+
+    /// A look at a validator in a quiet network: evidence that it holds is proven within so many rounds.
+    pub(crate) fn accountable(&mut self, number: usize, status: &Status) -> Result<(), Broken> {
+        // Who does not sign cannot report.
+        if status.pending_evidence == 0 || status.mode != Mode::Active {
+            self.owed.remove(&number);
+            return Ok(());
+        }
+        let round = self.round();
+        let since = *self.owed.entry(number).or_insert(round);
+        if round > since + PROVEN_WITHIN {
+            let detail = format!("{number} holds evidence since round {since} that no commit proves");
+            return broken(Property::Accountability, detail);
         }
         Ok(())
     }

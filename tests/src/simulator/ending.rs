@@ -29,9 +29,13 @@ impl World<'_> {
     pub(super) fn look(&mut self) -> Result<(), Broken> {
         self.push(LOOK_MS, Happening::Look);
         let n = self.scenario.stakes.len();
+        let quiet = self.is_quiet();
         for (number, state) in &mut self.nodes {
             let Some(machine) = &state.machine else { continue };
             let status = machine.status();
+            if quiet {
+                self.checks.accountable(*number, &status)?;
+            }
             note_rotation(&mut self.marks, &mut state.out, machine.schedule());
             let limits = machine.config().limits;
             if status.suspended > n * limits.suspended_per_author || status.wanted > limits.want_blocks {

@@ -47,6 +47,8 @@ pub enum Property {
     NoEquivocation,
     /// P7: no evidence and no suspicion against a correct validator.
     NoFalseEvidence,
+    /// P8: what a correct validator has found, a commit proves once the network is quiet.
+    Accountability,
     /// P9: what waits stays within its bounds.
     BoundedMemory,
     /// P11: one seed, one trace.
