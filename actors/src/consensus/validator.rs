@@ -521,6 +521,7 @@ impl Validator {
             metrics::gauge!("consensus_commit_index").set(status.last_commit.index as f64);
             metrics::gauge!("consensus_suspended_blocks").set(status.suspended as f64);
             metrics::gauge!("consensus_wanted_blocks").set(status.wanted as f64);
+            metrics::gauge!("consensus_deferred_blocks").set(status.deferred as f64);
             metrics::gauge!("consensus_undecided_slots").set(status.undecided as f64);
             metrics::gauge!("consensus_pending_batches").set(status.pending_batches as f64);
             metrics::gauge!("consensus_pending_evidence").set(status.pending_evidence as f64);
