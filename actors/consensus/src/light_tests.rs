@@ -271,7 +271,7 @@ fn the_vectors_of_a_fixed_chain_do_not_change() {
 }
 
 const VECTORS: [&str; 3] = [
-    "0x49a2db10386eea85c8bddd8f16d7c79cb6437ef43f2d05a0eb8358de04c6511a",
-    "0xecc4318a0d5d3c71ceb09d3b6b2d406b76be37d1f539cc6d6f2d1b0f9215434a",
-    "0xc0fac2c17286c28406cec311e5bc395dcf79f16c043a48c152de28ba3b4427ca",
+    "0xccfb0cbff2161f576c46545cead07487be79bf969e72363b2d3cffe378e162f2",
+    "0xe3d6f4289f3dfa94f771fe0c2758cfe81ce0fa764d21b530192006376a1f8d7f",
+    "0xe453224415d9af65a52c6a9e66a7258336aeed8ba9d6945fc8907b1e89df5908",
 ];
