@@ -8,14 +8,15 @@ use aurigraph_ledger::hash::{Hash, h, h_parts};
 use aurigraph_ledger::merkle::MerkleTree;
 use aurigraph_ledger::{
     Address, Checkpoint, CommitInput, FeeSchedule, Genesis, GenesisAccount, GenesisValidator, Ledger, LedgerHeader,
-    PlainHasher, ProofError, PublicKey, TransactionProof,
+    PlainHasher, ProofError, PublicKey, SetMember, TransactionProof, ValidatorSet,
 };
 
 use crate::block::{BlockCore, SignedCore};
 use crate::config::CORE_LEN;
-use crate::light::{FinalityProof, LightError, TrustedSet};
+use crate::epoch::EpochCert;
+use crate::light::{EpochHop, FinalityProof, LightError, TrustedSet};
 use crate::testing::sealed_block;
-use crate::types::{AuthorIdx, CkptRef, SIGNATURE_LEN, Signature, Stake};
+use crate::types::{AuthorIdx, CkptRef, CommitRef, SIGNATURE_LEN, Signature, Stake};
 
 const KEY_LEN: usize = 2_592;
 
@@ -275,3 +276,65 @@ const VECTORS: [&str; 3] = [
     "0xe3d6f4289f3dfa94f771fe0c2758cfe81ce0fa764d21b530192006376a1f8d7f",
     "0xe453224415d9af65a52c6a9e66a7258336aeed8ba9d6945fc8907b1e89df5908",
 ];
+
+/// Epoch 0 ends after checkpoint 4, which names these validators of epoch 1.
+fn hop_to(chain: &Chain, set: &ValidatorSet, root: Option<Hash>) -> (EpochHop, EpochCert) {
+    let last = chain.checkpoints[2];
+    let checkpoint = Checkpoint { seq: last.seq + 1, prev_digest: last.digest(), next_set_root: root, ..last };
+    let attested = CkptRef { seq: checkpoint.seq, digest: checkpoint.digest() };
+    let commit = CommitRef { index: checkpoint.commit_index, digest: checkpoint.commit_digest };
+    let core = |author| {
+        let core = BlockCore { attestation: attested, commit_vote: commit, ..chain.core(author, 0) };
+        SignedCore::decode(&sign(core)).expect("a core")
+    };
+    let cert = EpochCert { epoch: 0, commit, checkpoint: attested, cores: [0, 1, 3].map(core).to_vec() };
+    let hop = EpochHop { certificate: cert.encode(), checkpoint: checkpoint.encode(), validators: set.encode() };
+    (hop, cert)
+}
+
+fn next_set() -> ValidatorSet {
+    let member = |id: u32| SetMember {
+        id,
+        name: format!("v{id}"),
+        address: owner(0),
+        consensus_key: key(u16::try_from(id).expect("few")),
+        network_key: PublicKey::new(vec![2; 40]),
+        stake: 5,
+    };
+    ValidatorSet { epoch: 1, validators: vec![member(1), member(6), member(7)] }
+}
+
+#[test]
+fn a_hop_leads_to_the_validators_that_the_final_checkpoint_names() {
+    let (chain, set) = (chain(&[1; 4]), next_set());
+    let (hop, _) = hop_to(&chain, &set, Some(set.root()));
+    let next = chain.trusted().hop_all(std::slice::from_ref(&hop), &Stub).expect("holds");
+    assert_eq!((next.epoch(), next.committee().total(), next.committee().quorum()), (1, 15, 11));
+    // The validators of epoch 0 prove nothing in epoch 1, and a hop leads over one epoch only.
+    assert!(matches!(chain.proof().verify(&next, &Stub), Err(LightError::Epoch { expected: 1, .. })));
+    assert!(matches!(next.hop(&hop, &Stub), Err(LightError::Epoch { found: 0, expected: 1, .. })));
+}
+
+#[test]
+fn a_hop_with_another_set_without_a_quorum_or_with_a_bad_signature_is_refused() {
+    let (chain, set) = (chain(&[1; 4]), next_set());
+    let trusted = chain.trusted();
+    let mut richer = set.clone();
+    richer.validators[1].stake = 500;
+    let (hop, cert) = hop_to(&chain, &set, Some(set.root()));
+    let other = EpochHop { validators: richer.encode(), ..hop.clone() };
+    assert!(matches!(trusted.hop(&other, &Stub), Err(LightError::NextSet { found, .. }) if found == richer.root()));
+    let (unnamed, _) = hop_to(&chain, &set, None);
+    assert!(matches!(trusted.hop(&unnamed, &Stub), Err(LightError::NextSet { expected: None, .. })));
+    let late = ValidatorSet { epoch: 2, ..set.clone() };
+    let (skips, _) = hop_to(&chain, &late, Some(late.root()));
+    assert!(matches!(trusted.hop(&skips, &Stub), Err(LightError::Epoch { found: 2, expected: 1, .. })));
+    let mut few = cert.clone();
+    few.cores.pop();
+    let few = EpochHop { certificate: few.encode(), ..hop.clone() };
+    assert!(matches!(trusted.hop(&few, &Stub), Err(LightError::Stake { stake: 2, .. })));
+    let mut forged = cert;
+    forged.cores[1].core.timestamp_ms += 1;
+    let forged = EpochHop { certificate: forged.encode(), ..hop };
+    assert!(matches!(trusted.hop(&forged, &Stub), Err(LightError::Signature { author: 1, .. })));
+}

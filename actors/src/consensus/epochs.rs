@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{Certificate, Epoch, EpochCert, EpochStart, Event, Record as LogRecord};
+use aurigraph_consensus::{Certificate, CkptRef, Epoch, EpochCert, EpochStart, Event, Record as LogRecord};
+use aurigraph_ledger::Checkpoint;
 use aurigraph_runtime::{ActorError, Context};
 
 use super::attestation;
@@ -13,6 +14,9 @@ use crate::context::NodeContext;
 use crate::members::{Listed, Members, decode_set};
 use crate::settings::NodeSettings;
 use crate::storage::{JournalReader, Record, RecordKind};
+
+/// Most checkpoints of an ended epoch that its certificate certifies after the fact.
+const UNCERTIFIED: usize = 64;
 
 /// The members of the newest epoch that the log has started.
 pub(super) fn newest(node: &NodeContext) -> Result<Members, ActorError> {
@@ -94,13 +98,24 @@ impl Validator {
         Ok(())
     }
 
-    /// The final checkpoint is certified by the epoch's own validators, for those who prove it later.
+    /// The epoch's own validators certify the final checkpoint, and by it the ones before that nobody certified: those of
+    /// the next epoch do not attest them.
     fn keep_certificate(&self, state: &State, cert: &EpochCert) -> Result<(), ActorError> {
-        let certificate = Certificate { checkpoint: cert.checkpoint, cores: cert.cores.clone() };
-        match attestation::certificate_record(&self.node, &certificate) {
-            Some(record) => Self::keep(state, record),
-            None => Ok(()),
+        let mut records = Vec::new();
+        let mut checkpoint = cert.checkpoint;
+        loop {
+            let certificate = Certificate { checkpoint, cores: cert.cores.clone() };
+            let Some(record) = attestation::certificate_record(&self.node, &certificate) else { break };
+            records.push(record);
+            let Some(seq) = checkpoint.seq.checked_sub(1) else { break };
+            let Some(body) = self.node.journal.get(RecordKind::Checkpoint, &Record::index_key(seq))? else { break };
+            let before = Checkpoint::decode(&body).map_err(|error| format!("checkpoint {seq}: {error}"))?;
+            if before.epoch != cert.epoch || records.len() == UNCERTIFIED {
+                break;
+            }
+            checkpoint = CkptRef { seq, digest: before.digest() };
         }
+        records.into_iter().rev().try_for_each(|record| Self::keep(state, record))
     }
 
     /// A validator whose network key stands in no node of the cluster config cannot be reached from here.

@@ -100,6 +100,8 @@ pub(super) struct Node {
     dispatcher: Heard<DispatchMsg>,
     batcher: Heard<BatcherMsg>,
     pub(super) store: Address<BatchStoreMsg>,
+    /// The epoch's members, once they are not the first's.
+    members: Arc<Mutex<Option<Arc<Members>>>>,
 }
 
 pub(super) fn open(directory: &Path) -> Journal {
@@ -124,11 +126,20 @@ pub(super) async fn node_over(
 ) -> Node {
     let (validator, lanes) = (Arc::new(Validator::default()), Arc::new(Lanes::default()));
     let (latest, _) = latest(view);
+    let members = Arc::new(Mutex::new(None));
     let make = {
+        let now = Arc::clone(&members);
         let (journal, outbound, validator) = (reader.clone(), Arc::clone(&lanes), Arc::clone(&validator));
         move || {
             BatchStore::new(BatchStoreParts {
-                members: Arc::new(|_| Some(Arc::new(Members::named(0, Some(OWN), &["v1", "v2", "v3"])))),
+                members: {
+                    let now = Arc::clone(&now);
+                    let first = || Members::named(0, Some(OWN), &["v1", "v2", "v3"]);
+                    Arc::new(move |epoch| match epoch {
+                        Some(0) => Some(Arc::new(first())),
+                        _ => Some(now.lock().clone().unwrap_or_else(|| Arc::new(first()))),
+                    })
+                },
                 batchers: 1,
                 max_batch: 1 << 20,
                 buffers: aurigraph_runtime::Buffers::pooled(1 << 20),
@@ -145,7 +156,7 @@ pub(super) async fn node_over(
     children.extend([dispatcher_spec, batcher_spec, ChildSpec::behaviour("batch-store", bounds::STORE_MAILBOX, make)]);
     let tree = tree(&registry, children).await;
     let store = registry.role("batch-store");
-    Node { registry, _tree: tree, journal: reader, validator, lanes, dispatcher, batcher, store }
+    Node { registry, _tree: tree, journal: reader, validator, lanes, dispatcher, batcher, store, members }
 }
 
 pub(super) fn sealed(author: AuthorIdx, epoch: u64, sequence: u64, transactions: &[Arc<Transaction>]) -> Batch {
@@ -183,6 +194,15 @@ impl Node {
     pub(super) async fn sequences(&self, count: u64) -> std::ops::Range<u64> {
         let reserved = self.store.call(SOON, |reply| BatchStoreMsg::ReserveSequences { count, reply }).await;
         reserved.unwrap().unwrap()
+    }
+
+    /// The validator has logged a commit that delivers these.
+    async fn log_commit(&self, index: u64, batches: Vec<BatchRef>) {
+        let record = aurigraph_consensus::Record::Commit(Arc::new(commit(index, batches)));
+        let records = vec![Record::indexed(RecordKind::Commit, index, record.encode().into())];
+        let journal = self.registry.role::<JournalMsg>("journal");
+        let appended = journal.call(SOON, |reply| JournalMsg::Append { records, sync: true, reply: Some(reply) }).await;
+        appended.unwrap().unwrap();
     }
 
     fn fetch(&self, batch: &Batch, candidates: &[AuthorIdx]) {
@@ -411,13 +431,39 @@ async fn a_restart_forgets_own_batches_that_a_commit_delivered() {
     for batch in [&first, &second] {
         node.put(batch, &all).await.unwrap();
     }
-    let record = aurigraph_consensus::Record::Commit(Arc::new(commit(1, vec![first.reference])));
-    let records = vec![Record::indexed(RecordKind::Commit, 1, record.encode().into())];
-    let journal = node.registry.role::<JournalMsg>("journal");
-    let appended = journal.call(SOON, |reply| JournalMsg::Append { records, sync: true, reply: Some(reply) }).await;
-    appended.unwrap().unwrap();
+    node.log_commit(1, vec![first.reference]).await;
     restart::<BatchStoreMsg>(&node.registry, "batch-store", KillMode::Kill).await;
     assert_eq!(node.undelivered().await, vec![second.reference]);
+}
+
+#[tokio::test]
+async fn own_batches_that_an_epoch_did_not_deliver_are_sealed_anew_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = node(directory.path(), None).await;
+    let all = transactions(1);
+    let (first, second) = (sealed(OWN, 0, 1, &all), sealed(OWN, 0, 2, &all));
+    for batch in [&first, &second] {
+        node.put(batch, &all).await.unwrap();
+    }
+    node.store.send(BatchStoreMsg::Delivered { digests: vec![first.reference.digest] }).unwrap();
+    node.log_commit(1, vec![first.reference]).await;
+    *node.members.lock() = Some(Arc::new(Members::named(1, Some(2), &["v2", "v3", "v1"])));
+    node.store.send(BatchStoreMsg::EpochStarted).unwrap();
+    let anew = sealed(2, 1, 2, &all).reference;
+    node.told(Told::Sealed(anew)).await;
+    assert_eq!(node.undelivered().await, vec![anew]);
+    // A batcher that had not heard of the epoch.
+    let late = node.put(&sealed(OWN, 0, 3, &all), &all).await.unwrap();
+    assert_eq!(late, sealed(2, 1, 3, &all).reference);
+    let body = node.get(vec![late.digest]).await.remove(0).unwrap();
+    assert_eq!(body.delivered_by(1, 2, &late), all);
+    // What was sealed anew before a restart is not sealed a second time.
+    restart::<BatchStoreMsg>(&node.registry, "batch-store", KillMode::Kill).await;
+    assert_eq!(node.undelivered().await, vec![anew, late]);
+    // Who left the committee takes no more.
+    *node.members.lock() = Some(Arc::new(Members::named(2, None, &["v2", "v3"])));
+    node.store.send(BatchStoreMsg::EpochStarted).unwrap();
+    assert_eq!(node.put(&sealed(2, 1, 9, &all), &all).await, Err(BatchError::NoValidator));
 }
 
 #[tokio::test]
