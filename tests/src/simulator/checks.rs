@@ -1,5 +1,6 @@
 //! The properties, held against everything that correct validators decide, execute and say.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
     Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommittedBlock, Config,
-    Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, SignedCore, Status,
+    Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, Round, SignedCore, Status,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
@@ -70,6 +71,8 @@ pub(crate) struct Checks {
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
     pub(crate) corruption: Corruption,
+    /// Who would lead each round if nobody were swapped: drawn from the epoch's seed, so the same for everybody.
+    drawn: RefCell<BTreeMap<Round, Vec<AuthorIdx>>>,
 }
 
 impl Checks {
@@ -92,6 +95,7 @@ impl Checks {
             proven: BTreeSet::new(),
             lost: BTreeSet::new(),
             corruption: Corruption::default(),
+            drawn: RefCell::default(),
         }
     }
 
@@ -393,7 +397,7 @@ fn is_proof(evidence: &Evidence) -> bool {
 }
 
 /// The oracle, given the blocks that a validator has logged, must see the commits that it has logged.
-pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
+pub(crate) fn against_oracle(checks: &Checks, number: usize, node: &Node) -> Result<(), Broken> {
     let Some(machine) = &node.machine else { return Ok(()) };
     let mut oracle = Oracle::new(machine.committee().clone(), machine.config().params.gc_depth, Mutation::None);
     for entry in &node.disk.entries {
@@ -410,7 +414,10 @@ pub(crate) fn against_oracle(number: usize, node: &Node) -> Result<(), Broken> {
         }
     }
     let schedule = machine.schedule();
-    let candidates = |round| schedule.candidates(machine.committee(), round);
+    let candidates = |round| {
+        let mut drawn = checks.drawn.borrow_mut();
+        drawn.entry(round).or_insert_with(|| schedule.candidates(machine.committee(), round)).clone()
+    };
     let expected = oracle.follow(schedule.rules(), &candidates).commits;
     let known = node.commits.len();
     let last = node.commits.last_key_value().map_or(0, |(index, _)| *index);

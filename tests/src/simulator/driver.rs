@@ -111,9 +111,10 @@ impl World<'_> {
                 }
             }
             Effect::Broadcast { bytes, .. } => {
+                self.check_said(node, Lane::Control, &bytes)?;
                 for to in 0..self.scenario.stakes.len() {
                     if to != node {
-                        self.send(node, to, Lane::Control, &bytes)?;
+                        self.transmit(node, to, &bytes);
                     }
                 }
             }
@@ -185,18 +186,27 @@ impl World<'_> {
     }
 
     fn send(&mut self, from: usize, to: usize, lane: Lane, bytes: &Arc<[u8]>) -> Result<(), Broken> {
+        self.check_said(from, lane, bytes)?;
+        self.transmit(from, to, bytes);
+        Ok(())
+    }
+
+    /// What leaves a correct validator, to one or to all.
+    fn check_said(&mut self, from: usize, lane: Lane, bytes: &[u8]) -> Result<(), Broken> {
         let author = AuthorIdx::try_from(from).expect("few");
         if lane == Lane::Control && bytes.len() > CONTROL_FRAME {
             return broken(Property::Survival, format!("{from} sends {} bytes on the control lane", bytes.len()));
         }
-        self.checks.said(author, bytes)?;
+        self.checks.said(author, bytes)
+    }
+
+    fn transmit(&mut self, from: usize, to: usize, bytes: &Arc<[u8]>) {
         if !*self.network.believes(from, to) {
-            return Ok(());
+            return;
         }
         for delay in self.network.transmit(from, to, &mut self.rng, &mut self.marks) {
             self.push(delay, Happening::Message { from, to, bytes: bytes.clone() });
         }
-        Ok(())
     }
 
     fn reply(&mut self, from: usize, to: AuthorIdx, message: &Message) -> Result<(), Broken> {

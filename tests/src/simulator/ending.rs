@@ -50,7 +50,7 @@ impl World<'_> {
         if self.rng.chance(60)
             && let Some(state) = self.nodes.get(&number)
         {
-            against_oracle(number, state)?;
+            against_oracle(&self.checks, number, state)?;
             self.marks.hit(Mark::OracleChecked);
         }
         Ok(())
@@ -67,15 +67,16 @@ impl World<'_> {
         let least = up().map(executed).min().unwrap_or(0);
         let newest = up().map(Node::last_commit).max().unwrap_or(0);
         let target = *self.target.get_or_insert(newest.max(self.checks.commits()) + SETTLE_COMMITS);
-        let settled = least >= target && self.open_batches().is_empty();
+        let long = elapsed >= self.scenario.least_ms && self.checks.round() >= self.scenario.least_rounds;
+        let late = elapsed > self.scenario.quiet_ms.max(self.scenario.least_ms) + SETTLE_MS;
+        let settled = (long || late) && least >= target && self.open_batches().is_empty();
         if least > self.least.0 {
             self.least = (least, self.time);
         }
-        let late = elapsed > self.scenario.quiet_ms.max(self.scenario.least_ms) + SETTLE_MS;
         if (late && !settled) || self.time > self.least.1 + PROGRESS_MS {
             return broken(Property::Liveness, self.report());
         }
-        Ok(settled && elapsed >= self.scenario.least_ms && self.checks.round() >= self.scenario.least_rounds)
+        Ok(settled && long)
     }
 
     /// Validators whose executors are right.
@@ -96,7 +97,7 @@ impl World<'_> {
         for (number, state) in &mut self.nodes {
             let Some(machine) = &state.machine else { continue };
             count(&mut self.marks, &machine.status().counters);
-            against_oracle(*number, state)?;
+            against_oracle(&self.checks, *number, state)?;
             self.marks.hit(Mark::OracleChecked);
             let found = state.executor.supply();
             if found != supply {

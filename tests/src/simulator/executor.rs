@@ -10,7 +10,7 @@ use aurigraph_ledger::{
 };
 use bytes::Bytes;
 
-use super::workload::{StubVerifier, Workload};
+use super::workload::{Entry, StubVerifier, Workload};
 
 /// A checkpoint as the store holds it.
 #[derive(Debug, Clone)]
@@ -82,9 +82,9 @@ impl Executor {
         let mut batches = Vec::with_capacity(bodies.len());
         for ((block, batch), body) in commit.batches().zip(bodies) {
             let decoded = workload.decode(&batch.digest, body);
-            let prepare = |(at, transaction): (usize, &Arc<aurigraph_ledger::Transaction>)| {
-                let verdict = verdict(node + at, transaction, workload);
-                PreparedTransaction { transaction: transaction.clone(), verdict }
+            let prepare = |(at, entry): (usize, &Entry)| PreparedTransaction {
+                transaction: entry.transaction.clone(),
+                verdict: verdict(node + at, entry),
             };
             let skip = usize::from(forgets);
             let transactions = decoded.iter().enumerate().skip(skip).map(prepare).collect();
@@ -132,15 +132,11 @@ impl Executor {
     }
 }
 
-fn verdict(salt: usize, transaction: &aurigraph_ledger::Transaction, workload: &Workload) -> Option<Verdict> {
-    use aurigraph_ledger::SignatureVerifier;
-    let key = workload.key_of(transaction)?;
+/// Late, under a wrong key, or early.
+fn verdict(salt: usize, entry: &Entry) -> Option<Verdict> {
     match salt % 3 {
         0 => None,
-        1 => Some(Verdict::new(transaction, b"another key", salt.is_multiple_of(2))),
-        _ => {
-            let valid = StubVerifier.verify(key, &transaction.signing_message(), transaction.signature());
-            Some(Verdict::new(transaction, key, valid))
-        }
+        1 => entry.strange.clone().map(|verdict| Verdict { valid: salt.is_multiple_of(2), ..verdict }),
+        _ => entry.right.clone(),
     }
 }

@@ -7,7 +7,7 @@ use aurigraph_consensus::BatchRef;
 use aurigraph_ledger::types::{AUR, PUBLIC_KEY_LEN, SIGNATURE_LEN};
 use aurigraph_ledger::{
     AccountIndex, Address, Genesis, GenesisAccount, GenesisValidator, Hash, ProtocolParameters, PublicKey, Reader,
-    Sender, SenderKey, SignatureVerifier, Target, Transaction, TransactionBuilder, Writer, h, h_parts,
+    Sender, SenderKey, SignatureVerifier, Target, Transaction, TransactionBuilder, Verdict, Writer, h, h_parts,
 };
 use bytes::Bytes;
 
@@ -86,7 +86,17 @@ pub(crate) struct Workload {
     nonces: Vec<u64>,
     batches: u64,
     last: Option<Bytes>,
-    decoded: BTreeMap<Hash, Arc<[Arc<Transaction>]>>,
+    decoded: BTreeMap<Hash, Arc<[Entry]>>,
+}
+
+/// A transaction of a batch, with what validators may have found out about its signature ahead.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) transaction: Arc<Transaction>,
+    /// The right verdict, if the genesis tells its key.
+    pub(crate) right: Option<Verdict>,
+    /// A verdict under another key.
+    pub(crate) strange: Option<Verdict>,
 }
 
 impl Workload {
@@ -121,7 +131,8 @@ impl Workload {
         let body = Bytes::from(w.into_bytes());
         let len = u32::try_from(body.len()).expect("small");
         let tx_count = u32::try_from(entries).expect("small");
-        (BatchRef { digest: h("simulated-batch", &body), len, tx_count }, body)
+        // No two batches of a run have the same number.
+        (BatchRef { digest: h("simulated-batch", &self.batches.to_le_bytes()), len, tx_count }, body)
     }
 
     fn entry(&mut self, height: u64, faulty: bool) -> Bytes {
@@ -173,19 +184,29 @@ impl Workload {
     }
 
     /// The transactions of a body, decoded once.
-    pub(crate) fn decode(&mut self, digest: &Hash, body: &Bytes) -> Arc<[Arc<Transaction>]> {
+    pub(crate) fn decode(&mut self, digest: &Hash, body: &Bytes) -> Arc<[Entry]> {
         if let Some(known) = self.decoded.get(digest) {
             return known.clone();
         }
         let entries = entries(body).unwrap_or_default();
         let transactions = entries.into_iter().filter_map(|entry| Transaction::decode_shared(entry).ok());
-        let decoded: Arc<[Arc<Transaction>]> = transactions.map(Arc::new).collect();
+        let decoded: Arc<[Entry]> = transactions.map(|transaction| self.known(transaction)).collect();
         self.decoded.insert(*digest, decoded.clone());
         decoded
     }
 
+    fn known(&self, transaction: Transaction) -> Entry {
+        let key = self.key_of(&transaction);
+        let right = key.map(|key| {
+            let valid = StubVerifier.verify(key, &transaction.signing_message(), transaction.signature());
+            Verdict::new(&transaction, key, valid)
+        });
+        let strange = key.map(|_| Verdict::new(&transaction, b"another key", false));
+        Entry { transaction: Arc::new(transaction), right, strange }
+    }
+
     /// The key a transaction must be signed with, as far as the genesis tells.
-    pub(crate) fn key_of<'a>(&'a self, transaction: &'a Transaction) -> Option<&'a [u8]> {
+    fn key_of<'a>(&'a self, transaction: &'a Transaction) -> Option<&'a [u8]> {
         match transaction.sender() {
             Sender::Address(_) => transaction.sender_key(),
             Sender::Index(index) => self.keys.get(index.as_usize()).map(Vec::as_slice),
