@@ -243,7 +243,7 @@ impl Oracle {
                 None if self.mutation == Mutation::WalkPastUndecided => {}
                 None => return None,
                 Some(Decision::Commit(anchor)) => {
-                    let history = self.history(self.index[anchor]);
+                    let history = self.history(self.index[anchor], slot.round);
                     let mut seen = self.versions(slot).into_iter().filter(|x| {
                         if self.mutation == Mutation::IndirectWithoutCertificate {
                             return history.contains(x);
@@ -260,12 +260,13 @@ impl Oracle {
         None
     }
 
-    fn history(&self, from: usize) -> BTreeSet<usize> {
+    /// The history of a block, itself included, down to a round: parents are of lower rounds, so nothing above is missed.
+    fn history(&self, from: usize, lowest: Round) -> BTreeSet<usize> {
         let mut seen = BTreeSet::from([from]);
         let mut open = vec![from];
         while let Some(next) = open.pop() {
             for parent in &self.parents[next] {
-                if seen.insert(*parent) {
+                if self.names[*parent].round >= lowest && seen.insert(*parent) {
                     open.push(*parent);
                 }
             }
