@@ -1,33 +1,54 @@
-//! Runs any number of simulator seeds, resumes where it stopped, replays one.
+//! Runs any number of simulator seeds, goes on where it stopped, replays one, makes a failing one small.
 //!
-//! `cargo run --release -p aurigraph-testkit --no-default-features --example simulate -- --seeds 0..100000 --resume F`
+//! `cargo run --release -p aurigraph-testkit --no-default-features --example simulate -- --seeds 0..100000 --record F`
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use aurigraph_testkit::simulator::{Coverage, Scenario, Violation, run_aloud, run_seed};
+use aurigraph_testkit::simulator::{Part, Record, Scenario, run_aloud, run_seed, shrink};
 
-const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--resume FILE] | --replay SEED
+const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record FILE] [--minutes M]
+       simulate --replay SEED [--without PARTS]
+       simulate --shrink SEED
+       simulate --summary FILE
 
   --seeds FROM..TO  seeds to run, TO not included (default 0..1000)
   --threads N       threads (default 1)
-  --resume FILE     keeps the next seed in FILE, and starts there if it exists; remove it to start anew
-  --replay SEED     runs one seed and prints every event";
-/// Seeds between two lines of progress, and between two notes for resuming.
+  --record FILE     keeps what the seeds have come to in FILE; if it exists, goes on after its last seed and adds to it
+  --minutes M       stops after this time; with --record the next call goes on
+  --replay SEED     runs one seed and prints every event
+  --without PARTS   leaves parts out, as --shrink names them, separated by commas
+  --shrink SEED     leaves out of a failing seed what it does not need to fail
+  --summary FILE    prints a record as tables in Markdown";
+/// Seeds between two lines of progress, and between two writes of the record.
 const CHUNK: u64 = 100;
 const TWICE_EVERY: u64 = 16;
 
 struct Arguments {
     seeds: Range<u64>,
     threads: u64,
-    resume: Option<PathBuf>,
+    record: Option<PathBuf>,
+    minutes: u64,
     replay: Option<u64>,
+    without: Vec<Part>,
+    shrink: Option<u64>,
+    summary: Option<PathBuf>,
 }
 
 fn arguments() -> Result<Arguments, String> {
-    let mut parsed = Arguments { seeds: 0..1_000, threads: 1, resume: None, replay: None };
+    let mut parsed = Arguments {
+        seeds: 0..1_000,
+        threads: 1,
+        record: None,
+        minutes: u64::MAX / 60,
+        replay: None,
+        without: Vec::new(),
+        shrink: None,
+        summary: None,
+    };
     let mut given = std::env::args().skip(1);
     while let Some(name) = given.next() {
         let value = given.next().ok_or_else(|| format!("{name} needs a value\n{USAGE}"))?;
@@ -38,16 +59,22 @@ fn arguments() -> Result<Arguments, String> {
                 parsed.seeds = number(from)?..number(to)?;
             }
             "--threads" => parsed.threads = number(&value)?.clamp(1, 256),
-            "--resume" => parsed.resume = Some(PathBuf::from(value)),
+            "--record" => parsed.record = Some(PathBuf::from(value)),
+            "--minutes" => parsed.minutes = number(&value)?.min(u64::MAX / 60),
             "--replay" => parsed.replay = Some(number(&value)?),
+            "--without" => {
+                parsed.without = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
+            }
+            "--shrink" => parsed.shrink = Some(number(&value)?),
+            "--summary" => parsed.summary = Some(PathBuf::from(value)),
             _ => return Err(format!("unknown argument {name}\n{USAGE}")),
         }
     }
     Ok(parsed)
 }
 
-fn replay(seed: u64) -> Result<(), String> {
-    let scenario = Scenario::of_seed(seed);
+fn replay(seed: u64, without: &[Part]) -> Result<(), String> {
+    let scenario = Scenario::of_seed(seed).without(without);
     println!("{scenario:#?}");
     let outcome = run_aloud(&scenario).map_err(|violation| violation.to_string())?;
     println!("{}", outcome.marks);
@@ -55,67 +82,84 @@ fn replay(seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a chunk of seeds, some on each thread.
-fn chunk(seeds: Range<u64>, threads: u64) -> (Coverage, Vec<Violation>) {
-    let part = |thread: u64| {
-        let (mut marks, mut violations) = (Coverage::default(), Vec::new());
-        for seed in seeds.clone().filter(|seed| seed % threads == thread) {
-            match run_seed(seed, seed.is_multiple_of(TWICE_EVERY)) {
-                Ok(outcome) => marks.merge(&outcome.marks),
-                Err(violation) => violations.push(violation),
+/// Runs a chunk of seeds on all threads.
+fn chunk(seeds: &Range<u64>, threads: u64) -> Record {
+    let next = AtomicU64::new(seeds.start);
+    let part = || {
+        let mut record = Record::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return record;
             }
+            record.add(&run_seed(seed, seed.is_multiple_of(TWICE_EVERY)));
         }
-        (marks, violations)
     };
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads).map(|thread| scope.spawn(move || part(thread))).collect();
-        let (mut marks, mut violations) = (Coverage::default(), Vec::new());
+        let running: Vec<_> = (0..threads).map(|_| scope.spawn(part)).collect();
+        let mut record = Record::default();
         for handle in running {
-            let (more, found) = handle.join().expect("a property is an error, not a panic");
-            marks.merge(&more);
-            violations.extend(found);
+            record.merge(handle.join().expect("a run returns what went wrong"));
         }
-        (marks, violations)
+        record
     })
 }
 
+/// The commit of the code that runs, as far as git knows; marked if something is changed.
+fn code() -> String {
+    let output = Command::new("git").args(["describe", "--always", "--dirty=-changed", "--abbrev=12"]).output();
+    let text = output.ok().filter(|found| found.status.success()).map(|found| found.stdout).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).trim().to_owned();
+    if text.is_empty() { "unknown".to_owned() } else { text }
+}
+
 fn run_all(arguments: &Arguments) -> Result<u64, String> {
-    let noted = arguments.resume.as_ref().and_then(|file| std::fs::read_to_string(file).ok());
-    let from = match noted {
-        Some(text) => text.trim().parse().map_err(|error| format!("the file to resume from: {error}"))?,
-        None => arguments.seeds.start,
-    };
-    let (mut next, mut marks, mut failed, started) = (from, Coverage::default(), 0, Instant::now());
-    while next < arguments.seeds.end {
-        let end = (next + CHUNK).min(arguments.seeds.end);
-        let (more, violations) = chunk(next..end, arguments.threads);
-        marks.merge(&more);
-        failed += violations.len() as u64;
-        for violation in violations {
-            println!("FAILED {violation}");
+    let mut record = arguments.record.as_deref().map_or_else(|| Ok(Record::default()), Record::read)?;
+    let (code, started) = (code(), Instant::now());
+    let mut next = record.next_seed().unwrap_or(arguments.seeds.start).max(arguments.seeds.start);
+    while next < arguments.seeds.end && started.elapsed().as_secs() < arguments.minutes * 60 {
+        let seeds = next..(next + CHUNK).min(arguments.seeds.end);
+        let more = chunk(&seeds, arguments.threads);
+        for failure in &more.failures {
+            println!("FAILED {failure}");
         }
-        next = end;
-        if let Some(file) = &arguments.resume {
-            std::fs::write(file, next.to_string()).map_err(|error| format!("{}: {error}", file.display()))?;
+        next = seeds.end;
+        record.merge(more);
+        record.done(&code, seeds);
+        if let Some(file) = &arguments.record {
+            record.write(file)?;
         }
-        println!("{next} of {}, {failed} failed, {:.0} s", arguments.seeds.end, started.elapsed().as_secs_f64());
+        let (failed, seconds) = (record.failures.len(), started.elapsed().as_secs_f64());
+        println!("{next} of {}, {failed} failed, {seconds:.0} s", arguments.seeds.end);
     }
-    println!("{marks}");
-    for text in marks.missing() {
+    println!("{}", record.marks);
+    for text in record.marks.missing() {
         println!("never reached: {text}");
     }
-    Ok(failed)
+    Ok(record.failures.len() as u64)
+}
+
+fn act(arguments: &Arguments) -> Result<u64, String> {
+    if let Some(file) = &arguments.summary {
+        print!("{}", Record::read(file)?.summary());
+        return Ok(0);
+    }
+    if let Some(seed) = arguments.shrink {
+        let shrunk = shrink(&Scenario::of_seed(seed)).ok_or_else(|| format!("seed {seed} does not fail"))?;
+        println!("{shrunk}");
+        return Ok(1);
+    }
+    match arguments.replay {
+        Some(seed) => replay(seed, &arguments.without).map(|()| 0),
+        None => run_all(arguments),
+    }
 }
 
 fn main() -> ExitCode {
-    let result = arguments().and_then(|arguments| match arguments.replay {
-        Some(seed) => replay(seed).map(|()| 0),
-        None => run_all(&arguments),
-    });
-    match result {
+    match arguments().and_then(|arguments| act(&arguments)) {
         Ok(0) => ExitCode::SUCCESS,
         Ok(failed) => {
-            eprintln!("{failed} seeds failed");
+            eprintln!("{failed} failed");
             ExitCode::FAILURE
         }
         Err(text) => {

@@ -19,8 +19,10 @@ mod faults;
 mod network;
 mod node;
 mod puppet;
+mod record;
 pub(crate) mod rng;
 mod scenario;
+mod shrink;
 mod trace;
 mod workload;
 mod world;
@@ -28,7 +30,9 @@ mod world;
 use std::fmt;
 
 pub use coverage::{Coverage, Mark};
+pub use record::{Record, Stretch};
 pub use scenario::{Behaviour, Fault, LEAST_FAULTS, Links, Sabotage, Scenario};
+pub use shrink::{Part, Shrunk, shrink};
 
 /// The properties of consensus.md 13.2 that are checked, and those of the simulator itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +123,7 @@ pub struct Outcome {
 /// # Errors
 /// The first property that does not hold.
 pub fn run(scenario: &Scenario) -> Result<Outcome, Violation> {
-    world::World::new(scenario, false).run()
+    caught(scenario, false)
 }
 
 /// [`run`], with every event told on standard output.
@@ -127,7 +131,18 @@ pub fn run(scenario: &Scenario) -> Result<Outcome, Violation> {
 /// # Errors
 /// Those of [`run`].
 pub fn run_aloud(scenario: &Scenario) -> Result<Outcome, Violation> {
-    world::World::new(scenario, true).run()
+    caught(scenario, true)
+}
+
+/// A panic is a failure of its seed like any other: it does not end the others.
+fn caught(scenario: &Scenario, aloud: bool) -> Result<Outcome, Violation> {
+    let ended = std::panic::catch_unwind(|| world::World::new(scenario, aloud).run());
+    ended.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let detail = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+        let detail = format!("panic: {detail}");
+        Err(Violation { property: Property::Survival, seed: scenario.seed, event: 0, time_ms: 0, detail })
+    })
 }
 
 /// Runs a seed; twice, if asked, to compare the traces.
