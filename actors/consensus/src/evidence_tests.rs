@@ -100,6 +100,25 @@ fn evidence_outlives_a_restart_and_is_told_and_reported_until_a_commit_proves_it
     assert_eq!((one.evidence, one.machine.status().shunned), (1, vec![2]));
 }
 
+/// The second version waits for a parent that nobody has, and is in no log.
+#[test]
+fn evidence_outlives_the_block_that_it_comes_of() {
+    let mut one = One::new(|_| {}).connect();
+    let made = one.round(1, &genesis_of(&one.config));
+    made.iter().for_each(|block| one.push(block));
+    let mut strange = made[1].reference();
+    strange.digest = h("strange", &[]);
+    let first = one.block(2, 1, &refs(&made));
+    one.push(&first);
+    let parents = [made[0].reference(), strange, made[2].reference()];
+    let second = one.block(2, 1, &parents);
+    one.push(&second);
+    assert_eq!((one.evidence, one.machine.status().suspended), (1, 1));
+    one.evidence = 0;
+    one.restart(true);
+    assert_eq!((one.evidence, one.machine.status().pending_evidence), (1, 1));
+}
+
 #[test]
 fn the_next_own_block_reports_evidence_once_and_later_ones_leave_the_author_out() {
     let mut one = One::new(|_| {}).connect();
