@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use aurigraph_actors::config::{network_public_key, public_key_of_seed};
+use aurigraph_actors::query::values::Timestamp;
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::PublicKey;
 use aurigraph_ledger::staking::{ProvenKeys, Registration, StakingOperation, ValidatorKeys, proof_message};
@@ -40,24 +41,9 @@ async fn longest_pause(cluster: &Cluster, from: u64, to: u64) -> u64 {
     let mut times = Vec::new();
     for height in from..=to {
         let block = client.read(&format!("/blockchain/blocks/{height}")).await;
-        times.push(block["timestampMs"].as_u64().or_else(|| parse_ms(&block["timestamp"])).unwrap());
+        times.push(Timestamp::parse(block["timestamp"].as_str().unwrap()).unwrap().0);
     }
     times.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
-}
-
-fn parse_ms(value: &serde_json::Value) -> Option<u64> {
-    if let Some(number) = value.as_u64() {
-        return Some(number);
-    }
-    let text = value.as_str()?;
-    let seconds_of_day = |text: &str| -> Option<f64> {
-        let mut parts = text.trim_end_matches('Z').split(':');
-        let (h, m, s) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(h.parse::<f64>().ok()? * 3_600.0 + m.parse::<f64>().ok()? * 60.0 + s.parse::<f64>().ok()?)
-    };
-    let (date, time) = text.split_once('T')?;
-    let day: u64 = date.rsplit('-').next()?.parse().ok()?;
-    Some(day * 86_400_000 + (seconds_of_day(time)? * 1_000.0).round() as u64)
 }
 
 /// A transaction's proof from one node, verified against the genesis alone.

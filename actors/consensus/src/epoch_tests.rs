@@ -183,6 +183,28 @@ fn a_node_that_slept_through_a_long_epoch_catches_up_to_its_end() {
     assert!(c.status(3).counters.catch_ups >= 1);
 }
 
+/// Its block waits with everybody for a batch that nobody can give, and its author attests nothing.
+#[test]
+fn h30_an_epoch_closes_although_a_batch_never_arrives_and_a_validator_is_gone() {
+    let mut c = with_epochs(4, 12, 20);
+    c.start_all();
+    c.run_until(20_000, "the end is near", |c| c.least() >= 14);
+    let waiting = |c: &Cluster| (0..3).any(|node| c.status(node).wanted_batches > 0);
+    let mut lost = Vec::new();
+    while !waiting(&c) {
+        lost.push(c.submit(3, &format!("lost {}", lost.len())));
+        c.run_for(30);
+        // Nobody gives bodies any more once the only holder is down.
+        if c.epoch(3) > 0 || lost.len() > 40 {
+            break;
+        }
+    }
+    c.crash(3);
+    c.run_until(30_000, "two more epochs", |c| (0..3).all(|node| c.epoch(node) >= 2));
+    let batch = c.submit(0, "after");
+    c.run_until(10_000, "a batch", |c| (0..3).all(|node| c.has(node, &batch)));
+}
+
 #[test]
 fn epochs_change_over_a_network_that_loses_a_tenth() {
     let mut c = with_epochs(4, 6, 15);
