@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 31] = [
+    let commands: [&[&str]; 42] = [
         &[],
         &["up"],
         &["node"],
@@ -44,6 +44,17 @@ fn every_command_explains_itself() {
         &["keys", "new"],
         &["keys", "show"],
         &["keys", "address"],
+        &["keys", "encrypt"],
+        &["keys", "decrypt"],
+        &["keys", "encryption"],
+        &["seal"],
+        &["open"],
+        &["gpu"],
+        &["gpu", "list"],
+        &["gpu", "selftest"],
+        &["gpu", "bench"],
+        &["crypto"],
+        &["crypto", "bench"],
         &["tx"],
         &["tx", "transfer"],
         &["tx", "bundle"],
@@ -300,4 +311,79 @@ async fn a_bench_sends_from_accounts_of_its_own_that_it_funds_and_uses_again() {
     // Few enough for the genesis' own signers.
     let few = bench(&["--senders", "8", "--accounts", "50"]);
     assert_eq!((few["accounts"].as_u64(), few["senders"].as_u64()), (Some(50), Some(8)));
+}
+
+#[test]
+fn an_encrypted_key_file_opens_with_its_passphrase_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, passphrase, wrong) = (path("alice.key.json"), path("passphrase"), path("wrong"));
+    private(&passphrase, "correct horse\n");
+    private(&wrong, "incorrect horse\n");
+    let made = json(&["keys", "new", "--out", &key, "--encrypt", "--passphrase-file", &passphrase]);
+    let text = std::fs::read_to_string(&key).unwrap();
+    assert!(text.contains("argon2id") && !text.contains("seed"), "{text}");
+    let address = json(&["keys", "address", &key, "--passphrase-file", &passphrase])["address"].clone();
+    assert_eq!(address, made["address"]);
+    refused(&["keys", "address", &key, "--passphrase-file", &wrong], 3, "the passphrase is wrong");
+    refused(&["keys", "address", &key, "--passphrase-env", "NOT_SET_HERE"], 3, "holds no passphrase");
+    refused(&["keys", "encrypt", &key, "--passphrase-file", &passphrase], 3, "is encrypted already");
+    json(&["keys", "decrypt", &key, "--passphrase-file", &passphrase]);
+    assert!(std::fs::read_to_string(&key).unwrap().contains("seed"));
+    refused(&["keys", "decrypt", &key, "--passphrase-file", &passphrase], 3, "is not encrypted");
+    let mut encrypt = Command::new(BINARY);
+    encrypt.args(["keys", "encrypt", &key, "--passphrase-env", "ALICES"]).env("ALICES", "battery staple");
+    assert!(encrypt.output().unwrap().status.success());
+    private(&passphrase, "battery staple");
+    assert_eq!(json(&["keys", "address", &key, "--passphrase-file", &passphrase])["address"], address);
+    assert!(!Path::new(&path("alice.key.json.new")).exists());
+}
+
+#[test]
+fn a_sealed_file_opens_with_the_recipients_key_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (alice, bob) = (path("alice.key.json"), path("bob.key.json"));
+    let from = json(&["keys", "new", "--out", &alice])["address"].as_str().unwrap().to_owned();
+    json(&["keys", "new", "--out", &bob]);
+    let (key, plain, sealed) = (path("bob.enc.json"), path("deed"), path("deed.sealed"));
+    json(&["keys", "encryption", &bob, "--out", &key]);
+    std::fs::write(&plain, b"the deed\0 of a house").unwrap();
+    let chain = format!("0x{}", "12".repeat(32));
+    let seal = ["seal", "--from", &from, "--chain", &chain, "--file", &plain, "--out", &sealed, "--to"];
+    let made = json(&[&seal[..], &[&key]].concat());
+    let out = path("opened");
+    let opened = json(&["open", "--key", &bob, "--file", &sealed, "--out", &out, "--chain", &chain]);
+    assert_eq!(std::fs::read(&out).unwrap(), b"the deed\0 of a house");
+    assert_eq!((&opened["digest"], &opened["from"]), (&made["digest"], &Value::from(from.as_str())));
+    let again = path("again");
+    refused(&["open", "--key", &alice, "--file", &sealed, "--out", &again], 1, "sealed to another key");
+    let other = format!("0x{}", "13".repeat(32));
+    let elsewhere = ["open", "--key", &bob, "--file", &sealed, "--out", &again, "--chain", &other];
+    refused(&elsewhere, 1, "belongs to the chain");
+    assert!(!Path::new(&again).exists());
+    // An encryption key that its account did not sign is not sealed to.
+    let text = std::fs::read_to_string(&key).unwrap();
+    let mut forged: Value = serde_json::from_str(&text).unwrap();
+    let digits = forged["encryptionKey"].as_str().unwrap();
+    forged["encryptionKey"] = format!("{}00", &digits[..digits.len() - 2]).into();
+    let forged_file = path("forged.enc.json");
+    std::fs::write(&forged_file, forged.to_string()).unwrap();
+    refused(&[&seal[..], &[&forged_file]].concat(), 3, "did not sign this encryption key");
+}
+
+#[test]
+fn gpus_are_listed_or_their_absence_is_explained() {
+    let list = json(&["gpu", "list"]);
+    if list["devices"].as_array().unwrap().is_empty() {
+        assert!(list["why"].as_str().unwrap().contains("CUDA device"), "{list}");
+        refused(&["gpu", "selftest"], 8, "CUDA device");
+        refused(&["gpu", "bench"], 8, "CUDA device");
+    }
+}
+
+fn private(path: &str, text: &str) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::write(path, text).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }

@@ -5,6 +5,7 @@
 pub mod development;
 mod error;
 mod file;
+mod sealed;
 mod secrets;
 
 use std::net::SocketAddr;
@@ -15,6 +16,7 @@ use aurigraph_ledger::{Genesis, Hash, blake3_digest};
 
 pub use error::ConfigError;
 pub use file::{ActorCounts, ChaosSettings, CryptoSettings, StorageSettings, load_genesis};
+pub use sealed::{AskPassphrase, PassphraseSource, SealedFile, read_key_file, sealed_file};
 pub use secrets::{NodePublic, NodeSecrets, network_public_key, public_key_of_seed, read_private_file};
 
 use crate::settings::{
@@ -40,6 +42,7 @@ pub struct NodeEntry {
     pub network_key: Vec<u8>,
     data_dir: Option<PathBuf>,
     secrets: Option<PathBuf>,
+    passphrase: PassphraseSource,
 }
 
 /// A cluster config that was read and checked.
@@ -172,7 +175,11 @@ impl ClusterConfig {
             .secrets
             .as_ref()
             .ok_or_else(|| ConfigError::NoSecrets { path: self.path.clone(), node: node.name.clone() })?;
-        let secrets = NodeSecrets::load(path)?;
+        let ask = |_: &Path| {
+            let none = "it is encrypted: name passphrase_file or passphrase_env in the node's table";
+            node.passphrase.read()?.ok_or_else(|| none.to_owned())
+        };
+        let secrets = NodeSecrets::load(path, &ask)?;
         let wrong =
             |what: &'static str| ConfigError::ForeignSecrets { path: path.clone(), node: node.name.clone(), what };
         if network_public_key(&secrets.network_seed) != node.network_key {

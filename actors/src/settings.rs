@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aurigraph_ledger::Hash;
+use zeroize::Zeroize as _;
 
 /// The five toggles of the optimisation scenarios: local, without effect on agreement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -61,6 +62,13 @@ pub struct NodeSeeds {
     pub network: [u8; 32],
 }
 
+impl Drop for NodeSeeds {
+    fn drop(&mut self) {
+        self.consensus.zeroize();
+        self.network.zeroize();
+    }
+}
+
 impl std::fmt::Debug for NodeSeeds {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("NodeSeeds(secret)")
@@ -74,6 +82,12 @@ pub struct HeldAccount {
     pub address: Hash,
     /// The seed of its ML-DSA-87 key.
     pub seed: [u8; 32],
+}
+
+impl Drop for HeldAccount {
+    fn drop(&mut self) {
+        self.seed.zeroize();
+    }
 }
 
 impl std::fmt::Debug for HeldAccount {

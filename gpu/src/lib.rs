@@ -8,6 +8,8 @@ mod aws;
 mod choice;
 mod cuda;
 mod device;
+mod device_check;
+mod envelope;
 mod hash;
 mod keccak;
 mod kem;
@@ -15,12 +17,18 @@ mod kernels;
 mod keys;
 mod mldsa;
 mod reference;
+mod seal;
 mod verify;
 
 pub use aws::AwsLc;
 pub use choice::{BackEnd, ChoiceError, Chosen, SelfTestError, back_ends, choose, fastest, self_test};
 pub use cuda::Cuda;
 pub use device::{Device, DeviceInfo, NoDevice, detect, test_device};
+pub use device_check::{DeviceReport, ProcessorDevice, check_device};
+pub use envelope::{
+    ENVELOPE_HEADER_LEN, EnvelopeError, EnvelopeParties, encryption_keys, envelope_digest, envelope_parties,
+    open_envelope, seal_envelope,
+};
 pub use hash::CpuHasher;
 pub use kem::{
     CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Encapsulated, Fips203, Kem, KemError, KemKeys,
@@ -32,4 +40,5 @@ pub use kernels::{DeviceError, KeyPairs, KeyUse, Vote};
 pub use keys::{Seed, SignError, Signer, public_key_of, sign_with_context};
 pub use mldsa::{KeyCacheCounts, Native};
 pub use reference::Fips204;
+pub use seal::{PassphraseCost, SEAL_OVERHEAD, SealError, key_of_passphrase, seal, unseal};
 pub use verify::{BatchVerifier, PUBLIC_KEY_LEN, SIGNATURE_LEN, VerifyItem};

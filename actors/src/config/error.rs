@@ -67,6 +67,14 @@ pub enum ConfigError {
         /// Which key.
         what: &'static str,
     },
+    /// A key file is encrypted and cannot be opened.
+    #[error("{path}: {problem}", path = path.display())]
+    Sealed {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        problem: String,
+    },
     /// A file with secrets is open to others.
     #[error("{path}: holds secrets but others may read it (mode {mode:o}); run: chmod 600 {path}", path = path.display())]
     OpenSecrets {

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::development::Development;
 use super::secrets::{NodePublic, network_public_key, read_file};
-use super::{ClusterConfig, ConfigError, NodeEntry};
+use super::{ClusterConfig, ConfigError, NodeEntry, PassphraseSource};
 use crate::settings::{ApiLimits, Features, PacingSettings};
 
 /// Durability of the queryable state.
@@ -102,6 +102,8 @@ struct NodeTable {
     listen: Spanned<SocketAddr>,
     data_dir: Option<PathBuf>,
     secrets: Option<PathBuf>,
+    passphrase_file: Option<PathBuf>,
+    passphrase_env: Option<String>,
     public: Option<PathBuf>,
 }
 
@@ -356,6 +358,10 @@ impl ConfigFile {
             network_key: self.network_key(node, validator, genesis, development)?,
             data_dir: node.data_dir.as_ref().map(|path| self.resolve(path)),
             secrets: node.secrets.as_ref().map(|path| self.resolve(path)),
+            passphrase: PassphraseSource {
+                file: node.passphrase_file.as_ref().map(|path| self.resolve(path)),
+                variable: node.passphrase_env.clone(),
+            },
         })
     }
 

@@ -1,13 +1,15 @@
-//! The secret and public halves of one node's identity, as files. Seeds are stored in the clear under mode 0600;
-//! sealing them comes with the key store.
+//! The secret and public halves of one node's identity, as files. Secret files have mode 0600 and may be encrypted
+//! ([`super::sealed`]).
 
 use std::path::{Path, PathBuf};
 
 use fips204::ml_dsa_87;
 use fips204::traits::{KeyGen as _, SerDes as _};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 use super::ConfigError;
+use super::sealed::{AskPassphrase, read_key_file};
 
 /// The secrets of one node.
 #[derive(Clone, Serialize, Deserialize)]
@@ -32,6 +34,14 @@ impl std::fmt::Debug for NodeSecrets {
     }
 }
 
+impl Drop for NodeSecrets {
+    fn drop(&mut self) {
+        self.consensus_seed.zeroize();
+        self.network_seed.zeroize();
+        self.admin_token.zeroize();
+    }
+}
+
 /// What the others may know of a node: the other half of [`NodeSecrets`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -49,10 +59,17 @@ impl NodeSecrets {
     /// Reads a secrets file.
     ///
     /// # Errors
-    /// Missing, unreadable, open to others, or not of the right form.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = read_private_file(path)?;
-        parse_json(path, &text)
+    /// Missing, unreadable, open to others, encrypted under another passphrase, or not of the right form.
+    pub fn load(path: &Path, ask: AskPassphrase<'_>) -> Result<Self, ConfigError> {
+        Self::parse(path, &read_key_file(path, ask)?)
+    }
+
+    /// Reads the text of a secrets file.
+    ///
+    /// # Errors
+    /// Not of the right form.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        parse_json(path, text)
     }
 
     /// Its public half.

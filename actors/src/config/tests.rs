@@ -181,6 +181,46 @@ fn secrets_must_be_private_and_the_nodes_own() {
     assert!(matches!(write("v2", 0o600), Err(ConfigError::ForeignSecrets { what: "network", .. })));
 }
 
+#[cfg(unix)]
+#[test]
+fn an_encrypted_secrets_file_needs_its_passphrase_and_shows_nothing() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let (folder, path) = written(&format!("{GENESIS}{NODE}"));
+    let genesis = ClusterConfig::load(&path).unwrap().genesis;
+    std::fs::write(folder.path().join("genesis.toml"), toml::to_string(&genesis).unwrap()).unwrap();
+    let development =
+        Development { seed: "s".to_owned(), accounts: 0, signers: 0, signer_balance: 0, recipient_balance: 0 };
+    let secrets = development.node_secrets("v1");
+    let seed = hex::encode(secrets.network_seed);
+    let cost = aurigraph_gpu::PassphraseCost { memory_kib: 64, passes: 1, lanes: 1 };
+    let text = serde_json::to_string(&secrets).unwrap();
+    let sealed = SealedFile::seal("v1", &text, "correct horse", cost).unwrap();
+    let private = |name: &str, text: &str| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    private("v1.key.json", &serde_json::to_string(&sealed).unwrap());
+    let start = |more: &str| {
+        let node = format!("[genesis]\nfile = \"genesis.toml\"\n{NODE}secrets = \"v1.key.json\"\n{more}");
+        std::fs::write(&path, node).unwrap();
+        ClusterConfig::load(&path).unwrap().node_settings("v1", Path::new("."), true)
+    };
+    let named = "passphrase_file = \"v1.passphrase\"\n";
+    let refusal = |more: &str| start(more).unwrap_err().to_string();
+    assert!(refusal("").contains("it is encrypted: name passphrase_file"));
+    assert!(refusal(named).contains("there is no such file"));
+    private("v1.passphrase", "wrong\n");
+    assert!(refusal(named).ends_with("v1.key.json: the passphrase is wrong, or the file was changed"));
+    private("v1.passphrase", "correct horse\nsecond line\n");
+    let settings = start(named).unwrap();
+    assert_eq!(settings.seeds.network, secrets.network_seed);
+    assert!(refusal("passphrase_env = \"AURIGRAPH_NOT_SET\"\n").contains("AURIGRAPH_NOT_SET holds no passphrase"));
+    for shown in [format!("{settings:?}"), format!("{secrets:?}")] {
+        assert!(!shown.contains(&seed) && !shown.contains(&format!("{:?}", secrets.network_seed)));
+    }
+}
+
 /// What a config that says nothing gets. A change here changes running clusters: change it on purpose.
 #[test]
 fn the_defaults_are_these() {

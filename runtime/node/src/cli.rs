@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::passphrase::Passphrase;
+
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
@@ -13,7 +15,8 @@ Exit codes:
   4  a port is in use
   5  the data directory belongs to another chain or node, is not initialised, or does not verify
   6  a node cannot be reached or does not answer
-  7  the ledger refused the transaction, or a proof does not hold";
+  7  the ledger refused the transaction, or a proof does not hold
+  8  no GPU that can be used";
 
 /// A post-quantum distributed ledger: signed transfers, Byzantine agreement, supervised actors.
 #[derive(Debug, Parser)]
@@ -59,6 +62,13 @@ pub enum Command {
     /// Use and measure the signatures and key encapsulation by themselves
     #[command(subcommand)]
     Crypto(crate::crypto::Crypto),
+    /// Look at, test and measure GPUs
+    #[command(subcommand)]
+    Gpu(crate::gpu::Gpu),
+    /// Seal a file so that one account alone can open it
+    Seal(crate::confidential::Seal),
+    /// Open a file that was sealed to an account
+    Open(crate::confidential::Open),
 }
 
 /// `aurigraph up`.
@@ -156,6 +166,19 @@ pub enum Keys {
     Show(KeyFile),
     /// Print the address of an account's key file
     Address(KeyFile),
+    /// Encrypt a key file in place
+    #[command(
+        after_help = "argon2id with 64 MiB, three passes and four lanes; AES-256-GCM. Copies of the file made before stay \
+                            unencrypted.\n\nExamples:\n  aurigraph keys encrypt v1.key.json\n  aurigraph keys encrypt \
+                            v1.key.json --passphrase-file v1.passphrase"
+    )]
+    Encrypt(KeyFile),
+    /// Take the encryption from a key file, in place
+    #[command(after_help = "Examples:\n  aurigraph keys decrypt v1.key.json")]
+    Decrypt(KeyFile),
+    /// Write the public key to which others seal files for an account
+    #[command(after_help = "Examples:\n  aurigraph keys encryption bob.key.json --out bob.enc.json")]
+    Encryption(crate::confidential::Encryption),
 }
 
 /// What a key is for.
@@ -176,9 +199,15 @@ pub struct KeysNew {
     /// The node's name (for node keys)
     #[arg(long, required_if_eq("kind", "node"))]
     pub name: Option<String>,
-    /// Where to write it (mode 0600, unencrypted); an existing file is never overwritten
+    /// Where to write it (mode 0600); an existing file is never overwritten
     #[arg(long)]
     pub out: PathBuf,
+    /// Encrypt it under a passphrase
+    #[arg(long)]
+    pub encrypt: bool,
+    /// Where the passphrase comes from.
+    #[command(flatten)]
+    pub passphrase: Passphrase,
 }
 
 /// A key file.
@@ -186,6 +215,9 @@ pub struct KeysNew {
 pub struct KeyFile {
     /// The key file
     pub file: PathBuf,
+    /// How to open it.
+    #[command(flatten)]
+    pub passphrase: Passphrase,
 }
 
 /// Where a node answers.
@@ -222,6 +254,9 @@ pub struct Signing {
     /// The sender's key file
     #[arg(long)]
     pub key: PathBuf,
+    /// How to open it.
+    #[command(flatten)]
+    pub passphrase: Passphrase,
     /// A note of at most 256 bytes, stored with the transaction
     #[arg(long, default_value = "")]
     pub memo: String,

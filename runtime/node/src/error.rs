@@ -20,6 +20,8 @@ pub enum Exit {
     Unreachable = 6,
     /// The ledger refused, or a proof does not hold.
     Refused = 7,
+    /// No GPU that can be used.
+    NoDevice = 8,
 }
 
 /// Why a command failed.

@@ -1,16 +1,17 @@
 //! Account key files, and writing files that nobody else may read.
 //!
-//! The seed stands in the clear, guarded by mode 0600 only; sealing key files comes with the key store.
+//! A key file has mode 0600, and its text is encrypted where its owner gave a passphrase.
 
 use std::io::Write as _;
 use std::path::Path;
 
-use aurigraph_actors::config::read_private_file;
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::Address;
 use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::error::{CliError, CliResult};
+use crate::passphrase::Passphrase;
 
 /// An account's key file.
 #[derive(Serialize, Deserialize)]
@@ -35,10 +36,17 @@ impl AccountKey {
     /// Reads a key file.
     ///
     /// # Errors
-    /// Missing, open to others, malformed, or an address that is not the seed's.
-    pub fn load(path: &Path) -> CliResult<(Self, Signer)> {
-        let text = read_private_file(path)?;
-        let key: Self = serde_json::from_str(&text).map_err(|error| CliError::file(path, error))?;
+    /// Missing, open to others, encrypted under another passphrase, malformed, or an address that is not the seed's.
+    pub fn load(path: &Path, passphrase: &Passphrase) -> CliResult<(Self, Signer)> {
+        Self::parse(path, &passphrase.read_key_file(path)?)
+    }
+
+    /// Reads the text of a key file.
+    ///
+    /// # Errors
+    /// Malformed, or an address that is not the seed's.
+    pub fn parse(path: &Path, text: &str) -> CliResult<(Self, Signer)> {
+        let key: Self = serde_json::from_str(text).map_err(|error| CliError::file(path, error))?;
         let signer =
             signer_of(key.seed_bytes().ok_or_else(|| CliError::file(path, "seed: not 0x and 64 hex digits"))?)?;
         let address = Address::of_public_key(signer.public_key());
@@ -49,8 +57,15 @@ impl AccountKey {
         Ok((key, signer))
     }
 
-    fn seed_bytes(&self) -> Option<[u8; 32]> {
+    /// The seed, if it is one.
+    pub fn seed_bytes(&self) -> Option<[u8; 32]> {
         hex::decode(self.seed.strip_prefix("0x")?).ok()?.try_into().ok()
+    }
+}
+
+impl Drop for AccountKey {
+    fn drop(&mut self) {
+        self.seed.zeroize();
     }
 }
 
@@ -67,6 +82,17 @@ pub fn signer_of(seed: [u8; 32]) -> CliResult<Signer> {
 /// # Errors
 /// If it exists or cannot be written.
 pub fn write_private(path: &Path, text: &str, replace: bool) -> CliResult {
+    let mut line = Zeroizing::new(Vec::with_capacity(text.len() + 1));
+    line.extend_from_slice(text.as_bytes());
+    line.push(b'\n');
+    write_private_bytes(path, &line, replace)
+}
+
+/// The same for bytes as they are.
+///
+/// # Errors
+/// If it exists or cannot be written.
+pub fn write_private_bytes(path: &Path, bytes: &[u8], replace: bool) -> CliResult {
     use std::os::unix::fs::OpenOptionsExt as _;
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => CliError::file(path, "exists already, and keys are never overwritten"),
@@ -84,5 +110,5 @@ pub fn write_private(path: &Path, text: &str, replace: bool) -> CliResult {
     }
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
-    file.write_all(text.as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(failed)
+    file.write_all(bytes).map_err(failed)
 }

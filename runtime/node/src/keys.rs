@@ -3,15 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use aurigraph_actors::config::{NodePublic, NodeSecrets};
+use aurigraph_actors::config::{NodePublic, NodeSecrets, SealedFile, read_private_file, sealed_file};
+use aurigraph_gpu::PassphraseCost;
 use aurigraph_ledger::types::parse_aur;
 use aurigraph_ledger::{Address, FeeSchedule, Genesis, GenesisAccount, GenesisValidator, ProtocolParameters};
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use crate::cli;
 use crate::error::{CliError, CliResult, Exit};
 use crate::keyfile::{AccountKey, write_private};
 use crate::output::{Output, fields};
+use crate::passphrase::Passphrase;
 
 /// Runs `aurigraph keys …`.
 ///
@@ -20,16 +23,67 @@ use crate::output::{Output, fields};
 pub fn run(command: &cli::Keys, output: Output) -> CliResult {
     match command {
         cli::Keys::New(new) => match (new.kind, &new.name) {
-            (cli::KeyKind::Node, Some(name)) => new_node(name, &new.out, output),
-            _ => new_account(&new.out, output),
+            (cli::KeyKind::Node, Some(name)) => new_node(name, new, output),
+            _ => new_account(new, output),
         },
-        cli::Keys::Show(file) => show(&file.file, output),
+        cli::Keys::Show(file) => show(file, output),
         cli::Keys::Address(file) => {
-            let (key, _) = AccountKey::load(&file.file)?;
+            let (key, _) = AccountKey::load(&file.file, &file.passphrase)?;
             output.print(&json!({ "address": key.address }), |_| key.address.to_string());
             Ok(())
         }
+        cli::Keys::Encrypt(file) => encrypt(file, output),
+        cli::Keys::Decrypt(file) => decrypt(file, output),
+        cli::Keys::Encryption(args) => crate::confidential::encryption(args, output),
     }
+}
+
+/// What is written for a secret text: the text itself, or the text under a passphrase.
+fn secret_text(new: &cli::KeysNew, of: &str, text: String) -> CliResult<Zeroizing<String>> {
+    let text = Zeroizing::new(text);
+    if new.encrypt { sealed(of, &text, &new.out, &new.passphrase) } else { Ok(text) }
+}
+
+fn sealed(of: &str, text: &str, path: &Path, passphrase: &Passphrase) -> CliResult<Zeroizing<String>> {
+    let chosen = passphrase.choose(path)?;
+    let sealed = SealedFile::seal(of, text, &chosen, PassphraseCost::RECOMMENDED);
+    pretty(&sealed.map_err(|problem| CliError::file(path, problem))?).map(Zeroizing::new)
+}
+
+/// Replaces a key file by its encrypted form, which is written and read back before.
+fn encrypt(args: &cli::KeyFile, output: Output) -> CliResult {
+    let text = Zeroizing::new(read_private_file(&args.file)?);
+    if sealed_file(&text).is_some() {
+        return Err(CliError::file(&args.file, "is encrypted already"));
+    }
+    let of = match NodeSecrets::parse(&args.file, &text) {
+        Ok(secrets) => secrets.name.clone(),
+        Err(_) => AccountKey::parse(&args.file, &text)?.0.address.to_string(),
+    };
+    replace(&args.file, &sealed(&of, &text, &args.file, &args.passphrase)?)?;
+    output.print(&json!({ "file": args.file, "of": of, "encrypted": true }), fields);
+    Ok(())
+}
+
+fn decrypt(args: &cli::KeyFile, output: Output) -> CliResult {
+    let Some(sealed) = sealed_file(&read_private_file(&args.file)?) else {
+        return Err(CliError::file(&args.file, "is not encrypted"));
+    };
+    let text = args.passphrase.read_key_file(&args.file)?;
+    replace(&args.file, text.trim_end())?;
+    output.print(&json!({ "file": args.file, "of": sealed.of, "encrypted": false }), fields);
+    Ok(())
+}
+
+/// Puts a new text in a file's place at once: a crash leaves the old file or the new one.
+fn replace(path: &Path, text: &str) -> CliResult {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".new");
+    let beside = PathBuf::from(beside);
+    write_private(&beside, text, true)?;
+    let failed = |error: std::io::Error| CliError::file(path, format!("cannot be replaced: {error}"));
+    std::fs::File::open(&beside).and_then(|file| file.sync_all()).map_err(failed)?;
+    std::fs::rename(&beside, path).map_err(failed)
 }
 
 fn random_seed() -> CliResult<[u8; 32]> {
@@ -38,14 +92,15 @@ fn random_seed() -> CliResult<[u8; 32]> {
     Ok(seed)
 }
 
-fn new_account(out: &Path, output: Output) -> CliResult {
+fn new_account(new: &cli::KeysNew, output: Output) -> CliResult {
     let key = AccountKey::of_seed(random_seed()?)?;
-    write_private(out, &pretty(&key)?, false)?;
-    output.print(&json!({ "address": key.address, "file": out }), fields);
+    write_private(&new.out, &secret_text(new, &key.address.to_string(), pretty(&key)?)?, false)?;
+    output.print(&json!({ "address": key.address, "file": new.out }), fields);
     Ok(())
 }
 
-fn new_node(name: &str, out: &Path, output: Output) -> CliResult {
+fn new_node(name: &str, new: &cli::KeysNew, output: Output) -> CliResult {
+    let out = &new.out;
     let secrets = NodeSecrets {
         name: name.to_owned(),
         consensus_seed: Some(random_seed()?),
@@ -53,7 +108,7 @@ fn new_node(name: &str, out: &Path, output: Output) -> CliResult {
         admin_token: Some(hex::encode(random_seed()?)),
     };
     let public = public_path(out, name);
-    write_private(out, &pretty(&secrets)?, false)?;
+    write_private(out, &secret_text(new, name, pretty(&secrets)?)?, false)?;
     std::fs::write(&public, pretty(&secrets.public())? + "\n").map_err(|error| CliError::file(&public, error))?;
     output.print(&json!({ "name": name, "file": out, "public": public }), fields);
     Ok(())
@@ -68,11 +123,13 @@ fn pretty<T: serde::Serialize>(value: &T) -> CliResult<String> {
     serde_json::to_string_pretty(value).map_err(|error| CliError::failed(error.to_string()))
 }
 
-fn show(path: &Path, output: Output) -> CliResult {
-    let shown = match NodeSecrets::load(path) {
+fn show(args: &cli::KeyFile, output: Output) -> CliResult {
+    let path = &args.file;
+    let text = args.passphrase.read_key_file(path)?;
+    let shown = match NodeSecrets::parse(path, &text) {
         Ok(secrets) => serde_json::to_value(secrets.public()).map_err(|error| CliError::failed(error.to_string()))?,
         Err(_) => {
-            let (key, signer) = AccountKey::load(path)?;
+            let (key, signer) = AccountKey::parse(path, &text)?;
             json!({ "address": key.address, "publicKey": format!("0x{}", hex::encode(signer.public_key())) })
         }
     };

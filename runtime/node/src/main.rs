@@ -6,14 +6,17 @@ mod bench;
 mod chain;
 mod cli;
 mod compose;
+mod confidential;
 mod crypto;
 mod error;
 mod finality;
+mod gpu;
 mod http;
 mod keyfile;
 mod keys;
 mod node;
 mod output;
+mod passphrase;
 mod proof;
 mod schema;
 mod signals;
@@ -47,6 +50,9 @@ fn run(command: &Command, output: Output) -> CliResult<ExitCode> {
     let done = match command {
         // An invalid signature is an answer with an exit code of its own.
         Command::Crypto(command) => return crypto::run(command, output),
+        Command::Gpu(command) => gpu::run(command, output),
+        Command::Seal(args) => confidential::seal(args, output),
+        Command::Open(args) => confidential::open(args, output),
         Command::Keys(command) => keys::run(command, output),
         Command::Genesis(cli::Genesis::Create(args)) => keys::create_genesis(args, output),
         Command::Chain(cli::Chain::Verify(args)) => chain::verify(args, output),

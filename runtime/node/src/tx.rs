@@ -117,7 +117,7 @@ impl SenderState {
 }
 
 async fn send(args: &cli::Signing, operations: &[(Target, u128)], atomic: bool, output: Output) -> CliResult {
-    let (key, signer) = AccountKey::load(&args.key)?;
+    let (key, signer) = AccountKey::load(&args.key, &args.passphrase)?;
     let client = NodeClient::new(&args.url.url);
     let state = SenderState::ask(&client, &key, &signer).await?;
     let nonce = args.nonce.unwrap_or(state.nonce);

@@ -40,7 +40,9 @@ pub enum Crypto {
     )]
     Decaps(Decaps),
     /// Measure what this machine's processor does, on one core and on all
-    #[command(after_help = "Examples:\n  aurigraph crypto bench\n  aurigraph crypto bench --round-ms 500 --json")]
+    #[command(
+        after_help = "Examples:\n  aurigraph crypto bench\n  aurigraph crypto bench --round-ms 500 --json\n  aurigraph crypto bench --pipeline"
+    )]
     Bench(Bench),
 }
 
@@ -104,7 +106,7 @@ pub struct Verify {
     /// The context string, at most 255 bytes [default: empty]
     #[arg(long)]
     pub context: Option<Input>,
-    /// Which implementation: fips204, aws-lc, native-portable, native-avx2; `all` asks each and fails if they disagree;
+    /// Which implementation: fips204, aws-lc, native-portable, native-avx2, native-avx512; `all` asks each and fails if they disagree;
     /// `fastest` is what a node would use
     #[arg(long, default_value = "fastest")]
     pub back_end: String,
@@ -147,4 +149,8 @@ pub struct Bench {
     /// Milliseconds of one round; three rounds of each work, in turn, the best counts
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..=60_000))]
     pub round_ms: u64,
+    /// Measure the way from the batch store's request to its verdicts instead, against bare threads, over so many
+    /// transactions
+    #[arg(long, value_name = "TRANSACTIONS", num_args = 0..=1, default_missing_value = "20000", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub pipeline: Option<u32>,
 }

@@ -5,6 +5,7 @@
 mod args;
 mod bench;
 mod input;
+mod pipeline;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -32,7 +33,10 @@ pub fn run(command: &Crypto, output: Output) -> CliResult<ExitCode> {
         Crypto::Verify(args) => return verify(args, output),
         Crypto::Encaps(args) => encaps(args, output)?,
         Crypto::Decaps(args) => decaps(args, output)?,
-        Crypto::Bench(args) => bench::run(args, output)?,
+        Crypto::Bench(args) => match args.pipeline {
+            Some(transactions) => pipeline::run(transactions as usize, output)?,
+            None => bench::run(args, output)?,
+        },
     }
     Ok(ExitCode::SUCCESS)
 }
