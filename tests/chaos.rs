@@ -35,7 +35,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 type Row = (&'static str, &'static str);
 
 /// All rows, siblings apart from each other: they share a budget of restarts.
-const ROWS: [Row; 34] = [
+const ROWS: [Row; 35] = [
     ("journal", "storage"),
     ("cpu-verifier/i", "crypto"),
     ("node-server", "cluster"),
@@ -46,6 +46,7 @@ const ROWS: [Row; 34] = [
     ("audit", "root"),
     ("peer/name", "peers"),
     ("store", "storage"),
+    ("snapshots", "storage"),
     ("gpu-worker/0", "crypto"),
     ("gateway", "cluster"),
     ("batcher/i", "mempool"),

@@ -102,6 +102,29 @@ pub mod storage {
     pub const STORE_CACHE: u64 = 64 << 20;
 }
 
+/// Snapshots of the ledger's state.
+pub mod snapshots {
+    use std::time::Duration;
+
+    /// Messages of the actor to itself: one look at a time, and the end of one writing.
+    pub const MAILBOX: usize = 8;
+    /// Bytes of one chunk: one frame of the bulk lane holds it.
+    pub const CHUNK: usize = 1 << 20;
+    /// Chunks of a snapshot: a terabyte.
+    pub const CHUNKS: u64 = 1 << 20;
+    /// Bytes of a manifest: that many chunks, and a proof.
+    pub const MANIFEST: u64 = 64 << 20;
+    /// Checkpoints after the snapshot's that its certificate may attest: more are not looked for.
+    pub const FOLLOWERS: usize = 63;
+    /// Snapshots on disk: the newest, and one more in case it is damaged. Older ones are removed.
+    pub const KEPT: usize = 2;
+    /// How often it is seen whether one is due.
+    pub const LOOK_EVERY: Duration = Duration::from_millis(500);
+    /// How long a state waits for the certificate of its checkpoint; after that a newer one is taken. It takes a few
+    /// rounds, or never comes if the validator was restarted meanwhile.
+    pub const CERTIFIED_WITHIN: Duration = Duration::from_secs(15);
+}
+
 /// Consensus.
 pub mod consensus {
     /// Messages to the validator: a few a round and peer, and the reports of its own tasks come on top. At the bound a

@@ -147,6 +147,7 @@ impl ClusterConfig {
             verifier_threads: self.actors.verifier_threads,
             query_actors: self.actors.query_actors,
             checkpoint_every: Duration::from_millis(self.storage.checkpoint_every_ms),
+            snapshot_every_blocks: self.storage.snapshot_every_blocks,
             upgrade_schema: self.storage.upgrade_schema,
             initialise,
             rejoin: false,

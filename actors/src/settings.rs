@@ -196,6 +196,8 @@ pub struct NodeSettings {
     pub query_actors: usize,
     /// How often the state is written to the store at the least.
     pub checkpoint_every: Duration,
+    /// A snapshot of the state is written every so many ledger blocks; 0 for never.
+    pub snapshot_every_blocks: u64,
     /// May the start bring an older schema of the store up by itself.
     pub upgrade_schema: bool,
     /// Data directories of validators are initialised once, by an explicit act: only then may this be true.

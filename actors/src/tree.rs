@@ -23,6 +23,7 @@ use crate::mempool::{
 use crate::network::{Links, Router};
 use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
 use crate::settings::NodeSettings;
+use crate::storage::snapshots::Snapshots;
 use crate::storage::{
     Journal, JournalActor, JournalError, JournalIdentity, JournalOptions, Store, StoreActor, StoreError, StoreOptions,
 };
@@ -107,7 +108,7 @@ where
         fatal,
     }));
     let mut root = SupervisorSpec::new("root", Strategy::OneForOne)
-        .child(ChildSpec::supervisor(storage(journal, store)))
+        .child(ChildSpec::supervisor(storage(journal, store, &context)))
         .child(ChildSpec::supervisor(crypto(&context)))
         .child(ChildSpec::supervisor(links_spec))
         .child(ChildSpec::supervisor(mempool(&context)))
@@ -168,12 +169,16 @@ pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
     }
 }
 
-fn storage(journal: Journal, store: Store) -> SupervisorSpec {
+fn storage(journal: Journal, store: Store, context: &Arc<NodeContext>) -> SupervisorSpec {
+    let snapshots = Arc::clone(context);
     SupervisorSpec::new("storage", Strategy::RestForOne)
         .child(ChildSpec::behaviour("journal", bounds::storage::JOURNAL_MAILBOX, move || {
             JournalActor::new(journal.clone())
         }))
         .child(ChildSpec::behaviour("store", bounds::storage::STORE_MAILBOX, move || StoreActor::new(store.clone())))
+        .child(ChildSpec::behaviour("snapshots", bounds::snapshots::MAILBOX, move || {
+            Snapshots::new(Arc::clone(&snapshots))
+        }))
 }
 
 fn crypto(context: &Arc<NodeContext>) -> SupervisorSpec {

@@ -21,13 +21,15 @@ use crate::settings::{ApiLimits, Features, PacingSettings};
 pub struct StorageSettings {
     /// How often the state is written to the store at the least, milliseconds.
     pub checkpoint_every_ms: u64,
+    /// A snapshot of the state is written every so many ledger blocks; 0 for never. Two are kept.
+    pub snapshot_every_blocks: u64,
     /// May a start bring an older schema of the store up by itself. If not, it says what to run.
     pub upgrade_schema: bool,
 }
 
 impl Default for StorageSettings {
     fn default() -> Self {
-        Self { checkpoint_every_ms: 30_000, upgrade_schema: true }
+        Self { checkpoint_every_ms: 30_000, snapshot_every_blocks: 10_000, upgrade_schema: true }
     }
 }
 

@@ -103,6 +103,8 @@ impl Publish {
         state.recent.push_back(Arc::clone(&summary));
         state.newest = Some((summary, view));
         self.offer(state, commit_index, true);
+        // A restored state may be far ahead of the log, whose marks are all that the validator knows.
+        let _ = state.validator.send(ValidatorMsg::Executed { commit_index, checkpoint: None });
     }
 
     fn persisted(&self, state: &mut State, executed: ExecutedCommit) {

@@ -57,6 +57,9 @@ pub enum Command {
     /// Look at and change the schema version of a stopped node's store
     #[command(subcommand, after_help = SCHEMA_HELP)]
     Schema(Schema),
+    /// List, prove and restore snapshots of a node's state
+    #[command(subcommand)]
+    Snapshot(Snapshot),
     /// Load a cluster with pre-signed transfers and report what it committed
     Bench(Bench),
     /// Use and measure the signatures and key encapsulation by themselves
@@ -400,6 +403,49 @@ Exit codes:
   2  the command line is wrong
   3  a backup file cannot be used
   5  there is no store, it is in use, or its schema is not as it must be; the message says what mends it";
+
+/// `aurigraph snapshot`.
+#[derive(Debug, Subcommand)]
+pub enum Snapshot {
+    /// Show the snapshots of a node's folder, also while it runs; judges nothing
+    #[command(after_help = "Examples:\n  aurigraph snapshot list --data-dir .aurigraph/four-validators/v1")]
+    List(SnapshotList),
+    /// Prove one: its chunks, the signatures of a quorum of the genesis' validators, and the state
+    #[command(after_help = "Examples:\n  aurigraph snapshot verify --data-dir .aurigraph/four-validators/v1")]
+    Verify(SnapshotOf),
+    /// Prove one and begin a stopped node's store with its state; the store that was there is kept beside it
+    #[command(
+        after_help = "The blocks before the snapshot are then not in the store's index.\n\n\
+                      Examples:\n  aurigraph snapshot restore --from .aurigraph/four-validators/v1 --data-dir \
+                      .aurigraph/four-validators/v2"
+    )]
+    Restore(SnapshotOf),
+}
+
+/// `aurigraph snapshot list`.
+#[derive(Debug, Args)]
+pub struct SnapshotList {
+    /// The node's own folder
+    #[arg(long, default_value = ".")]
+    pub data_dir: PathBuf,
+}
+
+/// Which snapshot.
+#[derive(Debug, Args)]
+pub struct SnapshotOf {
+    /// The node's own folder
+    #[arg(long, default_value = ".")]
+    pub data_dir: PathBuf,
+    /// The height of its block [default: the newest]
+    #[arg(long)]
+    pub height: Option<u64>,
+    /// Take it from this node's folder
+    #[arg(long)]
+    pub from: Option<PathBuf>,
+    /// The genesis whose validators are trusted, or a config that names it
+    #[arg(long, default_value = "cluster-configs/four-validators.toml")]
+    pub genesis: PathBuf,
+}
 
 /// `aurigraph schema`.
 #[derive(Debug, Subcommand)]

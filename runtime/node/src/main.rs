@@ -20,6 +20,7 @@ mod passphrase;
 mod proof;
 mod schema;
 mod signals;
+mod snapshot;
 mod tx;
 mod up;
 
@@ -62,6 +63,7 @@ fn run(command: &Command, output: Output) -> CliResult<ExitCode> {
         Command::Status(args) => block_on(tx::status(args, output)),
         Command::Proof(command) => block_on(proof::run(command, output)),
         Command::Schema(command) => schema::run(command, output),
+        Command::Snapshot(command) => snapshot::run(command, output),
         Command::Bench(args) => block_on(bench::run(args, output)),
     };
     done.map(|()| ExitCode::SUCCESS)

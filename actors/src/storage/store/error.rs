@@ -41,6 +41,12 @@ pub enum StoreError {
         /// The height up to which no block is missing.
         indexed: u64,
     },
+    /// A state is installed into an empty store only.
+    #[error("the store holds the state after block {height}")]
+    NotEmpty {
+        /// The newest one's height.
+        height: u64,
+    },
     /// The owning thread has ended, or its predecessor does not end.
     #[error("the store's thread: {0}")]
     Thread(String),
@@ -50,7 +56,7 @@ impl StoreError {
     /// True if only the request was wrong, not the store.
     #[must_use]
     pub const fn is_refusal(&self) -> bool {
-        matches!(self, Self::NotACheckpoint(_) | Self::NotIndexed { .. })
+        matches!(self, Self::NotACheckpoint(_) | Self::NotIndexed { .. } | Self::NotEmpty { .. })
     }
 
     /// True if the operating system refused to read or write: a full disk, a failing device. Neither a restart of the

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use aurigraph_ledger::StateView;
 use aurigraph_runtime::LeaseHolder;
 use aurigraph_schema_upgrades::{Database, Medium as _, UpgradeError, node};
 use parking_lot::Mutex;
@@ -99,6 +100,20 @@ impl Store {
         let (node, distrusted, owner) = (node_name.to_owned(), Mutex::default(), LeaseHolder::new());
         let indexed = AtomicU64::new(0);
         Ok(Self { shared: Arc::new(Shared { database, node, path, suspect, distrusted, owner, indexed }), set_aside })
+    }
+
+    /// Writes a proven state into a store that holds none, durably: execution goes on from there. Blocks before it stay
+    /// out of the index. Before any actor runs.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`] if there is a state, or what the database says.
+    pub fn install(&self, view: &StateView, commit_index: u64) -> Result<(), StoreError> {
+        let database = &self.shared.database;
+        if let Some(there) = checkpoint::headers(database)?.into_iter().flatten().next() {
+            return Err(StoreError::NotEmpty { height: there.height });
+        }
+        checkpoint::Checkpoints::default().write(database, view, &[], commit_index, |_| false)?;
+        Ok(())
     }
 
     /// A reader; it outlives every incarnation of the store actor.
