@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 42] = [
+    let commands: [&[&str]; 46] = [
         &[],
         &["up"],
         &["node"],
@@ -77,6 +77,10 @@ fn every_command_explains_itself() {
         &["schema", "backup"],
         &["schema", "restore"],
         &["schema", "finalise"],
+        &["snapshot"],
+        &["snapshot", "list"],
+        &["snapshot", "verify"],
+        &["snapshot", "restore"],
     ];
     for command in commands {
         let output = run(&[command, &["--help"]].concat());

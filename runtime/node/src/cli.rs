@@ -414,11 +414,9 @@ pub enum Snapshot {
     #[command(after_help = "Examples:\n  aurigraph snapshot verify --data-dir .aurigraph/four-validators/v1")]
     Verify(SnapshotOf),
     /// Prove one and begin a stopped node's store with its state; the store that was there is kept beside it
-    #[command(
-        after_help = "The blocks before the snapshot are then not in the store's index.\n\n\
+    #[command(after_help = "The blocks before the snapshot are then not in the store's index.\n\n\
                       Examples:\n  aurigraph snapshot restore --from .aurigraph/four-validators/v1 --data-dir \
-                      .aurigraph/four-validators/v2"
-    )]
+                      .aurigraph/four-validators/v2")]
     Restore(SnapshotOf),
 }
 

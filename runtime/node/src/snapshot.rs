@@ -99,8 +99,10 @@ fn restore(args: &SnapshotOf, output: Output) -> CliResult {
     let mut kept = None;
     if store.exists() {
         // A node that runs holds it open: then this fails, and nothing is moved.
-        drop(Store::open(&args.data_dir, "restore", StoreOptions { upgrade: false, ..StoreOptions::default() })
-            .map_err(|error| failed(error.to_string()))?);
+        drop(
+            Store::open(&args.data_dir, "restore", StoreOptions { upgrade: false, ..StoreOptions::default() })
+                .map_err(|error| failed(error.to_string()))?,
+        );
         let aside = (1..u32::MAX)
             .map(|number| args.data_dir.join(format!("store.before-restore-{number}")))
             .find(|path| !path.exists())

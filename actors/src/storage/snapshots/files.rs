@@ -294,10 +294,8 @@ pub fn verify(path: &Path, genesis: &Genesis) -> Result<Snapshot, SnapshotError>
     }
     let reader = FolderReader::open(path)?;
     let wrong = |error| SnapshotError::Certificate { path: path.to_owned(), error };
-    let trusted = TrustedSet::of_genesis(genesis).map_err(|_| SnapshotError::Mismatch {
-        path: path.to_owned(),
-        what: "the validators",
-    })?;
+    let trusted = TrustedSet::of_genesis(genesis)
+        .map_err(|_| SnapshotError::Mismatch { path: path.to_owned(), what: "the validators" })?;
     // The signatures first: nothing of the content is worth reading without them.
     let finality = reader.manifest.proof.verify(&trusted, &Signatures).map_err(wrong)?;
     let mut pages = Vec::new();

@@ -198,7 +198,8 @@ fn a_store_begins_with_the_state_of_a_snapshot() {
     let path = list(directory.path()).unwrap().remove(0).path;
     let mut snapshot = verify(&path, &world.genesis).unwrap();
     let state = snapshot.ledger.snapshot();
-    let store = Store::open(directory.path(), "v1", StoreOptions { cache: 4 << 20, ..StoreOptions::default() }).unwrap();
+    let store =
+        Store::open(directory.path(), "v1", StoreOptions { cache: 4 << 20, ..StoreOptions::default() }).unwrap();
     store.install(&state, snapshot.manifest.commit_index).unwrap();
     let found = store.reader().latest_checkpoint().unwrap().unwrap();
     assert_eq!((found.height, found.state_root), (view.height(), view.checkpoint().state_root));
