@@ -40,6 +40,7 @@ impl World {
             consensus_key: PublicKey::new(signer(author).public_key().to_vec()),
             network_key: PublicKey::new(vec![author; 40]),
             stake: 1,
+            operator: None,
         };
         let mut genesis = Genesis {
             network: "test".into(),
@@ -74,6 +75,7 @@ impl World {
                 consensus_state_digest: Hash::ZERO,
                 batches: Vec::new(),
                 faults: Vec::new(),
+                epoch_end: None,
             };
             if self.ledger.execute(input, &Nobody).unwrap().checkpoint.is_some() {
                 return self.ledger.snapshot();
