@@ -11,6 +11,7 @@ use aurigraph_ledger::hash::Hash;
 use crate::block::Block;
 use crate::committee::{Committee, StakeSet};
 use crate::event::HaltReason;
+use crate::mutation::{Mutation, has};
 use crate::schedule::Schedule;
 use crate::store::Store;
 use crate::types::{BlockRef, LeaderSlot, Round};
@@ -107,7 +108,12 @@ impl SlotState {
     /// The direct rule. Returns whether it has just decided the slot.
     fn decide_direct(&mut self, committee: &Committee) -> Result<bool, HaltReason> {
         let quorum = committee.quorum();
-        let mut certified = self.certified.iter().filter(|(_, (authors, _))| authors.stake() >= quorum);
+        let needed = if has(Mutation::CommitWithV) { committee.validity() } else { quorum };
+        let weight = |(authors, blocks): &(StakeSet, BTreeSet<BlockRef>)| {
+            let counted = || blocks.iter().map(|block| committee.stake(block.author)).sum();
+            if has(Mutation::CountBlocks) { counted() } else { authors.stake() }
+        };
+        let mut certified = self.certified.iter().filter(|(_, found)| weight(found) >= needed);
         let first = certified.next().map(|(version, _)| *version);
         if let (Some(a), Some((b, _))) = (first, certified.next()) {
             return Err(HaltReason::TwoCertified { a: self.reference(a), b: self.reference(*b) });
@@ -238,10 +244,11 @@ impl Committer {
         }
         // What the walk finds when it starts with the first slot of a round.
         let mut from_round: BTreeMap<Round, Walk> = BTreeMap::new();
+        let first = if has(Mutation::AnchorsFromTwo) { 2 } else { 3 };
         let mut end = self.slots.len();
         while let Some(round) = end.checked_sub(1).and_then(|last| self.slots.get(last)).map(|s| s.slot.round) {
             let start = self.slots.partition_point(|state| state.slot.round < round);
-            let anchor = from_round.get(&round.saturating_add(3)).copied().unwrap_or(Walk::Undecided);
+            let anchor = from_round.get(&round.saturating_add(first)).copied().unwrap_or(Walk::Undecided);
             for state in self.slots.range_mut(start..end) {
                 if let (None, Walk::Anchor(anchor)) = (state.decided, anchor) {
                     state.decided = Some((state.decide_by_anchor(store, anchor)?, false));
@@ -250,6 +257,7 @@ impl Committer {
             let mut walk = from_round.get(&round.saturating_add(1)).copied().unwrap_or(Walk::Undecided);
             for state in self.slots.range(start..end).rev() {
                 walk = match state.decided {
+                    None if has(Mutation::WalkPastUndecided) => walk,
                     None => Walk::Undecided,
                     Some((Decision::Skip, _)) => walk,
                     Some((Decision::Commit(leader), _)) => Walk::Anchor(leader),

@@ -11,6 +11,7 @@ use crate::block::{Evidence, EvidenceKind, conflict_digest};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, ProvenFault, blocks_root};
 use crate::committee::Committee;
 use crate::event::HaltReason;
+use crate::mutation::{Mutation, has};
 use crate::store::Store;
 use crate::types::{AuthorIdx, BatchRef, BlockRef, CommitRef, Epoch, LeaderSlot, Round, Slot, Stake, TimeMs};
 
@@ -184,6 +185,7 @@ impl Linearizer {
             self.prove_carried(store, *reference, verdict, &mut faults)?;
             blocks.push(CommittedBlock { block: *reference, batches: batches.unwrap_or_default() });
         }
+        let newest = if has(Mutation::GcByClock) { store.highest_round() } else { leader.round };
         let header = CommitHeader {
             epoch: self.epoch,
             index: self.last_ref.index + 1,
@@ -192,7 +194,7 @@ impl Linearizer {
             leader,
             blocks_root: blocks_root(refs.iter()),
             block_count: u32::try_from(refs.len()).unwrap_or(u32::MAX),
-            gc_round: self.gc_round.max(leader.round.saturating_sub(self.gc_depth)),
+            gc_round: self.gc_round.max(newest.saturating_sub(self.gc_depth)),
             schedule_digest,
             last_decided: slot,
         };

@@ -51,6 +51,10 @@ pub mod flush;
 pub mod light;
 pub mod machine;
 pub mod message;
+#[cfg(feature = "mutations")]
+pub mod mutation;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
 mod novelty;
 pub mod oracle;
 pub mod oracle_schedule;

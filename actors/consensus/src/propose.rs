@@ -15,6 +15,7 @@ use crate::config::{BLOCK_VERSION, MAX_BATCH_REFS, MAX_PAYLOAD_BYTES, Pacing};
 use crate::event::Effect;
 use crate::machine::Machine;
 use crate::message::{Lane, encode_block};
+use crate::mutation::{Mutation, has};
 use crate::pacing::LeaderTimeout;
 use crate::record::Record;
 use crate::suspend::Incoming;
@@ -264,7 +265,8 @@ impl Machine {
         // Strict form of J2: rounds are skipped after catch-up and up to the floor only, and never above the clock. Rounds
         // whose parents are collected cannot be built, and nothing could order or count them any more.
         let collected = if self.store.gc_round() == 0 { 0 } else { self.store.gc_round().saturating_add(2) };
-        let skipped = self.proposer.skip_to.min(clock).max(collected);
+        let skip_to = if has(Mutation::JumpRounds) { clock } else { self.proposer.skip_to.min(clock) };
+        let skipped = skip_to.max(collected);
         let floor = self.proposer.floor.checked_add(1)?;
         let round = self.proposer.own_round().checked_add(1)?.max(skipped).max(floor);
         if round > clock {
@@ -321,6 +323,7 @@ impl Machine {
             return false;
         }
         round < 3
+            || has(Mutation::NoCertificateWait)
             || self
                 .schedule
                 .leaders(committee, round - 2)
@@ -495,6 +498,9 @@ impl Machine {
             self.settle_verdict(evidence.proof_digest(), reference.round, true);
         }
         let bytes: Arc<[u8]> = block.encode().into();
+        if has(Mutation::SendBeforeSync) {
+            self.out.push(Effect::Broadcast { block: reference, bytes: encode_block(&bytes).into() });
+        }
         let lsn = self.append(Record::OwnBlock(bytes.clone()), true);
         self.proposer.signed_round = self.proposer.signed_round.max(reference.round);
         let own = OwnBlock { reference, block: Arc::new(block), bytes };

@@ -10,6 +10,7 @@ use crate::commit::FaultKind;
 use crate::committee::Committee;
 use crate::config::Config;
 use crate::flush::Flush;
+use crate::mutation::{Mutation, has};
 use crate::reputation::{Reputation, ScheduleRules, Table, stand_in, votes};
 use crate::status::ScheduleStatus;
 use crate::store::Store;
@@ -161,7 +162,8 @@ impl Schedule {
         state.leaders.insert(header.leader);
         // A later commit holds no block at or below this round, and so no vote for a leader below it.
         state.leaders.retain(|leader| leader.round >= header.gc_round);
-        let ends = header.index.is_multiple_of(u64::from(self.rules.window));
+        let counted = header.index.saturating_sub(u64::from(has(Mutation::ScheduleLate)));
+        let ends = counted > 0 && counted.is_multiple_of(u64::from(self.rules.window));
         ends.then(|| {
             self.reputation.turn(committee, &self.rules, header.leader.round);
             self.reputation.count_presence(header.leader.round)

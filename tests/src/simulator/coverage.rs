@@ -92,6 +92,7 @@ marks! {
     EquivocatorOut: "observations of an equivocator out of the rotation",
     RestartAtTurn: "restarts with the newest commit at the end of a window",
     RestartInFirstWindow: "restarts before the first leader table",
+    Held: "messages held back by an adversary who orders them",
     OracleChecked: "comparisons with the oracle",
     RunTwice: "seeds run twice with one trace",
 }

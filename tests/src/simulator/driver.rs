@@ -204,7 +204,9 @@ impl World<'_> {
         if !*self.network.believes(from, to) {
             return;
         }
-        for delay in self.network.transmit(from, to, &mut self.rng, &mut self.marks) {
+        let ordered = self.adversarial_delay(to, bytes).map(|delay| vec![delay]);
+        let delays = ordered.unwrap_or_else(|| self.network.transmit(from, to, &mut self.rng, &mut self.marks));
+        for delay in delays {
             self.push(delay, Happening::Message { from, to, bytes: bytes.clone() });
         }
     }

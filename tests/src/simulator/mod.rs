@@ -8,6 +8,7 @@
 //! [`run_seed`] is a run of a seed, [`run`] that of a [`Scenario`] made by hand. No assertion about what a machine
 //! should do stands here beyond those properties, and nothing here reads a clock or draws randomness of its own.
 
+mod adversary;
 mod checks;
 mod corruption;
 mod coverage;
@@ -31,7 +32,7 @@ use std::fmt;
 
 pub use coverage::{Coverage, Mark};
 pub use record::{Record, Stretch};
-pub use scenario::{Behaviour, Fault, LEAST_FAULTS, Links, Sabotage, Scenario};
+pub use scenario::{Adversary, Behaviour, Fault, LEAST_FAULTS, Links, Sabotage, Scenario};
 pub use shrink::{Part, Shrunk, shrink};
 
 /// The properties of consensus.md 13.2 that are checked, and those of the simulator itself.

@@ -113,6 +113,15 @@ pub struct Links {
     pub duplicate_permille: u64,
 }
 
+/// An attacker who orders all messages from a time on, and delivers each within a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Adversary {
+    /// From when: the global stabilisation time.
+    pub from_ms: Ms,
+    /// The longest delay of a message.
+    pub delta_ms: Ms,
+}
+
 /// A deliberate error, to show that the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
@@ -169,6 +178,10 @@ pub struct Scenario {
     pub least_rounds: Round,
     /// One validator's executor leaves out transactions from a time on: that validator has to notice.
     pub corrupted: Option<(usize, Ms)>,
+    /// The leader time-out, if it is not to adapt.
+    pub leader_timeout_ms: Option<Ms>,
+    /// Who orders messages.
+    pub adversary: Option<Adversary>,
     /// A deliberate error.
     pub sabotage: Option<Sabotage>,
 }
@@ -210,6 +223,8 @@ impl Scenario {
             least_ms: 20_000,
             least_rounds: 150,
             corrupted: None,
+            leader_timeout_ms: None,
+            adversary: None,
             sabotage: None,
         }
     }
@@ -264,6 +279,9 @@ impl Scenario {
         self.draw_loss(rng);
         self.faults.sort_by_key(|(at, _)| *at);
         self.quiet_ms = self.faults.iter().map(|(at, fault)| at + fault.duration_ms()).max().unwrap_or(0) + 500;
+        if rng.chance(60) {
+            self.adversary = Some(Adversary { from_ms: self.quiet_ms, delta_ms: rng.between(60, 250) });
+        }
     }
 
     /// A lost disk is a fault of its owner: only where nobody else is faulty, and its stake is none too many.

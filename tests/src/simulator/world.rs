@@ -119,6 +119,10 @@ fn config_of(scenario: &Scenario, genesis: &Genesis) -> Config {
     config.params.schedule_window = scenario.schedule_window;
     (config.pacing.min_delay_busy_ms, config.pacing.min_delay_idle_ms) = scenario.min_delay_ms;
     config.pacing.t_leader_max_ms = 2_000;
+    if let Some(fixed) = scenario.leader_timeout_ms {
+        let pacing = &mut config.pacing;
+        (pacing.t_leader_initial_ms, pacing.t_leader_min_ms, pacing.t_leader_max_ms) = (fixed, fixed, fixed);
+    }
     // Links lose messages here as no real ones do: without this, a lost one costs a second and a half.
     config.pacing.rebroadcast_ms = 400;
     (config.limits.catch_up_enter, config.limits.catch_up_leave) = scenario.catch_up;
