@@ -136,7 +136,7 @@ impl Executor {
 fn verdict(salt: usize, entry: &Entry) -> Option<Verdict> {
     match salt % 3 {
         0 => None,
-        1 => entry.strange.clone().map(|verdict| Verdict { valid: salt.is_multiple_of(2), ..verdict }),
-        _ => entry.right.clone(),
+        1 => entry.strange.map(|verdict| Verdict { valid: salt.is_multiple_of(2), ..verdict }),
+        _ => entry.right,
     }
 }
