@@ -96,6 +96,8 @@ mod historic_tests;
 #[cfg(test)]
 mod light_tests;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod novelty_tests;
 #[cfg(test)]
 mod pacing_tests;
