@@ -516,9 +516,9 @@ fn no_history_makes_or_loses_money_and_replaying_importing_and_resuming_give_one
         let mut fresh = Ledger::from_genesis(&world.genesis, Arc::new(PlainHasher)).expect("a valid genesis");
         for input in inputs {
             let outcome = fresh.execute(input, &world.verifier).expect("it was executed before");
-            if outcome.checkpoint.is_some() && fresh.height() % 3 == 0 {
+            if outcome.checkpoint.is_some() && fresh.height().is_multiple_of(3) {
                 let view = fresh.snapshot();
-                fresh = if fresh.height() % 2 == 0 {
+                fresh = if fresh.height().is_multiple_of(2) {
                     let pages = view.export_pages(None).expect("a checkpoint");
                     Ledger::import(&world.genesis, Arc::new(PlainHasher), pages).expect("own pages")
                 } else {
