@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 46] = [
+    let commands: [&[&str]; 59] = [
         &[],
         &["up"],
         &["node"],
@@ -59,6 +59,19 @@ fn every_command_explains_itself() {
         &["tx", "transfer"],
         &["tx", "bundle"],
         &["tx", "status"],
+        &["stake"],
+        &["stake", "bond"],
+        &["stake", "delegate"],
+        &["stake", "undelegate"],
+        &["stake", "unbond"],
+        &["stake", "withdraw"],
+        &["stake", "join"],
+        &["stake", "leave"],
+        &["stake", "commission"],
+        &["stake", "rotate"],
+        &["stake", "unjail"],
+        &["stake", "maintenance"],
+        &["stake", "show"],
         &["status"],
         &["proof"],
         &["proof", "tx"],
@@ -137,6 +150,45 @@ fn write_config(folder: &Path, data: &str, rest: &str, listen: &str) -> String {
     config.to_str().unwrap().to_owned()
 }
 
+/// Alice operates v1 and bonds to it, Bob delegates and takes it back, a second validator registers.
+fn stake(folder: &tempfile::TempDir, url: &str, bob: &str) {
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let with = |command: &str, who: &str, more: &[&str]| -> Vec<String> {
+        let start = ["stake", command, "--key", &at(who), "--wait", "--url", url];
+        start.iter().chain(more).map(|argument| (*argument).to_owned()).collect()
+    };
+    let done = |arguments: Vec<String>| {
+        let sent = json(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(sent["status"], "committed", "{arguments:?}: {sent}");
+        sent
+    };
+    let v1 = ["--validator", "v1"];
+    let sent = done(with("bond", "alice.json", &["--validator", "v1", "--amount", "5"]));
+    let operation = &sent["operations"][0];
+    assert_eq!((&operation["type"], &operation["validator"]), (&Value::from("bond"), &Value::from(0)));
+    done(with("delegate", "bob.json", &["--validator", "v1", "--amount", "1.5"]));
+    let shown = json(&["stake", "show", "--validator", "v1", "--url", url]);
+    let figures = ["selfStake", "delegatedStake", "stake"].map(|name| shown[name].as_str().unwrap().to_owned());
+    assert_eq!(figures, ["6000000000000000000", "1500000000000000000", "7500000000000000000"]);
+    assert_eq!((&shown["delegators"], &shown["votes"]), (&Value::from(1), &Value::from(1)));
+
+    done(with("undelegate", "bob.json", &["--validator", "v1", "--amount", "all"]));
+    let account = json(&["stake", "show", "--account", bob, "--url", url]);
+    assert_eq!(account["unbonding"][0]["amount"], "1500000000000000000");
+    assert_eq!((&account["stake"], &account["unbonding"][0]["released"]), (&Value::from("0"), &Value::from(false)));
+    let too_early = with("withdraw", "bob.json", &v1);
+    refused(&too_early.iter().map(String::as_str).collect::<Vec<_>>(), 7, "nothing_to_withdraw");
+    let not_hers = with("commission", "bob.json", &["--validator", "v1", "--percent", "1"]);
+    refused(&not_hers.iter().map(String::as_str).collect::<Vec<_>>(), 7, "not_operator");
+
+    json(&["keys", "new", "node", "--name", "v2", "--out", &at("v2.key.json")]);
+    let join = ["--node-keys", &at("v2.key.json"), "--name", "v2", "--amount", "10", "--commission", "2.5"];
+    done(with("join", "alice.json", &join));
+    let shown = json(&["stake", "show", "--validator", "v2", "--url", url]);
+    assert_eq!((&shown["row"], &shown["commission"]), (&Value::from(1), &Value::from(0.025)));
+    assert_eq!(shown["index"], Value::Null, "not of this epoch's set");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn from_new_keys_to_a_chain_that_commits() {
     let folder = tempfile::tempdir().unwrap();
@@ -153,6 +205,8 @@ async fn from_new_keys_to_a_chain_that_commits() {
         &at("v1.pub.json"),
         "--account",
         &format!("{alice}=1000"),
+        "--operator",
+        &format!("v1={alice}"),
         "--out",
         &at("genesis.toml"),
     ]);
@@ -212,6 +266,7 @@ async fn from_new_keys_to_a_chain_that_commits() {
         7,
         "",
     );
+    stake(&folder, &url, &bob);
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 

@@ -46,6 +46,9 @@ pub enum Command {
     /// Send transactions and follow them
     #[command(subcommand)]
     Tx(Tx),
+    /// Stake, delegate, and run validators
+    #[command(subcommand)]
+    Stake(crate::stake::Stake),
     /// Show what a node knows of itself and the chain
     Status(Status),
     /// Fetch proofs and verify them offline
@@ -150,6 +153,9 @@ pub struct GenesisCreate {
     /// Public file of a validator, with its stake after a colon (default 1). The order given is the validator order
     #[arg(long = "validator", required = true, value_name = "FILE[:STAKE]")]
     pub validators: Vec<String>,
+    /// The account that acts for a validator: takes it out of jail, sets its commission, withdraws its rewards
+    #[arg(long = "operator", value_name = "NAME=ADDRESS")]
+    pub operators: Vec<String>,
     /// First balance of an address, in AUR
     #[arg(long = "account", value_name = "ADDRESS=AUR")]
     pub accounts: Vec<String>,

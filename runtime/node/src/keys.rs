@@ -142,7 +142,8 @@ fn show(args: &cli::KeyFile, output: Output) -> CliResult {
 /// # Errors
 /// Inputs that cannot be read, or that do not make a genesis.
 pub fn create_genesis(command: &cli::GenesisCreate, output: Output) -> CliResult {
-    let validators = command.validators.iter().map(|text| validator(text)).collect::<CliResult<Vec<_>>>()?;
+    let mut validators = command.validators.iter().map(|text| validator(text)).collect::<CliResult<Vec<_>>>()?;
+    command.operators.iter().try_for_each(|text| operator(text, &mut validators))?;
     let accounts = command.accounts.iter().map(|text| account(text)).collect::<CliResult<Vec<_>>>()?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let genesis = Genesis {
@@ -177,6 +178,16 @@ fn validator(text: &str) -> CliResult<GenesisValidator> {
         stake,
         operator: None,
     })
+}
+
+fn operator(text: &str, validators: &mut [GenesisValidator]) -> CliResult {
+    let wrong = |problem: String| CliError::new(Exit::BadFile, format!("--operator {text}: {problem}"));
+    let (name, address) = text.split_once('=').ok_or_else(|| wrong("not NAME=ADDRESS".to_owned()))?;
+    let address: Address =
+        address.parse().map_err(|error: aurigraph_ledger::HashParseError| wrong(error.to_string()))?;
+    let validator = validators.iter_mut().find(|validator| validator.name == name);
+    validator.ok_or_else(|| wrong(format!("no validator is called {name:?}")))?.operator = Some(address);
+    Ok(())
 }
 
 fn account(text: &str) -> CliResult<GenesisAccount> {

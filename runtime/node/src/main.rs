@@ -21,6 +21,7 @@ mod proof;
 mod schema;
 mod signals;
 mod snapshot;
+mod stake;
 mod tx;
 mod up;
 
@@ -60,6 +61,7 @@ fn run(command: &Command, output: Output) -> CliResult<ExitCode> {
         Command::Node(args) => block_on(node::run(args, output)),
         Command::Up(args) => block_on(up::run(args, output)),
         Command::Tx(command) => block_on(tx::run(command, output)),
+        Command::Stake(command) => block_on(stake::run(command, output)),
         Command::Status(args) => block_on(tx::status(args, output)),
         Command::Proof(command) => block_on(proof::run(command, output)),
         Command::Schema(command) => schema::run(command, output),

@@ -117,18 +117,30 @@ impl SenderState {
 }
 
 async fn send(args: &cli::Signing, operations: &[(Target, u128)], atomic: bool, output: Output) -> CliResult {
+    let add = |builder: TransactionBuilder| {
+        let start = builder.atomic(atomic);
+        operations.iter().fold(start, |builder, (to, amount)| builder.transfer(*to, *amount))
+    };
+    send_with(args, output, add).await
+}
+
+/// Signs and sends a transaction of what `add` puts into it, and follows it if asked to.
+///
+/// # Errors
+/// Bad input, an unreachable node, or a refusal of the ledger.
+pub async fn send_with(
+    args: &cli::Signing,
+    output: Output,
+    add: impl FnOnce(TransactionBuilder) -> TransactionBuilder,
+) -> CliResult {
     let (key, signer) = AccountKey::load(&args.key, &args.passphrase)?;
     let client = NodeClient::new(&args.url.url);
     let state = SenderState::ask(&client, &key, &signer).await?;
     let nonce = args.nonce.unwrap_or(state.nonce);
-    let mut builder = TransactionBuilder::new(state.chain_id, state.sender, nonce, state.height + VALID_FOR)
+    let builder = TransactionBuilder::new(state.chain_id, state.sender, nonce, state.height + VALID_FOR)
         .max_fee(parse_amount(&args.max_fee)?)
-        .memo(args.memo.as_bytes())
-        .atomic(atomic);
-    for (to, amount) in operations {
-        builder.push_transfer(*to, *amount);
-    }
-    let transaction = sign(&builder, &signer)?;
+        .memo(args.memo.as_bytes());
+    let transaction = sign(&add(builder), &signer)?;
     submit(&client, &transaction).await?;
     let id = transaction.id();
     if !args.wait {
@@ -139,8 +151,15 @@ async fn send(args: &cli::Signing, operations: &[(Target, u128)], atomic: bool, 
     output.print(&outcome, fields);
     match outcome["status"].as_str() {
         Some("committed") => Ok(()),
-        _ => Err(CliError::new(Exit::Refused, format!("transaction {id}: {}", outcome["error"]))),
+        _ => Err(CliError::new(Exit::Refused, format!("transaction {id}: {}", reason(&outcome)))),
     }
+}
+
+/// Why a transaction had no effect: its own error, else its first operation's.
+fn reason(outcome: &Value) -> String {
+    let operations = outcome["operations"].as_array().into_iter().flatten().map(|operation| &operation["error"]);
+    let first = std::iter::once(&outcome["error"]).chain(operations).find_map(Value::as_str);
+    first.unwrap_or("no operation had an effect").to_owned()
 }
 
 /// Builds and signs.
