@@ -47,7 +47,8 @@ async fn chain_reads(node: &TestNode, hash: &str) {
     assert_eq!(
         found["operations"],
         json!([{
-            "index": 0, "type": "transfer", "to": "9", "amount": "5", "tag": null, "status": "applied", "error": null
+            "index": 0, "type": "transfer", "to": "9", "amount": "5", "tag": null, "status": "applied", "error": null,
+            "validator": null, "name": null, "seconds": null, "commissionBasisPoints": null
         }])
     );
     proof_holds(&found);
