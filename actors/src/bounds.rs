@@ -98,6 +98,21 @@ pub mod storage {
     /// Largest page value: with its checksum and sled's own header it stays below 64 KiB; values of 256 KiB leak space
     /// without end (measured).
     pub const STORE_VALUE: usize = 60 << 10;
+    /// Bytes of a checkpoint that are encoded and written before the store's thread looks for other work: some
+    /// milliseconds.
+    pub const CHECKPOINT_SLICE: usize = 512 << 10;
+    /// Bytes of a checkpoint after which they are synced: some 40 ms on the slowest disk measured.
+    pub const CHECKPOINT_FLUSH: usize = 16 << 20;
+    /// Messages that the store's thread takes between two slices of a checkpoint.
+    pub const MESSAGES_BETWEEN_SLICES: usize = 16;
+    /// How long one piece of work (a block, a slice, a sync) may keep the store's thread before the store counts as stuck:
+    /// many times the longest sync seen on a failing disk. Then its actor fails, and with it the process if the thread
+    /// does not come back within [`OWNER_RELEASE`].
+    pub const STORE_DEADLINE: Duration = Duration::from_secs(20);
+    /// How long Persist waits for the index of one block: what may be before it, each in its time.
+    pub const INDEX_DEADLINE: Duration = Duration::from_secs(40);
+    /// How often the store actor looks at its thread.
+    pub const STORE_LOOK: Duration = Duration::from_secs(1);
     /// sled's cache: its size barely matters (measured), its memory does.
     pub const STORE_CACHE: u64 = 64 << 20;
 }

@@ -36,8 +36,8 @@ pub use ledger::Ledger;
 pub use merkle::{MerkleProof, MerkleTree, ReceiptProof, TransactionProof};
 pub use module::{Module, ModuleContext, ModuleId};
 pub use state::{
-    AccountProof, AccountView, ImportError, NotACheckpoint, PageKey, ProofError, ProvenAccount, ResumeError, StateView,
-    StoredPage,
+    AccountProof, AccountView, ImportError, NotACheckpoint, PageGroup, PageKey, ProofError, ProvenAccount, ResumeError,
+    StateView, StoredPage,
 };
 pub use transaction::{
     BuildError, Group, Operation, Sender, SenderKey, Target, Transaction, TransactionBuilder, UnsignedTransaction,

@@ -14,6 +14,7 @@ use super::deliver;
 use super::mark::Mark;
 use super::messages::{ExecuteMsg, ExecutedCommit, PersistMsg, PublishMsg};
 use crate::bounds::pipeline as bounds;
+use crate::bounds::storage::INDEX_DEADLINE;
 use crate::context::NodeContext;
 use crate::storage::{JournalMsg, Record, RecordKind, StoreMsg, StoredBlock, StoredTransaction};
 
@@ -124,7 +125,9 @@ impl Persist {
             deliver(&state.store, StoreMsg::WriteBlock { block, reply: Some(reply) }).await?;
             Self::same_store(state)?;
             // Published only once readers find it: a client that was told of its commit asks for it next.
-            indexed.await.map_err(|_| "the store ended before it had indexed a block")??;
+            let answer = tokio::time::timeout(INDEX_DEADLINE, indexed).await;
+            let answer = answer.map_err(|_| format!("the store has not indexed a block within {INDEX_DEADLINE:?}"))?;
+            answer.map_err(|_| "the store ended before it had indexed a block")??;
             self.checkpoint_if_due(ctx, state, &executed);
         }
         deliver(&state.publish, PublishMsg::Persisted(executed)).await

@@ -50,6 +50,23 @@ impl PageKey {
     }
 }
 
+impl PageKey {
+    /// The column of the key table, which only grows: a state takes as many keys from its beginning as it has, so that
+    /// states of different heights can share one stored table. Its rows are one part each.
+    pub const KEY_TABLE: u8 = ColumnId::Keys as u8;
+    /// Keys in a full row of the key table.
+    pub const KEYS_PER_ROW: u32 = KEYS_PER_PAGE as u32;
+}
+
+/// Names the pages that are stored together, as one or more values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PageGroup {
+    /// The column's number.
+    pub column: u8,
+    /// Which group of the column's pages.
+    pub group: u32,
+}
+
 /// A value to be stored under its key, replacing what stands there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredPage {
@@ -152,22 +169,28 @@ fn push_group<'a>(column: u8, group: usize, pages: impl Iterator<Item = &'a [u8]
     }
 }
 
-fn push_column<P: Page>(id: ColumnId, pages: &[Arc<P>], previous: &[Arc<P>], out: &mut Vec<StoredPage>) {
-    for (group, pages) in pages.chunks(P::GROUP).enumerate() {
-        let old = previous.chunks(P::GROUP).nth(group).unwrap_or(&[]);
-        if pages.len() == old.len() && pages.iter().zip(old).all(|(page, old)| Arc::ptr_eq(page, old)) {
-            continue;
+/// Groups of a column in which a page is another one than before.
+fn changed_in<P: Page>(id: ColumnId, pages: &[Arc<P>], previous: &[Arc<P>], out: &mut Vec<PageGroup>) {
+    for (group, pages) in (0..).zip(pages.chunks(P::GROUP)) {
+        let old = previous.chunks(P::GROUP).nth(group as usize).unwrap_or(&[]);
+        if pages.len() != old.len() || pages.iter().zip(old).any(|(page, old)| !Arc::ptr_eq(page, old)) {
+            out.push(PageGroup { column: id as u8, group });
         }
-        let encoded: Vec<Vec<u8>> = pages
-            .iter()
-            .map(|page| {
-                let mut bytes = Vec::new();
-                page.encode_into(&mut bytes);
-                bytes
-            })
-            .collect();
-        push_group(id as u8, group, encoded.iter().map(Vec::as_slice), out);
     }
+}
+
+/// One group of a column.
+fn push_pages<P: Page>(id: ColumnId, pages: &[Arc<P>], group: u32, out: &mut Vec<StoredPage>) {
+    let Some(pages) = pages.chunks(P::GROUP).nth(group as usize) else { return };
+    let encoded: Vec<Vec<u8>> = pages
+        .iter()
+        .map(|page| {
+            let mut bytes = Vec::new();
+            page.encode_into(&mut bytes);
+            bytes
+        })
+        .collect();
+    push_group(id as u8, group as usize, encoded.iter().map(Vec::as_slice), out);
 }
 
 impl StateView {
@@ -177,31 +200,82 @@ impl StateView {
     /// # Errors
     /// [`NotACheckpoint`] if the view is not of a checkpoint.
     pub fn export_pages(&self, previous: Option<&Self>) -> Result<Vec<StoredPage>, NotACheckpoint> {
+        let mut out = Vec::new();
+        for group in self.changed_groups(previous)? {
+            out.extend(self.export_group(group)?);
+        }
+        Ok(out)
+    }
+
+    /// The groups that [`StateView::export_pages`] would give, in the order of their keys, for a store that takes them
+    /// one by one.
+    ///
+    /// # Errors
+    /// [`NotACheckpoint`] if the view is not of a checkpoint.
+    pub fn changed_groups(&self, previous: Option<&Self>) -> Result<Vec<PageGroup>, NotACheckpoint> {
         let (sealed, parts) = (self.sealed()?, self.parts());
         let old = previous.map(Self::parts);
-        let mut out = Vec::new();
-        let head = encode_head(&parts.header, &parts.checkpoint);
-        push_group(ColumnId::Head as u8, 0, [head.as_slice()].into_iter(), &mut out);
-        push_group(ColumnId::System as u8, 0, [&*sealed.system].into_iter(), &mut out);
-        push_column(ColumnId::Balances, &parts.balances, old.map_or(&[], |old| &old.balances), &mut out);
-        push_column(ColumnId::Nonces, &parts.nonces, old.map_or(&[], |old| &old.nonces), &mut out);
-        push_column(ColumnId::Identities, &parts.identities, old.map_or(&[], |old| &old.identities), &mut out);
-        push_column(ColumnId::Keys, &parts.keys, old.map_or(&[], |old| &old.keys), &mut out);
+        let single = |id: ColumnId| PageGroup { column: id as u8, group: 0 };
+        let mut out = vec![single(ColumnId::Head), single(ColumnId::System)];
+        changed_in(ColumnId::Balances, &parts.balances, old.map_or(&[], |old| &old.balances), &mut out);
+        changed_in(ColumnId::Nonces, &parts.nonces, old.map_or(&[], |old| &old.nonces), &mut out);
+        changed_in(ColumnId::Identities, &parts.identities, old.map_or(&[], |old| &old.identities), &mut out);
+        changed_in(ColumnId::Keys, &parts.keys, old.map_or(&[], |old| &old.keys), &mut out);
         let old_sealed = old.and_then(|old| old.sealed.as_deref());
         for (module, pages) in &sealed.modules {
             let old = old_sealed.and_then(|old| old.modules.iter().find(|(id, _)| id == module));
-            push_module(MODULE_COLUMNS + *module as u8, pages, old.map_or(&[], |(_, pages)| pages), &mut out);
+            let (column, old) = (MODULE_COLUMNS + *module as u8, old.map_or(&[][..], |(_, pages)| pages));
+            out.push(PageGroup { column, group: 0 });
+            let changed = (0_u32..)
+                .zip(pages)
+                .filter(|(number, page)| old.get(*number as usize).is_none_or(|old| !Arc::ptr_eq(page, old)));
+            out.extend(changed.map(|(number, _)| PageGroup { column, group: number + 1 }));
+        }
+        Ok(out)
+    }
+
+    /// The values of one group; none if there is no such group.
+    ///
+    /// # Errors
+    /// [`NotACheckpoint`] if the view is not of a checkpoint.
+    pub fn export_group(&self, PageGroup { column, group }: PageGroup) -> Result<Vec<StoredPage>, NotACheckpoint> {
+        const HEAD: u8 = ColumnId::Head as u8;
+        const SYSTEM: u8 = ColumnId::System as u8;
+        const BALANCES: u8 = ColumnId::Balances as u8;
+        const NONCES: u8 = ColumnId::Nonces as u8;
+        const IDENTITIES: u8 = ColumnId::Identities as u8;
+        const KEYS: u8 = ColumnId::Keys as u8;
+        let (sealed, parts) = (self.sealed()?, self.parts());
+        let mut out = Vec::new();
+        match column {
+            HEAD => {
+                let head = encode_head(&parts.header, &parts.checkpoint);
+                push_group(column, 0, [head.as_slice()].into_iter(), &mut out);
+            }
+            SYSTEM => push_group(column, 0, [&*sealed.system].into_iter(), &mut out),
+            BALANCES => push_pages(ColumnId::Balances, &parts.balances, group, &mut out),
+            NONCES => push_pages(ColumnId::Nonces, &parts.nonces, group, &mut out),
+            IDENTITIES => push_pages(ColumnId::Identities, &parts.identities, group, &mut out),
+            KEYS => push_pages(ColumnId::Keys, &parts.keys, group, &mut out),
+            module => {
+                let found = sealed.modules.iter().find(|(id, _)| MODULE_COLUMNS + *id as u8 == module);
+                if let Some((_, pages)) = found {
+                    push_module(column, pages, group, &mut out);
+                }
+            }
         }
         Ok(out)
     }
 }
 
 /// A module's table: group 0 holds how many pages there are, page n is group n + 1.
-fn push_module(column: u8, pages: &[Arc<[u8]>], previous: &[Arc<[u8]>], out: &mut Vec<StoredPage>) {
-    push_group(column, 0, [(pages.len() as u64).to_le_bytes().as_slice()].into_iter(), out);
-    for (number, page) in pages.iter().enumerate() {
-        if previous.get(number).is_none_or(|old| !Arc::ptr_eq(page, old)) {
-            push_group(column, number + 1, [&**page].into_iter(), out);
+fn push_module(column: u8, pages: &[Arc<[u8]>], group: u32, out: &mut Vec<StoredPage>) {
+    match group.checked_sub(1) {
+        None => push_group(column, 0, [(pages.len() as u64).to_le_bytes().as_slice()].into_iter(), out),
+        Some(number) => {
+            if let Some(page) = pages.get(number as usize) {
+                push_group(column, group as usize, [&**page].into_iter(), out);
+            }
         }
     }
 }
@@ -311,7 +385,12 @@ pub(crate) fn read_pages(
     let (system, count, key_count) = SystemState::decode(&stored.single(ColumnId::System)?)
         .map_err(|error| ImportError::Decode { column: ColumnId::System as u8, error })?;
     let account_pages = (count as usize).div_ceil(ROWS);
-    let keys: Vec<KeyPage> = stored.column(ColumnId::Keys, (key_count as usize).div_ceil(KEYS_PER_PAGE))?;
+    let key_pages = (key_count as usize).div_ceil(KEYS_PER_PAGE);
+    let mut keys: Vec<KeyPage> = stored.column(ColumnId::Keys, key_pages)?;
+    if let Some(last) = keys.last_mut() {
+        // What later states added to the table's last page is not this one's; the state root tells whether it fits.
+        last.0.truncate(key_count as usize - (key_pages - 1) * KEYS_PER_PAGE);
+    }
     let found = keys.iter().map(|page| page.0.len()).sum();
     if found != key_count as usize {
         return Err(ImportError::Count { column: ColumnId::Keys as u8, expected: key_count as usize, found });

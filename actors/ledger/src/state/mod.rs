@@ -13,7 +13,7 @@ mod tree;
 mod view;
 
 pub(crate) use accounts::{Accounts, Balances};
-pub use export::{ImportError, PageKey, StoredPage};
+pub use export::{ImportError, PageGroup, PageKey, StoredPage};
 pub(crate) use export::{Imported, read_pages};
 pub(crate) use pages::{NonceState, ROWS};
 pub use proof::{AccountProof, ColumnRoot, PageProof, ProofError, ProvenAccount};

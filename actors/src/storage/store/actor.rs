@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use aurigraph_ledger::StateView;
 use aurigraph_runtime::{ActorError, Behaviour, Context, Fatal, Mouth, Reply};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::blocks::{apply_all, write_block};
-use super::checkpoint::{self, Checkpoints};
+use super::checkpoint::{self, Checkpoints, Underway};
 use super::error::StoreError;
 use super::layout::{AUDIT, AUDIT_TIMES, audit_time_key, height_key};
 use super::open::Store;
@@ -55,6 +55,11 @@ pub enum StoreMsg {
     },
     /// From the owning thread: it cannot go on.
     Failed(StoreError),
+    /// Time to look whether the owning thread gets on.
+    Look,
+    /// Keeps the owning thread until the sender is dropped.
+    #[cfg(test)]
+    Hold(std::sync::mpsc::Receiver<()>),
 }
 
 /// Writes the store; one per node.
@@ -87,6 +92,7 @@ impl Behaviour for StoreActor {
             own_the_store(&store, work, &mouth);
             drop(lease);
         })?;
+        drop(ctx.send_after(self.look_every(), StoreMsg::Look));
         Ok(StoreState { queue })
     }
 
@@ -96,6 +102,11 @@ impl Behaviour for StoreActor {
         message: StoreMsg,
         state: &mut StoreState,
     ) -> Result<(), ActorError> {
+        if matches!(message, StoreMsg::Look) {
+            self.look(ctx)?;
+            drop(ctx.send_after(self.look_every(), StoreMsg::Look));
+            return Ok(());
+        }
         if let StoreMsg::Failed(error) = message {
             if error.is_of_the_system() {
                 let path = self.store.shared.path.display();
@@ -103,10 +114,38 @@ impl Behaviour for StoreActor {
             }
             return Err(error.into());
         }
-        let sent = state.queue.send(message).await;
+        // Behind a thread that stands still, the looks would wait in the mailbox.
+        let deadline = self.store.shared.watch.deadline();
+        let Ok(sent) = tokio::time::timeout(deadline, state.queue.send(message)).await else {
+            return Err(self.stuck(ctx, deadline));
+        };
         metrics::gauge!("store_queue", "node" => ctx.registry.node().to_owned())
             .set((state.queue.max_capacity() - state.queue.capacity()) as f64);
         sent.map_err(|_| StoreError::Thread("it has ended".to_owned()).into())
+    }
+}
+
+impl StoreActor {
+    fn look_every(&self) -> Duration {
+        bounds::STORE_LOOK.min(self.store.shared.watch.deadline() / 2)
+    }
+
+    /// Fails if the owning thread has been at one piece of work beyond the deadline. The next incarnation waits for the
+    /// thread to let go; if it never does, restarts are used up and the process ends, which is what helps then.
+    fn look(&self, ctx: &Context<StoreMsg>) -> Result<(), ActorError> {
+        let watch = &self.store.shared.watch;
+        let busy = watch.busy();
+        metrics::gauge!("store_busy_seconds", "node" => ctx.registry.node().to_owned()).set(busy.as_secs_f64());
+        if busy > watch.deadline() { Err(self.stuck(ctx, busy)) } else { Ok(()) }
+    }
+
+    fn stuck(&self, ctx: &Context<StoreMsg>, busy: Duration) -> ActorError {
+        metrics::counter!("store_stuck_total", "node" => ctx.registry.node().to_owned()).increment(1);
+        tracing::error!(
+            alert = "store_stuck", node = ctx.registry.node(), ?busy, path = %self.store.shared.path.display(),
+            "the store does not answer"
+        );
+        StoreError::Thread(format!("it has not answered for {busy:?}")).into()
     }
 }
 
@@ -119,8 +158,33 @@ fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mout
             return;
         }
     };
-    while let Some(message) = work.blocking_recv() {
-        let failed = match catch_unwind(AssertUnwindSafe(|| writer.apply(message))) {
+    let watch = &store.shared.watch;
+    loop {
+        let next = if writer.underway.is_none() {
+            match work.blocking_recv() {
+                Some(message) => Some(message),
+                None => return,
+            }
+        } else {
+            match work.try_recv() {
+                Ok(message) if writer.since_slice < bounds::MESSAGES_BETWEEN_SLICES => Some(message),
+                Ok(message) => {
+                    writer.since_slice = 0;
+                    writer.waiting = Some(message);
+                    None
+                }
+                Err(mpsc::error::TryRecvError::Empty) => None,
+                // The incarnation is gone: its checkpoint is begun anew by the next, the other slot is whole.
+                Err(mpsc::error::TryRecvError::Disconnected) => return,
+            }
+        };
+        watch.begin();
+        let result = catch_unwind(AssertUnwindSafe(|| match next {
+            Some(message) => writer.apply(message),
+            None => writer.slice().and_then(|()| writer.waiting.take().map_or(Ok(()), |next| writer.apply(next))),
+        }));
+        watch.end();
+        let failed = match result {
             Ok(Ok(())) => continue,
             Ok(Err(error)) => error,
             Err(_) => StoreError::Panicked,
@@ -137,6 +201,19 @@ fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mout
 pub(super) struct StoreWriter<'a> {
     store: &'a Store,
     checkpoints: Checkpoints,
+    /// The checkpoint that is being written, in slices between the messages.
+    underway: Option<Begun>,
+    /// Messages taken since its last slice.
+    since_slice: usize,
+    /// A message whose turn comes after the next slice.
+    waiting: Option<StoreMsg>,
+}
+
+/// A checkpoint under way.
+struct Begun {
+    work: Underway,
+    began: Instant,
+    reply: Option<Reply<Result<CheckpointDone, StoreError>>>,
 }
 
 impl<'a> StoreWriter<'a> {
@@ -145,15 +222,24 @@ impl<'a> StoreWriter<'a> {
         // Below a checkpoint nothing is missing; above it, what this process has indexed in a row.
         let checkpointed = headers.iter().flatten().map(|header| header.height).max().unwrap_or(0);
         store.shared.indexed.fetch_max(checkpointed, Ordering::Relaxed);
-        Ok(Self { store, checkpoints: Checkpoints::default() })
+        Ok(Self { store, checkpoints: Checkpoints::default(), underway: None, since_slice: 0, waiting: None })
     }
 
     /// Applies a message. An error of the store ends the incarnation; a refusal is the sender's alone.
     pub(super) fn apply(&mut self, message: StoreMsg) -> Result<(), StoreError> {
+        self.since_slice += 1;
         match message {
             StoreMsg::WriteBlock { block, reply } => answer(reply, self.write_block(&block)),
             StoreMsg::Checkpoint { view, consensus, commit_index, reply } => {
-                answer(reply, self.checkpoint(&view, &consensus, commit_index))
+                // Two at once would write into both slots. The pipeline never asks for a second one meanwhile.
+                self.finish_checkpoint()?;
+                match self.begin_checkpoint(&view, consensus, commit_index) {
+                    Ok(work) => {
+                        self.underway = Some(Begun { work, began: Instant::now(), reply });
+                        Ok(())
+                    }
+                    Err(error) => answer(reply, Err(error)),
+                }
             }
             StoreMsg::Audit { rows, reply } => answer(reply, self.audit(&rows)),
             StoreMsg::Sync { reply } => {
@@ -161,7 +247,50 @@ impl<'a> StoreWriter<'a> {
                 answer(Some(reply), result)
             }
             StoreMsg::Failed(error) => Err(error),
+            StoreMsg::Look => Ok(()),
+            #[cfg(test)]
+            StoreMsg::Hold(until) => {
+                let _ = until.recv();
+                Ok(())
+            }
         }
+    }
+
+    /// Does a slice of the checkpoint under way, if there is one.
+    pub(super) fn slice(&mut self) -> Result<(), StoreError> {
+        self.since_slice = 0;
+        let Some(mut begun) = self.underway.take() else { return Ok(()) };
+        let began = Instant::now();
+        let done = begun.work.slice(&self.store.shared.database);
+        self.record("store_slice_seconds", began);
+        match done {
+            Ok(false) => {
+                self.underway = Some(begun);
+                Ok(())
+            }
+            Ok(true) => {
+                self.record("store_checkpoint_seconds", begun.began);
+                let height = begun.work.height();
+                let written = self.checkpoints.finish(begun.work);
+                let done = CheckpointDone {
+                    sequence: written.sequence,
+                    height,
+                    written: written.values,
+                    bytes: written.bytes,
+                    took: begun.began.elapsed(),
+                };
+                answer(begun.reply, Ok(done))
+            }
+            Err(error) => answer(begun.reply, Err(error)),
+        }
+    }
+
+    /// Writes what is left of the checkpoint under way.
+    pub(super) fn finish_checkpoint(&mut self) -> Result<(), StoreError> {
+        while self.underway.is_some() {
+            self.slice()?;
+        }
+        Ok(())
     }
 
     fn write_block(&mut self, block: &StoredBlock) -> Result<(), StoreError> {
@@ -176,28 +305,20 @@ impl<'a> StoreWriter<'a> {
         Ok(())
     }
 
-    fn checkpoint(
+    fn begin_checkpoint(
         &mut self,
         view: &StateView,
-        consensus: &[u8],
+        consensus: Bytes,
         commit_index: u64,
-    ) -> Result<CheckpointDone, StoreError> {
-        let (began, height) = (Instant::now(), view.height());
+    ) -> Result<Underway, StoreError> {
+        let height = view.height();
         let indexed = self.store.shared.indexed.load(Ordering::Relaxed);
         if height > indexed {
             return Err(StoreError::NotIndexed { height, indexed });
         }
         let shared = &self.store.shared;
         let distrusted = |sequence| shared.distrusts(sequence);
-        let written = self.checkpoints.write(&shared.database, view, consensus, commit_index, distrusted)?;
-        self.record("store_checkpoint_seconds", began);
-        Ok(CheckpointDone {
-            sequence: written.sequence,
-            height,
-            written: written.values,
-            bytes: written.bytes,
-            took: began.elapsed(),
-        })
+        self.checkpoints.begin(&shared.database, view, consensus, commit_index, distrusted)
     }
 
     fn audit(&self, rows: &[(u64, Bytes)]) -> Result<(), StoreError> {

@@ -1,25 +1,30 @@
 //! Checkpoints of the ledger state: two slots written in turn, each closed by a header that says what must be there.
 //!
 //! The slot that is being written has no header from before its first page until after its last, each durable in
-//! between. So at every moment one slot holds a whole checkpoint, once there has been one.
+//! between. So at every moment one slot holds a whole checkpoint, once there has been one. Registered keys stand outside
+//! the slots, once: their table only grows, and a header says how many of them are its own.
+//!
+//! A checkpoint is written in slices, so that its thread can do other work in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use aurigraph_ledger::hash::DIGEST_LEN;
-use aurigraph_ledger::{StateView, StoredPage};
+use aurigraph_ledger::{PageGroup, PageKey, StateView, StoredPage};
 use aurigraph_schema_upgrades::{Change, Medium};
 use bytes::Bytes;
 
 use super::blocks::apply_all;
 use super::error::StoreError;
-use super::layout::{CHECKPOINTS, PAGES, SlotHeader, SlotValue};
+use super::layout::{CHECKPOINTS, KEYS, PAGES, SlotHeader, SlotValue, key_row_key};
 use super::types::StoredCheckpoint;
-use crate::bounds::storage::{STORE_BATCH_KEYS, STORE_VALUE};
+use crate::bounds::storage::{CHECKPOINT_FLUSH, CHECKPOINT_SLICE, STORE_VALUE};
 
 /// The two slots.
 const SLOTS: [u8; 2] = [0, 1];
-/// Values read at once while a slot is loaded.
+/// Values read at once while a slot is loaded or swept.
 const SCAN: usize = 64;
+/// Groups looked at in one slice, however little of them is written.
+const SLICE_GROUPS: usize = 64;
 
 type Digest = [u8; DIGEST_LEN];
 
@@ -35,6 +40,8 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Checkpoints {
     known: [Option<Known>; 2],
+    /// The state whose keys are all in the key table, written or found there by this process.
+    keys: Option<StateView>,
 }
 
 /// What one checkpoint wrote.
@@ -43,6 +50,40 @@ pub(super) struct Written {
     pub sequence: u64,
     pub values: usize,
     pub bytes: usize,
+}
+
+/// What is left to be done of a checkpoint.
+enum Left {
+    /// Groups of pages, then the consensus state.
+    Groups(VecDeque<PageGroup>),
+    /// What an earlier process left in the slot behind this key and does not belong there.
+    Sweep(Vec<u8>),
+    /// The header.
+    Header,
+}
+
+/// A checkpoint that is being written. Dropped before its end, it leaves its slot without a header.
+pub(super) struct Underway {
+    slot: u8,
+    view: StateView,
+    consensus: Bytes,
+    commit_index: u64,
+    digests: BTreeMap<Vec<u8>, Digest>,
+    /// Whether an earlier process wrote the slot last: what stands there is compared, not known.
+    fresh: bool,
+    left: Left,
+    /// Bytes written since the last flush.
+    unflushed: usize,
+    written: Written,
+}
+
+/// Changes of one slice, by tree.
+#[derive(Default)]
+struct Slice {
+    pages: Vec<Change>,
+    keys: Vec<Change>,
+    /// Bytes written, and read for a comparison.
+    bytes: usize,
 }
 
 /// Value digest in front, over key and content, so that a value under another key is damage too.
@@ -73,7 +114,42 @@ pub(super) fn headers(medium: &dyn Medium) -> Result<[Option<SlotHeader>; 2], St
 }
 
 impl Checkpoints {
-    /// Writes a checkpoint into the slot that does not hold the newest trusted one.
+    /// Begins a checkpoint in the slot that does not hold the newest trusted one: takes its header away, durably.
+    pub(super) fn begin(
+        &mut self,
+        medium: &dyn Medium,
+        view: &StateView,
+        consensus: Bytes,
+        commit_index: u64,
+        distrusted: impl Fn(u64) -> bool,
+    ) -> Result<Underway, StoreError> {
+        let headers = headers(medium)?;
+        let sequence = headers.iter().flatten().map(|header| header.sequence).max().unwrap_or(0) + 1;
+        let slot = target(&headers, distrusted);
+        let known = self.known[usize::from(slot)].take();
+        let mut groups: VecDeque<PageGroup> = view.changed_groups(known.as_ref().map(|known| &known.view))?.into();
+        groups.retain(|group| group.column != PageKey::KEY_TABLE);
+        let keys = view.changed_groups(self.keys.as_ref())?.into_iter();
+        groups.extend(keys.filter(|group| group.column == PageKey::KEY_TABLE));
+
+        medium.apply(CHECKPOINTS, &[Change::remove(&[slot])])?;
+        medium.flush()?;
+        let fresh = known.is_none();
+        let digests = known.map_or_else(BTreeMap::new, |known| known.digests);
+        let (view, left) = (view.clone(), Left::Groups(groups));
+        let written = Written { sequence, values: 0, bytes: 0 };
+        Ok(Underway { slot, view, consensus, commit_index, digests, fresh, left, unflushed: 0, written })
+    }
+
+    /// Remembers what a checkpoint wrote, once its last slice is done.
+    pub(super) fn finish(&mut self, done: Underway) -> Written {
+        self.keys = Some(done.view.clone());
+        self.known[usize::from(done.slot)] = Some(Known { view: done.view, digests: done.digests });
+        done.written
+    }
+
+    /// A checkpoint in one go.
+    #[cfg(test)]
     pub(super) fn write(
         &mut self,
         medium: &dyn Medium,
@@ -82,42 +158,167 @@ impl Checkpoints {
         commit_index: u64,
         distrusted: impl Fn(u64) -> bool,
     ) -> Result<Written, StoreError> {
-        let headers = headers(medium)?;
-        let sequence = headers.iter().flatten().map(|header| header.sequence).max().unwrap_or(0) + 1;
-        let slot = target(&headers, distrusted);
-        let known = self.known[usize::from(slot)].take();
-        let pages = view.export_pages(known.as_ref().map(|known| &known.view))?;
+        let mut underway = self.begin(medium, view, Bytes::copy_from_slice(consensus), commit_index, distrusted)?;
+        while !underway.slice(medium)? {}
+        Ok(self.finish(underway))
+    }
+}
 
-        medium.apply(CHECKPOINTS, &[Change::remove(&[slot])])?;
-        medium.flush()?;
-        let mut digests = match known {
-            Some(known) => known.digests,
-            None => {
-                clear(medium, slot)?;
-                BTreeMap::new()
+impl Underway {
+    /// Height of the last block in it.
+    pub(super) fn height(&self) -> u64 {
+        self.view.height()
+    }
+
+    /// Does the next slice; true after the last, when the checkpoint is durable.
+    pub(super) fn slice(&mut self, medium: &dyn Medium) -> Result<bool, StoreError> {
+        let mut slice = Slice::default();
+        let next = match &mut self.left {
+            Left::Groups(groups) => {
+                let take = groups.len().min(SLICE_GROUPS);
+                let mut taken = 0;
+                let batch: Vec<PageGroup> = groups.iter().copied().take(take).collect();
+                for group in batch {
+                    if slice.bytes >= CHECKPOINT_SLICE {
+                        break;
+                    }
+                    taken += 1;
+                    for page in self.view.export_group(group)? {
+                        if page.key.column == PageKey::KEY_TABLE {
+                            add_key_row(medium, &page, &mut slice)?;
+                        } else {
+                            let value = SlotValue::Page(page.key);
+                            add(medium, self.fresh, &mut self.digests, value.key(self.slot), &page.bytes, &mut slice)?;
+                        }
+                    }
+                }
+                groups.drain(..taken);
+                if groups.is_empty() {
+                    self.add_consensus(medium, &mut slice)?;
+                    Some(if self.fresh { Left::Sweep(vec![self.slot]) } else { Left::Header })
+                } else {
+                    None
+                }
+            }
+            Left::Sweep(after) => {
+                let values = medium.scan(PAGES, Some(after), SCAN)?;
+                let own: Vec<_> = values.into_iter().take_while(|(key, _)| key.first() == Some(&self.slot)).collect();
+                if let Some((last, _)) = own.last() {
+                    after.clone_from(last);
+                }
+                let more = !own.is_empty();
+                let stale = own.into_iter().filter(|(key, _)| !self.digests.contains_key(key));
+                slice.pages.extend(stale.map(|(key, _)| Change { key, value: None }));
+                (!more).then_some(Left::Header)
+            }
+            Left::Header => {
+                self.write_header(medium)?;
+                return Ok(true);
             }
         };
-        let changes = changes(slot, pages, consensus, &mut digests);
-        let written = Written {
-            sequence,
-            values: changes.len(),
-            bytes: changes.iter().filter_map(|change| change.value.as_ref()).map(Vec::len).sum(),
-        };
-        apply_all(medium, PAGES, changes.into_iter())?;
+        self.left = next.unwrap_or_else(|| std::mem::replace(&mut self.left, Left::Header));
+        self.apply(medium, slice)?;
+        Ok(false)
+    }
+
+    fn apply(&mut self, medium: &dyn Medium, slice: Slice) -> Result<(), StoreError> {
+        let changes = || slice.pages.iter().chain(&slice.keys);
+        let bytes: usize = changes().filter_map(|change| change.value.as_ref()).map(Vec::len).sum();
+        self.written.values += changes().count();
+        self.written.bytes += bytes;
+        self.unflushed += bytes;
+        apply_all(medium, KEYS, slice.keys.into_iter())?;
+        apply_all(medium, PAGES, slice.pages.into_iter())?;
+        // Not all at the end: a sync of hundreds of megabytes would be a slice of seconds.
+        if self.unflushed >= CHECKPOINT_FLUSH {
+            medium.flush()?;
+            self.unflushed = 0;
+        }
+        Ok(())
+    }
+
+    fn add_consensus(&mut self, medium: &dyn Medium, slice: &mut Slice) -> Result<(), StoreError> {
+        let mut parts = 0_u32;
+        for part in self.consensus.chunks(STORE_VALUE) {
+            let key = SlotValue::Consensus(parts).key(self.slot);
+            add(medium, self.fresh, &mut self.digests, key, part, slice)?;
+            parts += 1;
+        }
+        let (from, to) = (SlotValue::Consensus(parts), SlotValue::Consensus(u32::MAX));
+        let leftovers: Vec<Vec<u8>> =
+            self.digests.range(from.key(self.slot)..=to.key(self.slot)).map(|(key, _)| key.clone()).collect();
+        for key in leftovers {
+            self.digests.remove(&key);
+            slice.pages.push(Change { key, value: None });
+        }
+        Ok(())
+    }
+
+    fn write_header(&self, medium: &dyn Medium) -> Result<(), StoreError> {
         medium.flush()?;
         let header = SlotHeader {
-            sequence,
-            height: view.height(),
-            commit_index,
-            state_root: view.checkpoint().state_root,
-            values: digests.len() as u64,
-            digest: whole(&digests),
+            sequence: self.written.sequence,
+            height: self.view.height(),
+            commit_index: self.commit_index,
+            state_root: self.view.checkpoint().state_root,
+            keys: u64::from(self.view.key_count()),
+            values: self.digests.len() as u64,
+            digest: whole(&self.digests),
         };
-        medium.apply(CHECKPOINTS, &[Change::put(&[slot], &header.encode())])?;
-        medium.flush()?;
-        self.known[usize::from(slot)] = Some(Known { view: view.clone(), digests });
-        Ok(written)
+        medium.apply(CHECKPOINTS, &[Change::put(&[self.slot], &header.encode())])?;
+        Ok(medium.flush()?)
     }
+}
+
+/// Adds a value of a slot to a slice, unless it stands there already.
+fn add(
+    medium: &dyn Medium,
+    fresh: bool,
+    digests: &mut BTreeMap<Vec<u8>, Digest>,
+    key: Vec<u8>,
+    content: &[u8],
+    slice: &mut Slice,
+) -> Result<(), StoreError> {
+    let (digest, sealed) = seal(&key, content);
+    if digests.get(&key) == Some(&digest) {
+        return Ok(());
+    }
+    digests.insert(key.clone(), digest);
+    slice.bytes += sealed.len();
+    // What the process before wrote is mostly what is wanted now.
+    if fresh && medium.get(PAGES, &key)?.as_deref() == Some(&sealed) {
+        return Ok(());
+    }
+    slice.pages.push(Change { key, value: Some(sealed) });
+    Ok(())
+}
+
+/// Adds a row of the key table to a slice, unless it stands there with these keys, and perhaps more: a row is never made
+/// shorter, since the other slot may need what follows.
+fn add_key_row(medium: &dyn Medium, page: &StoredPage, slice: &mut Slice) -> Result<(), StoreError> {
+    if page.key.part != 0 {
+        return Err(StoreError::Damaged { what: "row of keys of several parts", key: page.key.group.to_string() });
+    }
+    let key = key_row_key(page.key.group);
+    slice.bytes += page.bytes.len();
+    let there = medium.get(KEYS, &key)?;
+    if there.as_deref().and_then(|value| content(&key, value)).is_some_and(|there| extends(there, &page.bytes)) {
+        return Ok(());
+    }
+    slice.keys.push(Change::put(&key, &seal(&key, &page.bytes).1));
+    Ok(())
+}
+
+/// Whether a stored row has the keys of another, or more: both have two lengths in front.
+fn extends(there: &[u8], row: &[u8]) -> bool {
+    const LENGTHS: usize = 8;
+    matches!((there.get(LENGTHS..), row.get(LENGTHS..)), (Some(there), Some(row)) if there.starts_with(row))
+}
+
+/// The content of a value whose digest is right.
+fn content<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
+    let (stored, content) = value.split_first_chunk::<DIGEST_LEN>()?;
+    (value_digest(key, content) == *stored).then_some(content)
 }
 
 /// The slot to overwrite: one without a trusted header, else the older.
@@ -129,55 +330,10 @@ fn target(headers: &[Option<SlotHeader>; 2], distrusted: impl Fn(u64) -> bool) -
     if rank(SLOTS[0]) <= rank(SLOTS[1]) { SLOTS[0] } else { SLOTS[1] }
 }
 
-/// What must change in a slot whose values have these digests; the digests follow.
-fn changes(slot: u8, pages: Vec<StoredPage>, consensus: &[u8], digests: &mut BTreeMap<Vec<u8>, Digest>) -> Vec<Change> {
-    let mut changes = Vec::new();
-    let mut put = |value: SlotValue, content: &[u8]| {
-        let key = value.key(slot);
-        let (digest, sealed) = seal(&key, content);
-        if digests.get(&key) != Some(&digest) {
-            digests.insert(key.clone(), digest);
-            changes.push(Change { key, value: Some(sealed) });
-        }
-    };
-    for page in pages {
-        put(SlotValue::Page(page.key), &page.bytes);
-    }
-    let mut parts = 0_u32;
-    for part in consensus.chunks(STORE_VALUE) {
-        put(SlotValue::Consensus(parts), part);
-        parts += 1;
-    }
-    let leftovers = digests.range(SlotValue::Consensus(parts).key(slot)..=SlotValue::Consensus(u32::MAX).key(slot));
-    let leftovers: Vec<Vec<u8>> = leftovers.map(|(key, _)| key.clone()).collect();
-    for key in leftovers {
-        digests.remove(&key);
-        changes.push(Change { key, value: None });
-    }
-    changes
-}
-
 fn whole(digests: &BTreeMap<Vec<u8>, Digest>) -> Digest {
     let mut hasher = blake3::Hasher::new();
     digests.iter().for_each(|(key, digest)| fold(&mut hasher, key, digest));
     *hasher.finalize().as_bytes()
-}
-
-/// Removes every value of a slot: what an earlier process left there is not known.
-fn clear(medium: &dyn Medium, slot: u8) -> Result<(), StoreError> {
-    loop {
-        let before = if slot == 0 { None } else { Some(vec![slot - 1, u8::MAX, u8::MAX]) };
-        let values = medium.scan(PAGES, before.as_deref(), STORE_BATCH_KEYS.min(SCAN))?;
-        let own: Vec<Change> = values
-            .iter()
-            .take_while(|(key, _)| key.first() == Some(&slot))
-            .map(|(key, _)| Change::remove(key))
-            .collect();
-        if own.is_empty() {
-            return Ok(());
-        }
-        medium.apply(PAGES, &own)?;
-    }
 }
 
 /// Loads the checkpoint of a slot, if everything that its header names is there and whole.
@@ -213,8 +369,32 @@ pub(super) fn load(medium: &dyn Medium, slot: u8, header: &SlotHeader) -> Result
     if values != header.values || *hasher.finalize().as_bytes() != header.digest {
         return Ok(None);
     }
+    if !load_keys(medium, header.keys, &mut pages)? {
+        return Ok(None);
+    }
     let SlotHeader { sequence, height, commit_index, state_root, .. } = *header;
     Ok(Some(StoredCheckpoint { sequence, height, commit_index, state_root, consensus: Bytes::from(consensus), pages }))
+}
+
+/// Adds the rows of the key table that hold the first `keys` keys; false if one is missing or damaged.
+fn load_keys(medium: &dyn Medium, keys: u64, pages: &mut Vec<StoredPage>) -> Result<bool, StoreError> {
+    let rows = keys.div_ceil(u64::from(PageKey::KEYS_PER_ROW));
+    let (mut row, mut after) = (0_u32, None);
+    while u64::from(row) < rows {
+        let chunk = medium.scan(KEYS, after.as_ref().map(|key: &[u8; 6]| key.as_slice()), SCAN)?;
+        if chunk.is_empty() {
+            return Ok(false);
+        }
+        for (key, value) in chunk.iter().take(usize::try_from(rows - u64::from(row)).unwrap_or(SCAN)) {
+            let wanted = key_row_key(row);
+            let Some(content) = content(key, value).filter(|_| key.as_slice() == wanted) else { return Ok(false) };
+            let key = PageKey { column: PageKey::KEY_TABLE, group: row, part: 0 };
+            pages.push(StoredPage { key, bytes: content.to_vec() });
+            after = Some(wanted);
+            row += 1;
+        }
+    }
+    Ok(true)
 }
 
 /// Slots with a trusted header, the newest first.

@@ -13,6 +13,7 @@ pub(super) use aurigraph_schema_upgrades::node::v001_first_layout::{
 };
 
 pub(super) use aurigraph_schema_upgrades::node::v002_audit_times::AUDIT_TIMES;
+pub(super) use aurigraph_schema_upgrades::node::v003_key_table::KEYS;
 
 /// Transactions in one group of `block_transactions`: 38 KB.
 pub(super) const GROUP: usize = 1_000;
@@ -155,6 +156,13 @@ impl SlotValue {
     }
 }
 
+/// The key of a row of the key table.
+pub(super) fn key_row_key(row: u32) -> [u8; 6] {
+    let mut key = [0; 6];
+    key[..4].copy_from_slice(&row.to_be_bytes());
+    key
+}
+
 /// The header of a checkpoint slot: written last, says what must be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SlotHeader {
@@ -162,19 +170,22 @@ pub(super) struct SlotHeader {
     pub height: u64,
     pub commit_index: u64,
     pub state_root: Hash,
+    /// How many keys from the beginning of the key table belong to it.
+    pub keys: u64,
     /// How many values the slot has.
     pub values: u64,
     /// BLAKE3 over keys and value digests in order.
     pub digest: [u8; DIGEST_LEN],
 }
 
-const HEADER_VERSION: u8 = 1;
+/// As `V003__key_table` makes it.
+const HEADER_VERSION: u8 = 2;
 
 impl SlotHeader {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
         w.u8(HEADER_VERSION).u64(self.sequence).u64(self.height).u64(self.commit_index).hash(&self.state_root);
-        w.u64(self.values).raw(&self.digest);
+        w.u64(self.keys).u64(self.values).raw(&self.digest);
         let checksum = blake3::hash(w.as_slice());
         w.raw(checksum.as_bytes());
         w.into_bytes()
@@ -195,6 +206,7 @@ impl SlotHeader {
             height: r.u64().ok()?,
             commit_index: r.u64().ok()?,
             state_root: r.hash().ok()?,
+            keys: r.u64().ok()?,
             values: r.u64().ok()?,
             digest: r.array().ok()?,
         };

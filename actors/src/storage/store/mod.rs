@@ -12,13 +12,14 @@ mod layout;
 mod open;
 mod reader;
 mod types;
+mod watch;
 
 #[cfg(test)]
 mod tests;
 
 pub use actor::{StoreActor, StoreMsg};
 pub use error::StoreError;
-pub use open::{Store, StoreOptions};
+pub use open::{SUSPECT, Store, StoreOptions};
 pub use reader::StoreReader;
 pub use types::{
     BlockRow, CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,

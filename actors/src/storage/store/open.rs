@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aurigraph_ledger::StateView;
 use aurigraph_runtime::LeaseHolder;
@@ -15,7 +15,8 @@ use parking_lot::Mutex;
 use super::checkpoint;
 use super::error::StoreError;
 use super::reader::StoreReader;
-use crate::bounds::storage::STORE_CACHE;
+use super::watch::Watch;
+use crate::bounds::storage::{STORE_CACHE, STORE_DEADLINE};
 
 /// What may differ between nodes and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +25,13 @@ pub struct StoreOptions {
     pub cache: u64,
     /// Bring an older schema up by itself; without it, a store that is not new is refused with what to run.
     pub upgrade: bool,
+    /// How long one piece of work may keep the store's thread.
+    pub deadline: Duration,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache: STORE_CACHE, upgrade: true }
+        Self { cache: STORE_CACHE, upgrade: true, deadline: STORE_DEADLINE }
     }
 }
 
@@ -46,6 +49,8 @@ pub(super) struct Shared {
     /// Every block up to this height is indexed, without a hole. Written by the one writer, and kept here because the
     /// open database outlives it.
     pub indexed: AtomicU64,
+    /// Since when the thread has been at its work.
+    pub watch: Watch,
 }
 
 impl Shared {
@@ -97,9 +102,51 @@ impl Store {
             }
             Err(Refusal::Other(error)) => return Err(error),
         };
+        Ok(Self::of(database, data_dir, node_name, options, set_aside))
+    }
+
+    /// Opens `data_dir/store` as it is: nothing is upgraded, mended, set aside or begun. Blocking.
+    ///
+    /// # Errors
+    /// [`StoreError::Schema`] if it is absent, in use, damaged, or of another schema version than this build's.
+    pub fn examine(data_dir: &Path, node_name: &str, options: StoreOptions) -> Result<Self, StoreError> {
+        let path = data_dir.join("store");
+        let absent = || UpgradeError::Io {
+            doing: "open",
+            path: path.clone(),
+            source: std::io::Error::from(std::io::ErrorKind::NotFound),
+        };
+        if !path.is_dir() {
+            return Err(Arc::new(absent()).into());
+        }
+        let config = sled::Config::new().path(&path).cache_capacity(options.cache).flush_every_ms(None);
+        let database = Database::open(config).map_err(Arc::new)?;
+        let look = || -> Result<(), UpgradeError> {
+            let plan = node::plan();
+            plan.validate(&database)?;
+            let status = plan.status(&database)?;
+            if status.version < status.newest {
+                return Err(UpgradeError::Pending { at: status.version, newest: status.newest });
+            }
+            Ok(())
+        };
+        catch_unwind(AssertUnwindSafe(look)).map_err(|_| StoreError::Panicked)?.map_err(Arc::new)?;
+        Ok(Self::of(database, data_dir, node_name, options, None))
+    }
+
+    fn of(
+        database: Database,
+        data_dir: &Path,
+        node_name: &str,
+        options: StoreOptions,
+        set_aside: Option<PathBuf>,
+    ) -> Self {
+        let (path, suspect) = (data_dir.join("store"), data_dir.join(SUSPECT));
         let (node, distrusted, owner) = (node_name.to_owned(), Mutex::default(), LeaseHolder::new());
         let indexed = AtomicU64::new(0);
-        Ok(Self { shared: Arc::new(Shared { database, node, path, suspect, distrusted, owner, indexed }), set_aside })
+        let watch = Watch::new(options.deadline);
+        let shared = Shared { database, node, path, suspect, distrusted, owner, indexed, watch };
+        Self { shared: Arc::new(shared), set_aside }
     }
 
     /// Writes a proven state into a store that holds none, durably: execution goes on from there. Blocks before it stay
@@ -129,8 +176,8 @@ impl Store {
     }
 }
 
-/// Leaves word for the next start that this database made sled panic or report corruption.
-const SUSPECT: &str = "store.suspect";
+/// Leaves word for the next start that this database made sled panic or report corruption: a file beside it.
+pub const SUSPECT: &str = "store.suspect";
 
 /// Why a database is not used.
 enum Refusal {

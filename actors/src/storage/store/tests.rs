@@ -7,8 +7,8 @@ use std::time::Duration;
 use aurigraph_ledger::types::{AUR, PUBLIC_KEY_LEN, SIGNATURE_LEN};
 use aurigraph_ledger::{
     AccountIndex, Address, CommitInput, CommittedBatch, FeeSchedule, Genesis, GenesisAccount, GenesisValidator, Hash,
-    Ledger, PlainHasher, ProtocolParameters, PublicKey, SenderKey, SignatureVerifier, StateView, Target,
-    TransactionBuilder, blake3_digest,
+    Ledger, PageKey, PlainHasher, PreparedTransaction, ProtocolParameters, PublicKey, SenderKey, SignatureVerifier,
+    StateView, Target, TransactionBuilder, blake3_digest,
 };
 use aurigraph_runtime::supervisor::{Backoff, Budget, ChildSpec, Strategy, SupervisorSpec, Tree};
 use aurigraph_runtime::{KillMode, Registry};
@@ -20,7 +20,7 @@ use super::actor::{StoreActor, StoreMsg, StoreWriter};
 use super::blocks::write_block;
 use super::checkpoint::{self, Checkpoints};
 use super::error::StoreError;
-use super::layout::{AUDIT_TIMES, PAGES, SlotValue, time_key};
+use super::layout::{AUDIT_TIMES, KEYS, PAGES, SlotValue, time_key};
 use super::open::{Store, StoreOptions};
 use super::types::{CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation};
 use crate::bounds::storage::STORE_MAILBOX;
@@ -42,6 +42,12 @@ struct World {
     genesis: Genesis,
     ledger: Ledger,
     now: u64,
+    /// Accounts that have registered their keys by transactions.
+    registered: u32,
+}
+
+fn key_of(number: u32) -> Vec<u8> {
+    number.to_le_bytes().into_iter().cycle().take(PUBLIC_KEY_LEN).collect()
 }
 
 impl World {
@@ -51,7 +57,7 @@ impl World {
             address: if n == 0 {
                 Address::of_public_key(&[3; PUBLIC_KEY_LEN])
             } else {
-                Address(blake3_digest(&n.to_le_bytes()))
+                Address::of_public_key(&key_of(n))
             },
             balance: AUR,
             public_key: (n == 0).then(|| key.clone()),
@@ -72,7 +78,7 @@ impl World {
             accounts: (0..ACCOUNTS).map(account).collect(),
         };
         let ledger = Ledger::from_genesis(&genesis, Arc::new(PlainHasher)).unwrap();
-        Self { genesis, ledger, now: 1_000 }
+        Self { genesis, ledger, now: 1_000, registered: 0 }
     }
 
     /// A transfer to an account, in a block with a checkpoint of its own.
@@ -83,8 +89,12 @@ impl World {
             .fees(&self.genesis.fees)
             .transfer(Target::Index(AccountIndex(to)), 7);
         let transaction = builder.build().unwrap().with_signature(&[0; SIGNATURE_LEN]).unwrap();
+        self.commit(index, vec![transaction.into()], 1)
+    }
+
+    fn commit(&mut self, index: u64, transactions: Vec<PreparedTransaction>, included: usize) -> StateView {
         let digest = blake3_digest(&index.to_le_bytes());
-        let batch = CommittedBatch { proposer: 0, digest, transactions: vec![transaction.into()] };
+        let batch = CommittedBatch { proposer: 0, digest, transactions };
         self.now += 2_000;
         let input = CommitInput {
             epoch: 0,
@@ -99,9 +109,25 @@ impl World {
             epoch_end: None,
         };
         let outcome = self.ledger.execute(input, &AnySignature).unwrap();
-        assert_eq!(outcome.block.unwrap().transactions.len(), 1);
+        assert_eq!(outcome.block.unwrap().transactions.len(), included);
         assert!(outcome.checkpoint.is_some());
         self.ledger.snapshot()
+    }
+
+    /// Payments by that many accounts that register their keys with them, in one block.
+    fn register(&mut self, count: u32) -> StateView {
+        let (index, expiry) = (self.ledger.commit_index() + 1, self.ledger.height() + 10);
+        let from = self.registered + 1;
+        self.registered += count;
+        let payments = (from..from + count).map(|number| {
+            let sender = SenderKey::PublicKey(key_of(number));
+            let builder = TransactionBuilder::new(self.ledger.chain_id(), sender, 0, expiry)
+                .fees(&self.genesis.fees)
+                .transfer(Target::Index(AccountIndex(0)), 7);
+            builder.build().unwrap().with_signature(&[0; SIGNATURE_LEN]).unwrap().into()
+        });
+        let transactions = payments.collect();
+        self.commit(index, transactions, count as usize)
     }
 
     /// True if the pages make a ledger with the root of the view.
@@ -225,7 +251,7 @@ fn checkpoints_alternate_and_only_what_changed_is_written() {
     let directory = tempfile::tempdir().unwrap();
     let mut world = World::new();
     let views: Vec<StateView> = (0..6).map(|n| world.pay(n * 999 + 1)).collect();
-    {
+    let whole = {
         let store = open(directory.path());
         assert!(store.reader().latest_checkpoint().unwrap().is_none());
         let mut checkpoints = Checkpoints::default();
@@ -237,16 +263,132 @@ fn checkpoints_alternate_and_only_what_changed_is_written() {
         assert!(written[5].values < written[0].values, "{written:?}");
         let latest = store.reader().latest_checkpoint().unwrap().unwrap();
         assert!(world.is(&latest, &views[5]));
-    }
+        written[0].bytes
+    };
     let store = open(directory.path());
     let latest = store.reader().latest_checkpoint().unwrap().unwrap();
     assert_eq!((latest.sequence, latest.commit_index), (6, 6));
     assert!(world.is(&latest, &views[5]));
-    // The first of a new process writes its slot whole, and what stood there before does not matter.
+    // The first of a new process compares with what stands in its slot, whatever that is.
     let next = world.pay(5_000);
+    let slot = checkpoint::candidates(&store.shared.database, |_| false).unwrap()[1].0;
+    let stray =
+        [SlotValue::Consensus(70).key(slot), SlotValue::Page(PageKey { column: 99, group: 1, part: 0 }).key(slot)];
+    let stray = stray.map(|key| Change::put(&key, b"what an earlier process left"));
+    store.shared.database.apply(PAGES, &stray).unwrap();
     let written = write(&store, &mut Checkpoints::default(), &next);
     assert_eq!(written.sequence, 7);
+    assert!(written.bytes * 5 < whole * 4, "{written:?} of {whole}");
     assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &next));
+}
+
+fn rows_of_keys(store: &Store) -> usize {
+    store.shared.database.scan(KEYS, None, usize::MAX).unwrap().len()
+}
+
+#[test]
+fn a_key_is_written_once_and_each_checkpoint_takes_its_own_from_the_one_table() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (mut world, mut checkpoints) = (World::new(), Checkpoints::default());
+    let first = world.register(40);
+    let written = write(&store, &mut checkpoints, &first);
+    assert_eq!(rows_of_keys(&store), 3);
+    let second = world.register(4);
+    let again = write(&store, &mut checkpoints, &second);
+    assert_eq!(rows_of_keys(&store), 3, "45 keys, 16 a row");
+    // Row 2 alone: the rows that are full are not written for the second slot.
+    assert!(again.bytes + 2 * 16 * PUBLIC_KEY_LEN < written.bytes, "{written:?} {again:?}");
+    assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &second));
+    // The older slot's state ends within a row that has grown since.
+    store.reader().distrust(2);
+    assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &first));
+    // An older state, written by another process, leaves the newer one its keys.
+    let (other, third) = (open_again(store, directory.path()), world.register(20));
+    write(&other, &mut Checkpoints::default(), &third);
+    let sequence = other.reader().latest_checkpoint().unwrap().unwrap().sequence;
+    write(&other, &mut Checkpoints::default(), &first);
+    other.reader().distrust(sequence + 1);
+    assert!(world.is(&other.reader().latest_checkpoint().unwrap().unwrap(), &third));
+}
+
+fn open_again(store: Store, directory: &Path) -> Store {
+    drop(store);
+    open(directory)
+}
+
+#[test]
+fn a_damaged_row_of_keys_is_noticed_and_written_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut world = World::new();
+    let view = world.register(40);
+    write(&store, &mut Checkpoints::default(), &view);
+    let database = &store.shared.database;
+    let (key, value) = database.scan(KEYS, None, 2).unwrap().remove(1);
+    let mut bad = value.clone();
+    bad[500] ^= 4;
+    for damage in [Change::put(&key, &bad), Change::remove(&key)] {
+        database.apply(KEYS, &[damage]).unwrap();
+        assert!(store.reader().latest_checkpoint().unwrap().is_none());
+        store.shared.distrusted.lock().clear();
+        write(&store, &mut Checkpoints::default(), &view);
+        assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &view));
+    }
+}
+
+#[test]
+fn a_block_is_indexed_between_two_slices_of_a_checkpoint() {
+    let directory = tempfile::tempdir().unwrap();
+    let (store, mut world) = (open(directory.path()), World::new());
+    let view = world.register(400);
+    let mut writer = StoreWriter::new(&store).unwrap();
+    let index = |writer: &mut StoreWriter<'_>, height| {
+        let (reply, mut answer) = aurigraph_runtime::Reply::channel();
+        writer.apply(StoreMsg::WriteBlock { block: Box::new(block(height, 2)), reply: Some(reply) }).unwrap();
+        answer.try_recv().unwrap().unwrap();
+    };
+    index(&mut writer, 1);
+    let (reply, mut answer) = aurigraph_runtime::Reply::channel();
+    let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
+    writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: Some(reply) }).unwrap();
+    let mut height = 1;
+    let done = loop {
+        match answer.try_recv() {
+            Ok(done) => break done.unwrap(),
+            Err(_) => {
+                height += 1;
+                index(&mut writer, height);
+                writer.slice().unwrap();
+            }
+        }
+    };
+    assert!(height > 4, "{height} blocks beside a checkpoint of {} bytes", done.bytes);
+    assert!(done.bytes > 2 * crate::bounds::storage::CHECKPOINT_SLICE, "{done:?}");
+    assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &view));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_does_not_answer_in_time_is_restarted_and_goes_on_once_its_thread_lets_go() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = StoreOptions { cache: 4 << 20, deadline: Duration::from_millis(100), ..StoreOptions::default() };
+    let store = Store::open(directory.path(), "v1", options).unwrap();
+    let registry = Registry::new("s1");
+    let spec = SupervisorSpec::new("storage", Strategy::OneForOne)
+        .budget(Budget { restarts: 1_000, window: LONG })
+        .backoff(Backoff { first: Duration::from_millis(1), factor: 1, max: Duration::from_millis(1) })
+        .child(ChildSpec::behaviour("store", STORE_MAILBOX, move || StoreActor::new(store.clone())));
+    let tree = Tree::start(registry.clone(), spec).await.unwrap();
+    let address = registry.role::<StoreMsg>("store");
+    let before = address.generation();
+    let (release, hold) = std::sync::mpsc::channel();
+    address.send(StoreMsg::Hold(hold)).unwrap();
+    eventually("the actor gives the thread up", || !address.is_running() || address.generation() > before).await;
+    drop(release);
+    eventually("it is restarted", || address.generation() > before && address.is_running()).await;
+    let indexed = address.call(LONG, |reply| StoreMsg::WriteBlock { block: Box::new(block(1, 3)), reply: Some(reply) });
+    indexed.await.unwrap().unwrap();
+    tree.shutdown(LONG).await.unwrap();
 }
 
 #[test]
@@ -459,6 +601,7 @@ fn a_checkpoint_above_a_hole_in_the_index_is_refused_and_the_store_goes_on() {
         let (reply, mut answer) = aurigraph_runtime::Reply::channel();
         let (view, consensus, commit_index) = (view.clone(), consensus(view), view.height());
         writer.apply(StoreMsg::Checkpoint { view, consensus, commit_index, reply: Some(reply) }).unwrap();
+        writer.finish_checkpoint().unwrap();
         answer.try_recv().unwrap()
     };
     let index = |writer: &mut StoreWriter<'_>, height| {
@@ -491,7 +634,9 @@ fn a_new_writer_knows_what_the_one_before_indexed() {
     let (reply, mut answer) = aurigraph_runtime::Reply::channel();
     let (view, consensus) = (views[2].clone(), consensus(&views[2]));
     let message = StoreMsg::Checkpoint { view, consensus, commit_index: 3, reply: Some(reply) };
-    StoreWriter::new(&store).unwrap().apply(message).unwrap();
+    let mut writer = StoreWriter::new(&store).unwrap();
+    writer.apply(message).unwrap();
+    writer.finish_checkpoint().unwrap();
     assert_eq!(answer.try_recv().unwrap().unwrap().height, 3);
 }
 
@@ -616,12 +761,15 @@ fn an_older_store_is_upgraded_after_a_backup_if_that_is_allowed_and_else_says_wh
     aurigraph_schema_upgrades::node::plan().downgrade_on(&store.shared.database, "test".into(), 1).unwrap();
     store.shared.database.sync().unwrap();
     drop(store);
-    let manual = StoreOptions { cache: 4 << 20, upgrade: false };
+    let manual = StoreOptions { upgrade: false, cache: 4 << 20, ..StoreOptions::default() };
     let refused = Store::open(directory.path(), "v1", manual).err().unwrap().to_string();
     assert!(refused.contains("version 1") && refused.contains("`schema upgrade`"), "{refused}");
     assert!(!directory.path().join("store.backups").exists());
     let store = open(directory.path());
-    assert_eq!((store.set_aside(), store.reader().schema_version().unwrap()), (None, 2));
+    assert_eq!(
+        (store.set_aside(), store.reader().schema_version().unwrap()),
+        (None, aurigraph_schema_upgrades::node::plan().newest())
+    );
     assert_eq!(store.reader().audit_rows_between((0, u64::MAX), None, 99).unwrap().len(), 10);
     assert_eq!(std::fs::read_dir(directory.path().join("store.backups")).unwrap().count(), 1);
     drop(store);
