@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 59] = [
+    let commands: [&[&str]; 60] = [
         &[],
         &["up"],
         &["node"],
@@ -79,6 +79,7 @@ fn every_command_explains_itself() {
         &["proof", "verify"],
         &["chain", "verify"],
         &["bench"],
+        &["doctor"],
         &["schema"],
         &["schema", "status"],
         &["schema", "validate"],

@@ -12,10 +12,11 @@ pub mod store;
 pub(crate) mod testing;
 
 pub use journal::{
-    Journal, JournalActor, JournalError, JournalIdentity, JournalMsg, JournalOptions, JournalReader, barrier,
+    Journal, JournalActor, JournalError, JournalIdentity, JournalInspection, JournalMsg, JournalOptions, JournalReader,
+    barrier, inspect,
 };
 pub use record::{Cursor, Record, RecordKind};
 pub use store::{
-    BlockRow, CheckpointDone, Store, StoreActor, StoreError, StoreMsg, StoreOptions, StoreReader, StoredBlock,
+    BlockRow, CheckpointDone, SUSPECT, Store, StoreActor, StoreError, StoreMsg, StoreOptions, StoreReader, StoredBlock,
     StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
 };

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use aurigraph_actors::Fatal;
-use aurigraph_actors::config::ClusterConfig;
+use aurigraph_actors::config::{ClusterConfig, NodeEntry};
 use aurigraph_actors::mempool::{Batch, PreparedBatch};
 use aurigraph_actors::pipeline::{Mark, faults_of};
 use aurigraph_actors::storage::{
@@ -71,17 +71,27 @@ fn text(error: impl std::fmt::Display) -> String {
     error.to_string()
 }
 
+/// The node whose folder this is, by the folder's name.
+pub(crate) fn node_of(config: &ClusterConfig, dir: &Path) -> Result<NodeEntry, String> {
+    let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let entry = config.nodes.iter().find(|node| config.node_dir(node, Path::new("")).ends_with(&name));
+    entry.cloned().ok_or_else(|| format!("the config has no node whose folder is {name:?}"))
+}
+
+/// Whose journal a node's is.
+pub(crate) fn identity_of(config: &ClusterConfig, node: &NodeEntry) -> Result<JournalIdentity, String> {
+    let key = config.consensus_key(node).map_err(text)?;
+    Ok(JournalIdentity::new(config.genesis.chain_id(), &node.name, key.as_deref()))
+}
+
 impl Audit {
     fn open(config: &ClusterConfig, dir: &Path) -> Result<Self, String> {
-        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let entry = config.nodes.iter().find(|node| config.node_dir(node, Path::new("")).ends_with(&name));
-        let node = entry.ok_or_else(|| format!("the config has no node whose folder is {name:?}"))?.clone();
+        let node = node_of(config, dir)?;
         if !dir.join("journal").is_dir() {
             return Err("there is no journal in it".to_owned());
         }
         let genesis = config.genesis.clone();
-        let key = config.consensus_key(&node).map_err(text)?;
-        let identity = JournalIdentity::new(genesis.chain_id(), &node.name, key.as_deref());
+        let identity = identity_of(config, &node)?;
         let journal = Journal::open(dir, &identity, JournalOptions::default(), Fatal::default()).map_err(text)?;
         let store =
             Store::open(dir, &node.name, StoreOptions { upgrade: false, ..StoreOptions::default() }).map_err(text)?;

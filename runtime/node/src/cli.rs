@@ -63,6 +63,9 @@ pub enum Command {
     /// List, prove and restore snapshots of a node's state
     #[command(subcommand)]
     Snapshot(Snapshot),
+    /// Say what is wrong with a stopped node's data directory, and what mends it; changes nothing
+    #[command(after_help = DOCTOR_HELP)]
+    Doctor(ChainVerify),
     /// Load a cluster with pre-signed transfers and report what it committed
     Bench(Bench),
     /// Use and measure the signatures and key encapsulation by themselves
@@ -398,6 +401,20 @@ pub struct ChainVerify {
     #[arg(long, default_value = "cluster-configs/four-validators.toml")]
     pub config: PathBuf,
 }
+
+const DOCTOR_HELP: &str = "\
+Checks the config, the directory's rights and free space, that no node runs on it, whose it is, every frame of the journal,
+that the store opens at this program's schema version, and that its newest state has its root. `chain verify` executes
+the whole chain again on top of that.
+
+Exit codes:
+  0  nothing is wrong; what it remarks does not stop a node
+  3  the config cannot be read
+  5  something is wrong; each finding names what mends it
+
+Examples:
+  aurigraph doctor --config cluster-configs/four-validators.toml --data-dir .aurigraph/four-validators/v1
+  aurigraph doctor --json --data-dir .aurigraph/four-validators/v1";
 
 const SCHEMA_HELP: &str = "\
 The node must be stopped; --data-dir is its own folder, e.g. .aurigraph/four-validators/v1. Nothing is ever wiped: a

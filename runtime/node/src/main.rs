@@ -8,6 +8,7 @@ mod cli;
 mod compose;
 mod confidential;
 mod crypto;
+mod doctor;
 mod error;
 mod finality;
 mod gpu;
@@ -66,6 +67,7 @@ fn run(command: &Command, output: Output) -> CliResult<ExitCode> {
         Command::Proof(command) => block_on(proof::run(command, output)),
         Command::Schema(command) => schema::run(command, output),
         Command::Snapshot(command) => snapshot::run(command, output),
+        Command::Doctor(args) => doctor::run(args, output),
         Command::Bench(args) => block_on(bench::run(args, output)),
     };
     done.map(|()| ExitCode::SUCCESS)

@@ -16,6 +16,7 @@ mod actor;
 mod error;
 mod frame;
 mod index;
+mod inspect;
 mod open;
 mod reader;
 mod segment;
@@ -28,5 +29,6 @@ mod tests;
 
 pub use actor::{JournalActor, JournalMsg, barrier};
 pub use error::JournalError;
+pub use inspect::{JournalInspection, inspect};
 pub use open::{Journal, JournalIdentity, JournalOptions};
 pub use reader::JournalReader;

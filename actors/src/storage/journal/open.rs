@@ -90,9 +90,9 @@ impl JournalIdentity {
 }
 
 /// What a log's first record says.
-struct Owner {
-    identity: JournalIdentity,
-    salt: Hash,
+pub(super) struct Owner {
+    pub identity: JournalIdentity,
+    pub salt: Hash,
     after_loss: bool,
 }
 
@@ -204,7 +204,7 @@ impl Journal {
 
 /// What the first record says. None for a log that has not begun: empty, or torn in its very
 /// first write. Changes nothing, so that a foreign directory stays as it is.
-fn owner(data_dir: &Path, directory: &Path) -> Result<Option<Owner>, JournalError> {
+pub(super) fn owner(data_dir: &Path, directory: &Path) -> Result<Option<Owner>, JournalError> {
     let Some(first) = segment::list(directory)?.first().copied() else { return Ok(None) };
     let path = segment::path(directory, first);
     let corrupt = |what: String| JournalError::Corrupt { path: path.clone(), offset: 0, what };
@@ -254,16 +254,20 @@ fn lock(data_dir: &Path) -> Result<File, JournalError> {
         if error.kind() != fs2::lock_contended_error().kind() {
             return Err(JournalError::io("lock", &path)(error));
         }
-        let mut holder = String::new();
-        // Without a readable holder the lock still says what matters.
-        let _ = file.read_to_string(&mut holder);
-        let holder = if holder.trim().is_empty() { "unknown".to_owned() } else { holder.trim().to_owned() };
-        return Err(JournalError::InUse { directory: data_dir.to_owned(), holder });
+        return Err(JournalError::InUse { directory: data_dir.to_owned(), holder: lock_holder(&mut file) });
     }
     file.set_len(0).map_err(JournalError::io("write", &path))?;
     file.rewind().map_err(JournalError::io("write", &path))?;
     writeln!(file, "{}", std::process::id()).map_err(JournalError::io("write", &path))?;
     Ok(file)
+}
+
+/// What a lock file says of its holder.
+pub(super) fn lock_holder(file: &mut File) -> String {
+    let mut holder = String::new();
+    // Without a readable holder the lock still says what matters.
+    let _ = file.read_to_string(&mut holder);
+    if holder.trim().is_empty() { "unknown".to_owned() } else { holder.trim().to_owned() }
 }
 
 /// Builds the index: from the sidecars of the sealed segments. The last segment is the writer's to scan.

@@ -148,8 +148,7 @@ impl Checkpoints {
         done.written
     }
 
-    /// A checkpoint in one go.
-    #[cfg(test)]
+    /// A checkpoint in one go, where nobody waits for other work.
     pub(super) fn write(
         &mut self,
         medium: &dyn Medium,
