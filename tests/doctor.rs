@@ -41,7 +41,7 @@ fn doctor(dir: &Path) -> (i32, impl Fn(&str) -> (String, String) + use<>) {
     assert_eq!(report["healthy"].as_bool().unwrap(), code == 0, "{text}");
     (code, move |check: &str| {
         let findings = report["findings"].as_array().unwrap();
-        let found = findings.iter().filter(|finding| finding["check"] == check).next_back();
+        let found = findings.iter().rfind(|finding| finding["check"] == check);
         let found = found.unwrap_or_else(|| panic!("nothing is said of {check}: {report}"));
         if found["state"] == "wrong" && check != "store" {
             assert!(found["mend"].is_string(), "{found}");
