@@ -28,11 +28,21 @@ async fn dial(from: &Channels, victim: &Node, lane: LaneKind) -> Channel {
     within("a channel", from.dial(&victim.name, &victim.address(), lane)).await.expect("its key is listed")
 }
 
+/// Waits for the credit that a bulk channel begins with: what is sent before it is beyond it, whatever else is wrong.
+async fn first_grant(channel: &mut Channel) {
+    let mut grant = [0; 13];
+    within("the first grant", channel.stream.read_exact(&mut grant)).await.expect("a grant");
+    assert_eq!(grant[4], 1, "credit comes first: {grant:?}");
+}
+
 /// Each step breaks a rule in a channel of its own.
 async fn each_is_charged(victim: &Node, rogue: &str, lane: LaneKind, breaches: &[(&str, Vec<u8>, bool)]) {
     let from = channels(rogue, &[&victim.name]);
     for (index, (with, bytes, end)) in breaches.iter().enumerate() {
         let mut channel = dial(&from, victim, lane).await;
+        if lane == LaneKind::Bulk {
+            first_grant(&mut channel).await;
+        }
         channel.stream.write_all(bytes).await.expect("written");
         if *end {
             channel.stream.shutdown().await.expect("an orderly end");
@@ -73,6 +83,7 @@ async fn broken_bulk_frames_are_charged() {
     let greedy = [("a frame beyond its credit", bulk_frame(0, &[1; 800]).repeat(3), false)];
     let from = channels("bulk-rules-x", &[&victim.name]);
     let mut channel = dial(&from, &victim, LaneKind::Bulk).await;
+    first_grant(&mut channel).await;
     channel.stream.write_all(&greedy[0].1).await.expect("written");
     charged(&victim, "bulk-rules-x", breaches.len() as u64 + 1, greedy[0].0).await;
     assert_eq!(victim.inbound.bulk.lock().len(), 2, "what was within its credit arrived");
