@@ -86,6 +86,8 @@ mod epoch_tests;
 #[cfg(test)]
 mod evidence_tests;
 #[cfg(test)]
+mod floor_model;
+#[cfg(test)]
 mod floor_tests;
 #[cfg(test)]
 mod fuzz;
