@@ -13,7 +13,7 @@ pub(crate) mod testing;
 
 pub use journal::{
     Journal, JournalActor, JournalError, JournalIdentity, JournalInspection, JournalMsg, JournalOptions, JournalReader,
-    barrier, inspect,
+    Pruned, barrier, inspect,
 };
 pub use record::{Cursor, Record, RecordKind};
 pub use store::{

@@ -37,13 +37,15 @@ pub enum RecordKind {
     EpochStart = 21,
     /// The validators of an epoch, known since the last commit of the one before was executed; key = the epoch.
     ValidatorSet = 22,
+    /// What the base of a pruned log holds; in no segment.
+    Base = 23,
     /// Evidence that was found, verdicts on what blocks carry, and statements that evidence may come of; key = a digest.
     Evidence = 13,
 }
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Block,
         Self::OwnBlock,
         Self::Batch,
@@ -60,6 +62,7 @@ impl RecordKind {
         Self::EpochStart,
         Self::ValidatorSet,
         Self::Evidence,
+        Self::Base,
     ];
 
     /// The kind with this number, if there is one.
@@ -120,7 +123,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The first record.
+    /// The first record of a log that was never pruned; a replay from here begins with what there is.
     pub const START: Self = Self { segment: 1, offset: 0 };
 
     /// Twelve bytes, for keeping a place inside a record.
@@ -158,6 +161,6 @@ mod tests {
     #[test]
     fn every_kind_is_found_by_its_number_and_no_other_number_is_a_kind() {
         let known: Vec<u8> = (0..=255).filter(|byte| RecordKind::from_byte(*byte).is_some()).collect();
-        assert_eq!(known, (1..=13).chain(20..=22).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=13).chain(20..=23).collect::<Vec<u8>>());
     }
 }

@@ -29,15 +29,23 @@ pub(super) struct Entry {
 }
 
 /// All records of the log. Of records with one kind and key the newest counts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Index {
     by_key: HashMap<(RecordKind, Hash), Position>,
     /// Commits, marks and snapshots by their index.
     by_index: BTreeMap<(RecordKind, u64), Position>,
+    /// The first segment that was not pruned.
+    pub first: u32,
     /// Where the next frame will stand.
     pub end: Option<Cursor>,
     /// The records of the segment that `end` is in, in log order: its sidecar in the making.
     pub active: Vec<Entry>,
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { by_key: HashMap::new(), by_index: BTreeMap::new(), first: 1, end: None, active: Vec::new() }
+    }
 }
 
 const fn is_indexed(kind: RecordKind) -> bool {
@@ -72,6 +80,24 @@ impl Index {
         } else {
             self.by_key.get(&(kind, *key)).copied()
         }
+    }
+
+    /// Forgets a record, if it stands in this segment.
+    pub(super) fn forget(&mut self, segment: u32, entry: &Entry) {
+        let here = |at: Option<Position>| at.is_some_and(|at| (at.segment, at.offset) == (segment, entry.offset));
+        if !here(self.get(entry.kind, &entry.key)) {
+            return;
+        }
+        if is_indexed(entry.kind) {
+            self.by_index.remove(&(entry.kind, Record::key_index(&entry.key)));
+        } else {
+            self.by_key.remove(&(entry.kind, entry.key));
+        }
+    }
+
+    /// The lowest index among the records of a kind.
+    pub(super) fn lowest(&self, kind: RecordKind) -> Option<u64> {
+        self.by_index.range((kind, 0)..=(kind, u64::MAX)).next().map(|((_, index), _)| *index)
     }
 
     /// The record of a kind with the highest index.

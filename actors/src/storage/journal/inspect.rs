@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fs2::FileExt as _;
 
+use super::base;
 use super::error::JournalError;
 use super::frame::{self, End};
 use super::open::{lock_holder, owner, scan};
@@ -20,6 +21,10 @@ pub struct JournalInspection {
     pub segments: usize,
     /// Bytes of whole frames.
     pub bytes: u64,
+    /// The first segment, if those before it were pruned.
+    pub pruned_before: Option<u32>,
+    /// Lowest index of a commit.
+    pub lowest_commit: Option<u64>,
     /// Records in them.
     pub records: u64,
     /// Highest index of a commit.
@@ -45,6 +50,7 @@ pub fn inspect(data_dir: &Path) -> Result<JournalInspection, JournalError> {
     let mut found = JournalInspection {
         owner: owner.as_ref().map(|owner| owner.identity.to_string()),
         segments: numbers.len(),
+        pruned_before: base::list(&directory)?.last().copied(),
         ..JournalInspection::default()
     };
     for number in &numbers {
@@ -52,6 +58,10 @@ pub fn inspect(data_dir: &Path) -> Result<JournalInspection, JournalError> {
         let (entries, end) = scan(&path)?;
         found.records += entries.len() as u64;
         for entry in &entries {
+            if entry.kind == RecordKind::Commit {
+                let index = Record::key_index(&entry.key);
+                found.lowest_commit = Some(found.lowest_commit.map_or(index, |lowest| lowest.min(index)));
+            }
             let highest = match entry.kind {
                 RecordKind::Commit => &mut found.highest_commit,
                 RecordKind::Mark => &mut found.highest_mark,

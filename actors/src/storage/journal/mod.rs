@@ -9,15 +9,17 @@
 //!   behind it is no torn tail but damage to what was once safe, and the node refuses to start on that too.
 //! - Appends are grouped: what waits is written at once and synced once. A failed write or sync is final for the
 //!   process: after a failed sync nobody knows what the disk holds.
-//! - Places never move and nothing is pruned in this version, so readers use their own handles and take no lock for
-//!   reading. Writes are buffered; direct I/O into recycled segments is the known next gain.
+//! - Places never move. Whole segments at the beginning may be pruned; what must outlive them stands in the log's base.
+//!   Readers use their own handles and take no lock for reading. Writes are buffered; direct I/O into recycled segments is the known next gain.
 
 mod actor;
+mod base;
 mod error;
 mod frame;
 mod index;
 mod inspect;
 mod open;
+mod prune;
 mod reader;
 mod segment;
 mod writer;
@@ -25,10 +27,13 @@ mod writer;
 #[cfg(test)]
 mod actor_tests;
 #[cfg(test)]
+mod prune_tests;
+#[cfg(test)]
 mod tests;
 
 pub use actor::{JournalActor, JournalMsg, barrier};
 pub use error::JournalError;
 pub use inspect::{JournalInspection, inspect};
 pub use open::{Journal, JournalIdentity, JournalOptions};
+pub use prune::Pruned;
 pub use reader::JournalReader;

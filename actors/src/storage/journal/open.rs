@@ -14,6 +14,7 @@ use bytes::Bytes;
 use fs2::FileExt as _;
 use parking_lot::{Mutex, RwLock};
 
+use super::base;
 use super::error::JournalError;
 use super::frame::{End, FrameReader, Next};
 use super::index::{Entry, Index, read_sidecar, write_sidecar};
@@ -133,6 +134,8 @@ pub(super) struct Shared {
     /// Whether this directory takes the place of a lost one.
     pub after_loss: bool,
     pub index: RwLock<Index>,
+    /// One pruning at a time.
+    pub pruning: Mutex<()>,
     /// Why nothing may be written any more.
     pub failed: Mutex<Option<JournalError>>,
     pub fatal: Fatal,
@@ -174,6 +177,10 @@ impl Journal {
             }
             None => (fresh_salt(&directory)?, options.rejoin),
         };
+        // What a pruning that was cut short has left; the owner is known by now.
+        if let Some(first) = base::list(&directory)?.last() {
+            base::sweep(&directory, *first)?;
+        }
         let journal = Self(Arc::new(Shared {
             index: RwLock::new(load(&directory)?),
             directory,
@@ -181,6 +188,7 @@ impl Journal {
             segment_bytes: options.segment_bytes,
             salt,
             after_loss,
+            pruning: Mutex::new(()),
             failed: Mutex::new(None),
             fatal,
             owner: LeaseHolder::new(),
@@ -206,6 +214,13 @@ impl Journal {
 /// first write. Changes nothing, so that a foreign directory stays as it is.
 pub(super) fn owner(data_dir: &Path, directory: &Path) -> Result<Option<Owner>, JournalError> {
     let Some(first) = segment::list(directory)?.first().copied() else { return Ok(None) };
+    if base::list(directory)?.contains(&first) {
+        let (path, init) = (base::path(directory, first), base::read(directory, first)?.init);
+        return JournalIdentity::decode(&init).map(Some).map_err(|error| {
+            let what = format!("the init record: {error}");
+            JournalError::Corrupt { path, offset: 0, what }
+        });
+    }
     let path = segment::path(directory, first);
     let corrupt = |what: String| JournalError::Corrupt { path: path.clone(), offset: 0, what };
     let mut frames = FrameReader::open(&path, Cursor::START.offset)?;
@@ -270,10 +285,16 @@ pub(super) fn lock_holder(file: &mut File) -> String {
     if holder.trim().is_empty() { "unknown".to_owned() } else { holder.trim().to_owned() }
 }
 
-/// Builds the index: from the sidecars of the sealed segments. The last segment is the writer's to scan.
+/// Builds the index: from the base of a pruned log, and the sidecars of the sealed segments. The last segment is the writer's to scan.
 fn load(directory: &Path) -> Result<Index, JournalError> {
     let mut index = Index::default();
     let numbers = segment::list(directory)?;
+    if let Some(first) = base::list(directory)?.last().copied() {
+        index.first = first;
+        for entry in base::read(directory, first)?.entries {
+            index.insert(base::number(first), &entry);
+        }
+    }
     let sealed = numbers.len().saturating_sub(1);
     for number in &numbers[..sealed] {
         for entry in sealed_entries(directory, *number)? {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use aurigraph_ledger::Hash;
 use bytes::Bytes;
 
+use super::base;
 use super::error::JournalError;
 use super::frame::{self, End, FrameReader, Next};
 use super::index::{Entry, Position};
@@ -40,8 +41,14 @@ impl JournalReader {
     /// # Errors
     /// If the file cannot be read, or `InvalidData` if the record is damaged.
     pub fn get(&self, kind: RecordKind, key: &Hash) -> io::Result<Option<Bytes>> {
-        let position = self.shared.index.read().get(kind, key);
-        position.map(|position| self.body(position)).transpose()
+        loop {
+            let Some(position) = self.shared.index.read().get(kind, key) else { return Ok(None) };
+            match self.body(position) {
+                // Pruned between the two: it stands in the base now, or nowhere.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.stands(kind, key, position) => {}
+                read => return read.map(Some),
+            }
+        }
     }
 
     /// True if such a record is in the log, written if not yet synced.
@@ -84,6 +91,40 @@ impl JournalReader {
         self.shared.index.read().highest(kind).map(|(index, _)| index)
     }
 
+    fn stands(&self, kind: RecordKind, key: &Hash, position: Position) -> bool {
+        self.shared.index.read().get(kind, key) == Some(position)
+    }
+
+    /// The lowest index among the records of a kind that is found by index.
+    #[must_use]
+    pub fn lowest(&self, kind: RecordKind) -> Option<u64> {
+        self.shared.index.read().lowest(kind)
+    }
+
+    /// The first commit of which the log may hold everything: 1, until segments were pruned.
+    #[must_use]
+    pub fn oldest_commit(&self) -> u64 {
+        if self.first_segment() == 1 { 1 } else { self.lowest(RecordKind::Commit).unwrap_or(u64::MAX) }
+    }
+
+    /// The first segment that was not pruned.
+    #[must_use]
+    pub fn first_segment(&self) -> u32 {
+        self.shared.index.read().first
+    }
+
+    /// Size of a segment's file, and when it was last written to; none if it was pruned.
+    ///
+    /// # Errors
+    /// What the operating system says.
+    pub fn segment_file(&self, number: u32) -> io::Result<Option<(u64, std::time::SystemTime)>> {
+        match std::fs::metadata(segment::path(&self.shared.directory, number)) {
+            Ok(found) => Ok(Some((found.len(), found.modified()?))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// The consensus snapshot with the highest index, and the place of its record.
     ///
     /// # Errors
@@ -95,10 +136,10 @@ impl JournalReader {
         Ok(Some((self.body(position)?, cursor)))
     }
 
-    /// The place of a record.
+    /// The place of a record; none if its segment was pruned.
     #[must_use]
     pub fn position(&self, kind: RecordKind, key: &Hash) -> Option<Cursor> {
-        let position = self.shared.index.read().get(kind, key)?;
+        let position = self.shared.index.read().get(kind, key).filter(|at| base::first_of(at.segment).is_none())?;
         Some(Cursor { segment: position.segment, offset: u64::from(position.offset) })
     }
 
@@ -109,7 +150,8 @@ impl JournalReader {
     }
 
     /// Hands over the records of some kinds in log order, from a place to what is the end when this is called. Returns
-    /// the place after the last record that was looked at. Costs what these records cost: others are passed over by
+    /// the place after the last record that was looked at. A log that was pruned begins where it begins now; records in its
+    /// base are no part of a replay. Costs what these records cost: others are passed over by
     /// their segment's index.
     ///
     /// # Errors
@@ -155,22 +197,33 @@ impl JournalReader {
         let end = self.end();
         let mut at = from;
         while at < end {
+            at = at.max(Cursor { segment: self.first_segment(), offset: 0 });
             let first = u32::try_from(at.offset).unwrap_or(u32::MAX);
             let wanted = |entry: &Entry| entry.offset >= first && kinds.contains(&entry.kind);
-            let mut entries = self.segment_entries(at.segment)?;
+            let mut entries = match self.segment_entries(at.segment) {
+                Err(error) if self.was_pruned(&error, at.segment) => continue,
+                entries => entries?,
+            };
             entries.retain(wanted);
             for Entry { kind, key, offset, length } in entries {
                 if at.segment == end.segment && u64::from(offset) >= end.offset {
                     break;
                 }
                 at.offset = u64::from(offset) + u64::from(length);
-                if visit(Position { segment: at.segment, offset, length }, kind, key)?.is_break() {
-                    return Ok(at);
+                match visit(Position { segment: at.segment, offset, length }, kind, key) {
+                    Err(error) if self.was_pruned(&error, at.segment) => break,
+                    Err(error) => return Err(error),
+                    Ok(ControlFlow::Break(())) => return Ok(at),
+                    Ok(ControlFlow::Continue(())) => {}
                 }
             }
             at = if at.segment < end.segment { Cursor { segment: at.segment + 1, offset: 0 } } else { end };
         }
         Ok(at)
+    }
+
+    fn was_pruned(&self, error: &io::Error, segment: u32) -> bool {
+        error.kind() == io::ErrorKind::NotFound && segment < self.first_segment()
     }
 
     /// A segment's records in log order.
@@ -190,7 +243,11 @@ impl JournalReader {
     /// The first damage, or a file that cannot be read.
     pub fn verify(&self) -> io::Result<u64> {
         let (mut records, end) = (0, self.end());
-        for number in 1..=end.segment {
+        let first = self.first_segment();
+        if base::list(&self.shared.directory).map_err(JournalError::into_io)?.contains(&first) {
+            records += base::read(&self.shared.directory, first).map_err(JournalError::into_io)?.entries.len() as u64;
+        }
+        for number in first..=end.segment {
             let path = segment::path(&self.shared.directory, number);
             let mut frames = FrameReader::open(&path, 0).map_err(JournalError::into_io)?;
             loop {
@@ -219,7 +276,10 @@ impl JournalReader {
         let mut bytes = vec![0; position.length as usize];
         file.read_exact_at(&mut bytes, u64::from(position.offset))?;
         let record = frame::decode(&Bytes::from(bytes)).map_err(|what| {
-            let path = segment::path(&self.shared.directory, position.segment);
+            let path = match base::first_of(position.segment) {
+                Some(first) => base::path(&self.shared.directory, first),
+                None => segment::path(&self.shared.directory, position.segment),
+            };
             JournalError::Corrupt { path, offset: u64::from(position.offset), what }.into_io()
         })?;
         Ok(record.body)
@@ -229,7 +289,11 @@ impl JournalReader {
         if let Some(file) = self.shared.handles.read().get(&number) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(File::open(segment::path(&self.shared.directory, number))?);
+        let path = match base::first_of(number) {
+            Some(first) => base::path(&self.shared.directory, first),
+            None => segment::path(&self.shared.directory, number),
+        };
+        let file = Arc::new(File::open(path)?);
         let mut handles = self.shared.handles.write();
         if handles.len() >= JOURNAL_OPEN_SEGMENTS {
             handles.clear();

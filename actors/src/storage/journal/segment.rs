@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use fs2::FileExt as _;
 
+use super::base;
 use super::error::JournalError;
 
 /// `000001.seg`.
@@ -17,8 +18,10 @@ pub(super) fn sidecar_path(directory: &Path, number: u32) -> PathBuf {
     directory.join(format!("{number:06}.idx"))
 }
 
-/// The numbers of the segments in a directory: 1 to n without a gap.
+/// The numbers of the segments in a directory without a gap: from 1, or from where the log's base says that it begins.
+/// What a pruning has left before that is no part of the log.
 pub(super) fn list(directory: &Path) -> Result<Vec<u32>, JournalError> {
+    let first = base::list(directory)?.last().copied();
     let mut numbers = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(JournalError::io("list", directory))? {
         let name = entry.map_err(JournalError::io("list", directory))?.file_name();
@@ -27,7 +30,13 @@ pub(super) fn list(directory: &Path) -> Result<Vec<u32>, JournalError> {
         numbers.extend(number);
     }
     numbers.sort_unstable();
-    for (expected, number) in (1..).zip(&numbers) {
+    let begin = first.unwrap_or(1);
+    numbers.retain(|number| *number >= begin);
+    if let (Some(first), true) = (first, numbers.is_empty()) {
+        let what = "the segment with which the log begins is missing".to_owned();
+        return Err(JournalError::Corrupt { path: path(directory, first), offset: 0, what });
+    }
+    for (expected, number) in (begin..).zip(&numbers) {
         if expected != *number {
             let what = format!("the segment is missing, segment {number} exists");
             return Err(JournalError::Corrupt { path: path(directory, expected), offset: 0, what });

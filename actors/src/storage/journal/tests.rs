@@ -26,11 +26,11 @@ pub(super) fn options() -> JournalOptions {
     JournalOptions { segment_bytes: SEGMENT, initialise: true, rejoin: false }
 }
 
-fn open(directory: &Path) -> Result<Journal, JournalError> {
+pub(super) fn open(directory: &Path) -> Result<Journal, JournalError> {
     Journal::open(directory, &identity(), options(), Fatal::default())
 }
 
-fn writer(journal: &Journal) -> Writer {
+pub(super) fn writer(journal: &Journal) -> Writer {
     Writer::open(Arc::clone(&journal.0)).unwrap()
 }
 
@@ -42,16 +42,16 @@ pub(super) fn record(number: u64, size: usize) -> Record {
     Record::new(RecordKind::Block, blake3_digest(&number.to_le_bytes()), body.into())
 }
 
-fn has(journal: &Journal, record: &Record) -> bool {
+pub(super) fn has(journal: &Journal, record: &Record) -> bool {
     journal.reader().get(record.kind, &record.key).unwrap().as_ref() == Some(&record.body)
 }
 
-fn segment(directory: &Path, number: u32) -> PathBuf {
+pub(super) fn segment(directory: &Path, number: u32) -> PathBuf {
     super::segment::path(&directory.join("journal"), number)
 }
 
 /// A copy of the files as a crash leaves them.
-fn copy(from: &Path) -> tempfile::TempDir {
+pub(super) fn copy(from: &Path) -> tempfile::TempDir {
     let to = tempfile::tempdir().unwrap();
     std::fs::create_dir(to.path().join("journal")).unwrap();
     for entry in std::fs::read_dir(from.join("journal")).unwrap() {
@@ -62,7 +62,7 @@ fn copy(from: &Path) -> tempfile::TempDir {
 }
 
 /// All records of the log but the init record, in order.
-fn all(journal: &Journal) -> Vec<(RecordKind, Hash, Bytes)> {
+pub(super) fn all(journal: &Journal) -> Vec<(RecordKind, Hash, Bytes)> {
     let mut records = Vec::new();
     let end = journal.reader().replay(Cursor::START, &RecordKind::ALL, |kind, key, body| {
         records.push((kind, key, body));
