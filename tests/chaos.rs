@@ -35,7 +35,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 type Row = (&'static str, &'static str);
 
 /// All rows, siblings apart from each other: they share a budget of restarts.
-const ROWS: [Row; 35] = [
+const ROWS: [Row; 36] = [
     ("journal", "storage"),
     ("cpu-verifier/i", "crypto"),
     ("node-server", "cluster"),
@@ -47,6 +47,7 @@ const ROWS: [Row; 35] = [
     ("peer/name", "peers"),
     ("store", "storage"),
     ("snapshots", "storage"),
+    ("pruner", "storage"),
     ("gpu-worker/0", "crypto"),
     ("gateway", "cluster"),
     ("batcher/i", "mempool"),

@@ -140,6 +140,25 @@ pub mod snapshots {
     pub const CERTIFIED_WITHIN: Duration = Duration::from_secs(15);
 }
 
+/// Pruning of the log.
+pub mod pruning {
+    use std::time::Duration;
+
+    /// Messages of the actor to itself: one look at a time.
+    pub const MAILBOX: usize = 4;
+    /// How often it is seen what of the log may go. This crate's own tests do not wait as long.
+    pub const LOOK_EVERY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 2_000 });
+    /// How soon again while more may go than is removed at once.
+    pub const LOOK_AGAIN: Duration = Duration::from_millis(25);
+    /// Segments removed at once. With segments of 64 MiB that is some gigabytes a second, far above what a disk takes in;
+    /// a removal is never a long one.
+    pub const SEGMENTS_AT_ONCE: u32 = 8;
+    /// Commits of which it is looked up at once what they need: a fraction of a second.
+    pub const COMMITS_AT_ONCE: usize = 20_000;
+    /// How long the journal and the batch store may take to answer.
+    pub const ANSWER: Duration = Duration::from_secs(20);
+}
+
 /// Consensus.
 pub mod consensus {
     /// Messages to the validator: a few a round and peer, and the reports of its own tasks come on top. At the bound a

@@ -148,6 +148,8 @@ impl ClusterConfig {
             query_actors: self.actors.query_actors,
             checkpoint_every: Duration::from_millis(self.storage.checkpoint_every_ms),
             snapshot_every_blocks: self.storage.snapshot_every_blocks,
+            retention: self.storage.retention(),
+            segment_bytes: self.storage.segment_mib << 20,
             upgrade_schema: self.storage.upgrade_schema,
             initialise,
             rejoin: false,

@@ -15,6 +15,7 @@ pub mod members;
 pub mod mempool;
 pub mod network;
 pub mod pipeline;
+pub mod pruning;
 pub mod published;
 pub mod query;
 mod seldom;

@@ -155,6 +155,17 @@ impl Default for PacingSettings {
     }
 }
 
+/// How much of the log is kept for others, beyond what this node itself needs: whatever of the three keeps more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Segments written to within so many seconds stay.
+    pub seconds: u64,
+    /// The newest so many commits stay.
+    pub commits: u64,
+    /// So many bytes of sealed segments stay.
+    pub bytes: u64,
+}
+
 /// Everything that one node is started with.
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
@@ -198,6 +209,10 @@ pub struct NodeSettings {
     pub checkpoint_every: Duration,
     /// A snapshot of the state is written every so many ledger blocks; 0 for never.
     pub snapshot_every_blocks: u64,
+    /// What is kept of the log for others; none: all of it, for ever.
+    pub retention: Option<Retention>,
+    /// Size at which a segment of the log is sealed, bytes.
+    pub segment_bytes: u64,
     /// May the start bring an older schema of the store up by itself.
     pub upgrade_schema: bool,
     /// Data directories of validators are initialised once, by an explicit act: only then may this be true.

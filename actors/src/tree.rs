@@ -22,6 +22,7 @@ use crate::mempool::{
 };
 use crate::network::{Links, Router};
 use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
+use crate::pruning::{Pruner, RefillError, refill};
 use crate::settings::NodeSettings;
 use crate::storage::snapshots::Snapshots;
 use crate::storage::{
@@ -45,6 +46,9 @@ pub enum StartNodeError {
     /// The store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The store has lost its state, and what is left of the log does not lead to it.
+    #[error(transparent)]
+    Refill(#[from] RefillError),
     /// The links.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -130,13 +134,18 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
     // Also that of a node which is to become a validator: nobody else could know what it signed.
     let key = settings.seeds.consensus.map(|seed| public_key_of_seed(&seed));
     let identity = JournalIdentity::new(settings.genesis.chain_id(), &settings.name, key.as_deref());
-    let options =
-        JournalOptions { initialise: settings.initialise, rejoin: settings.rejoin, ..JournalOptions::default() };
+    let options = JournalOptions {
+        initialise: settings.initialise,
+        rejoin: settings.rejoin,
+        segment_bytes: settings.segment_bytes,
+    };
     let (fatal, name, upgrade) = (fatal.clone(), settings.name.clone(), settings.upgrade_schema);
+    let genesis = settings.genesis.clone();
     let opened = tokio::task::spawn_blocking(move || {
         // The journal holds the directory's lock, so it comes first.
         let journal = Journal::open(&directory, &identity, options, fatal)?;
         let store = Store::open(&directory, &name, StoreOptions { upgrade, ..StoreOptions::default() })?;
+        refill(&directory, &genesis, &journal.reader(), &store)?;
         Ok((journal, store))
     });
     match opened.await {
@@ -170,7 +179,7 @@ pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
 }
 
 fn storage(journal: Journal, store: Store, context: &Arc<NodeContext>) -> SupervisorSpec {
-    let snapshots = Arc::clone(context);
+    let (snapshots, node, log) = (Arc::clone(context), Arc::clone(context), journal.clone());
     SupervisorSpec::new("storage", Strategy::RestForOne)
         .child(ChildSpec::behaviour("journal", bounds::storage::JOURNAL_MAILBOX, move || {
             JournalActor::new(journal.clone())
@@ -178,6 +187,9 @@ fn storage(journal: Journal, store: Store, context: &Arc<NodeContext>) -> Superv
         .child(ChildSpec::behaviour("store", bounds::storage::STORE_MAILBOX, move || StoreActor::new(store.clone())))
         .child(ChildSpec::behaviour("snapshots", bounds::snapshots::MAILBOX, move || {
             Snapshots::new(Arc::clone(&snapshots))
+        }))
+        .child(ChildSpec::behaviour("pruner", bounds::pruning::MAILBOX, move || {
+            Pruner::new(Arc::clone(&node), log.clone())
         }))
 }
 

@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::development::Development;
 use super::secrets::{NodePublic, network_public_key, read_file};
 use super::{ClusterConfig, ConfigError, NodeEntry, PassphraseSource};
-use crate::settings::{ApiLimits, Features, PacingSettings};
+use crate::settings::{ApiLimits, Features, PacingSettings, Retention};
 
 /// Durability of the queryable state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,11 +25,39 @@ pub struct StorageSettings {
     pub snapshot_every_blocks: u64,
     /// May a start bring an older schema of the store up by itself. If not, it says what to run.
     pub upgrade_schema: bool,
+    /// Keep the whole log for ever. If not, segments that neither this node nor, by the three fields below, others need
+    /// are removed.
+    pub archive: bool,
+    /// Segments of the log that were written to within so many seconds stay.
+    pub keep_seconds: u64,
+    /// The newest so many commits stay in the log.
+    pub keep_commits: u64,
+    /// So many MiB of the log's sealed segments stay.
+    pub keep_mib: u64,
+    /// Size at which a segment of the log is sealed, MiB.
+    pub segment_mib: u64,
+}
+
+impl StorageSettings {
+    /// What is kept of the log for others; none for an archive.
+    pub(super) fn retention(&self) -> Option<Retention> {
+        let kept = Retention { seconds: self.keep_seconds, commits: self.keep_commits, bytes: self.keep_mib << 20 };
+        (!self.archive).then_some(kept)
+    }
 }
 
 impl Default for StorageSettings {
     fn default() -> Self {
-        Self { checkpoint_every_ms: 30_000, snapshot_every_blocks: 10_000, upgrade_schema: true }
+        Self {
+            checkpoint_every_ms: 30_000,
+            snapshot_every_blocks: 10_000,
+            upgrade_schema: true,
+            archive: true,
+            keep_seconds: 86_400,
+            keep_commits: 20_000,
+            keep_mib: 1_024,
+            segment_mib: 64,
+        }
     }
 }
 
@@ -249,6 +277,10 @@ impl ConfigFile {
             ("api", "requests_per_second", api.requests_per_second.into(), 1..=u64::from(u32::MAX)),
             ("api", "burst", api.burst.into(), 1..=u64::from(u32::MAX)),
             ("storage", "checkpoint_every_ms", storage.checkpoint_every_ms, 1_000..=3_600_000),
+            ("storage", "keep_seconds", storage.keep_seconds, 0..=315_360_000),
+            ("storage", "keep_commits", storage.keep_commits, 256..=1_000_000),
+            ("storage", "keep_mib", storage.keep_mib, 0..=1 << 24),
+            ("storage", "segment_mib", storage.segment_mib, 1..=1_024),
             ("actors", "batchers", actors.batchers as u64, 1..=64),
             ("actors", "verifier_threads", actors.verifier_threads as u64, 0..=1_024),
             ("actors", "query_actors", actors.query_actors as u64, 1..=256),
@@ -258,6 +290,10 @@ impl ConfigFile {
                 let problem = format!("is {value}, allowed is {} to {}", allowed.start(), allowed.end());
                 return Err(self.field_error(table, field, problem));
             }
+        }
+        if !storage.archive && storage.snapshot_every_blocks == 0 {
+            let problem = "is false, but a log is pruned behind snapshots alone and storage.snapshot_every_blocks is 0";
+            return Err(self.field_error("storage", "archive", problem.to_owned()));
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ mod validator;
 mod validator_tests;
 
 pub use messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
-pub(crate) use recovery::wait_until_running;
+pub(crate) use recovery::{replay_start, wait_until_running};
 pub(crate) use serve::decode_commit;
 pub use serve::{BlockFetcher, CommitSync};
 pub use validator::{Clocks, Validator, ValidatorMailbox};

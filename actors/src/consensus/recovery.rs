@@ -134,6 +134,15 @@ fn newest_mark(journal: &JournalReader) -> Result<Option<Mark>, ActorError> {
     Ok(Some(Mark::decode(&body).map_err(|error| format!("mark {index} does not decode: {error}"))?))
 }
 
+/// From where a restart would replay the log.
+pub(crate) fn replay_start(node: &NodeContext) -> Result<Cursor, ActorError> {
+    let members = epochs::newest(node)?;
+    match Snapshots::newest(&node.journal, &members)?.newest {
+        Some(stored) => Ok(stored.replay_from),
+        None => start_of(&node.journal, members.epoch),
+    }
+}
+
 /// Where an epoch's records begin.
 fn start_of(journal: &JournalReader, epoch: Epoch) -> Result<Cursor, ActorError> {
     if epoch == 0 {

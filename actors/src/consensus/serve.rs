@@ -95,7 +95,13 @@ fn range(node: &NodeContext, ask: ServeCommits) -> Result<CommitRange, ActorErro
         let mut blocks = Vec::with_capacity(commit.blocks.len());
         for committed in &commit.blocks {
             let Some(block) = logged_block(&node.journal, &committed.block)? else {
-                return Err(format!("block {} of commit {index} is not in the log", committed.block).into());
+                let block = &committed.block;
+                // At the edge of a pruned log a commit may stand without all of its blocks.
+                if node.journal.first_segment() > 1 {
+                    tracing::debug!(index, %block, "a commit that is asked for is pruned in part");
+                    return Ok(range.finish());
+                }
+                return Err(format!("block {block} of commit {index} is not in the log").into());
             };
             blocks.push(block);
         }

@@ -133,7 +133,7 @@ fn published(node: &NodeContext) -> Option<Ledger> {
     }
 }
 
-/// The ledger of the newest checkpoint that proves right, else of genesis.
+/// The ledger of the newest checkpoint that proves right, else of genesis if the log still begins there.
 fn load(node: &NodeContext) -> Result<Ledger, ActorError> {
     if let Some(ledger) = published(node) {
         return Ok(ledger);
@@ -158,6 +158,14 @@ fn load(node: &NodeContext) -> Result<Ledger, ActorError> {
                 node.store.distrust(checkpoint.sequence);
             }
         }
+    }
+    let oldest = node.journal.oldest_commit();
+    if oldest > 1 {
+        // The next start begins with a new store and an own snapshot.
+        let reason = format!("no checkpoint of the store can be used, and the log begins with commit {oldest}");
+        node.store.give_up(&reason);
+        node.fatal.raise(reason.clone());
+        return Err(reason.into());
     }
     Ok(Ledger::from_genesis(genesis, Arc::new(CpuHasher))?)
 }

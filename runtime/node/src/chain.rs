@@ -1,7 +1,8 @@
 //! `aurigraph chain verify`: reads a stopped node's data directory and executes its whole chain again.
 //!
 //! Every frame of the journal, the chain of commits, the chain of blocks and every root are compared with what this
-//! node recorded when it executed them; every signature is checked anew.
+//! node recorded when it executed them; every signature is checked anew. Where the log was pruned, it begins with the
+//! oldest own snapshot that leads to what is left, whose block the log vouches for.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use aurigraph_actors::Fatal;
 use aurigraph_actors::config::{ClusterConfig, NodeEntry};
 use aurigraph_actors::mempool::{Batch, PreparedBatch};
 use aurigraph_actors::pipeline::{Mark, faults_of};
+use aurigraph_actors::pruning::{Which, own_snapshot};
 use aurigraph_actors::storage::{
     Journal, JournalIdentity, JournalOptions, JournalReader, RecordKind, Store, StoreOptions, StoreReader,
 };
@@ -31,6 +33,8 @@ struct Verified {
     node: String,
     journal_records: u64,
     commits: u64,
+    /// The state that was begun with: 0, or the height of a snapshot where the log is pruned.
+    from_height: u64,
     height: u64,
     block_hash: Hash,
     transactions: u64,
@@ -58,6 +62,8 @@ struct Audit {
     journal: JournalReader,
     store: StoreReader,
     ledger: Ledger,
+    /// The first commit that is executed again.
+    first_commit: u64,
     genesis: Genesis,
     last_commit: Hash,
     last_block: Hash,
@@ -95,12 +101,17 @@ impl Audit {
         let journal = Journal::open(dir, &identity, JournalOptions::default(), Fatal::default()).map_err(text)?;
         let store =
             Store::open(dir, &node.name, StoreOptions { upgrade: false, ..StoreOptions::default() }).map_err(text)?;
-        let ledger = Ledger::from_genesis(&genesis, Arc::new(CpuHasher)).map_err(text)?;
+        let reader = journal.reader();
+        let ledger = if reader.oldest_commit() > 1 {
+            own_snapshot(dir, &genesis, &reader, Which::Oldest).map_err(text)?.1
+        } else {
+            Ledger::from_genesis(&genesis, Arc::new(CpuHasher)).map_err(text)?
+        };
         let block_hash = ledger.header().hash();
         Ok(Self {
-            journal: journal.reader(),
+            journal: reader,
             store: store.reader(),
-            ledger,
+            first_commit: ledger.commit_index() + 1,
             last_commit: genesis.chain_id(),
             genesis,
             last_block: block_hash,
@@ -109,13 +120,15 @@ impl Audit {
                 node: node.name.clone(),
                 journal_records: 0,
                 commits: 0,
-                height: 0,
+                from_height: ledger.height(),
+                height: ledger.height(),
                 block_hash,
                 transactions: 0,
                 operations: 0,
                 checkpoints_compared: 0,
                 state_root: Hash::ZERO,
             },
+            ledger,
             node: node.name,
             _journal: journal,
         })
@@ -123,7 +136,7 @@ impl Audit {
 
     fn run(mut self) -> Result<Verified, String> {
         self.totals.journal_records = self.journal.verify().map_err(text)?;
-        for index in 1..=self.journal.highest_commit().unwrap_or(0) {
+        for index in self.first_commit..=self.journal.highest_commit().unwrap_or(0) {
             self.commit(index).map_err(|problem| format!("commit {index}: {problem}"))?;
         }
         self.totals.state_root = self.ledger.compute_state_root();
@@ -137,7 +150,7 @@ impl Audit {
         let LogRecord::Commit(commit) = LogRecord::decode(&body).map_err(text)? else {
             return Err("its record is not a commit".to_owned());
         };
-        if index > 1 && commit.header.prev_digest != self.last_commit {
+        if index > self.first_commit && commit.header.prev_digest != self.last_commit {
             return Err(format!(
                 "follows {}, but the commit before it is {}",
                 commit.header.prev_digest, self.last_commit

@@ -44,7 +44,10 @@ pub async fn start(settings: NodeSettings) -> CliResult<RunningNode> {
 fn exit_of(error: &StartNodeError) -> Exit {
     match error {
         StartNodeError::Journal(JournalError::Io { .. } | JournalError::Thread(_)) => Exit::Failed,
-        StartNodeError::Journal(_) | StartNodeError::Store(_) | StartNodeError::Directory { .. } => Exit::DataDirectory,
+        StartNodeError::Journal(_)
+        | StartNodeError::Store(_)
+        | StartNodeError::Refill(_)
+        | StartNodeError::Directory { .. } => Exit::DataDirectory,
         StartNodeError::Cluster(_) | StartNodeError::Tree(_) => Exit::Failed,
     }
 }

@@ -205,6 +205,12 @@ fn journal(dir: &Path, expected: Option<&str>, report: &mut Report) -> Option<Jo
     }
     let (records, segments, mib) = (found.records, found.segments, found.bytes >> 20);
     report.good("journal", format!("{records} records in {segments} segments, {mib} MiB, every frame whole"));
+    if let (Some(first), Some(commit)) = (found.pruned_before, found.lowest_commit) {
+        report.good(
+            "pruned",
+            format!("the log begins with segment {first} and commit {commit}; what must outlive that is kept"),
+        );
+    }
     if let Some((path, offset, what)) = &found.torn {
         let found = format!("{} ends torn at offset {offset} ({what})", path.display());
         let mend = "start the node: the tail was never acknowledged and is cut".to_owned();

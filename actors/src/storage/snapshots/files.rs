@@ -271,6 +271,18 @@ impl FolderReader {
         }
         Ok(Some(bytes))
     }
+
+    /// The ledger that the chunks make.
+    fn ledger(&self, genesis: &Genesis) -> Result<Ledger, SnapshotError> {
+        let path = &self.path;
+        let mut pages = Vec::new();
+        for number in 0..self.manifest.chunks.len() {
+            let bytes = self.chunk(number)?.unwrap_or_default();
+            read_pages(&bytes, &mut pages).map_err(|error| SnapshotError::Decode { path: path.join(CHUNKS), error })?;
+        }
+        Ledger::import(genesis, Arc::new(CpuHasher), pages)
+            .map_err(|error| SnapshotError::State { path: path.clone(), error })
+    }
 }
 
 /// A snapshot that has proved itself.
@@ -281,6 +293,34 @@ pub struct Snapshot {
     pub stake: (u64, u64),
     /// The ledger that it holds.
     pub ledger: Ledger,
+}
+
+/// Whether a snapshot is whole: every chunk has its digest. Neither signatures nor the state are looked at.
+///
+/// # Errors
+/// [`SnapshotError`] naming the first part that is missing or damaged.
+pub fn check(path: &Path) -> Result<Manifest, SnapshotError> {
+    let reader = FolderReader::open(path)?;
+    for number in 0..reader.manifest.chunks.len() {
+        reader.chunk(number)?;
+    }
+    Ok(reader.manifest)
+}
+
+/// The state of a snapshot that this node wrote itself: the pages must make the state of the checkpoint that the manifest
+/// names. Who signed for it is not looked at; the caller knows from its own log that it came to this block.
+///
+/// # Errors
+/// [`SnapshotError`] naming the first part that does not hold.
+pub fn load(path: &Path, genesis: &Genesis) -> Result<(Manifest, Ledger), SnapshotError> {
+    let reader = FolderReader::open(path)?;
+    let ledger = reader.ledger(genesis)?;
+    let named = reader.manifest.proof.checkpoints.first().map(|bytes| Checkpoint::decode(bytes));
+    let named = named.and_then(Result::ok).map(|checkpoint| checkpoint.digest());
+    if named != Some(ledger.checkpoint().digest()) {
+        return Err(SnapshotError::Mismatch { path: path.to_owned(), what: "the checkpoint" });
+    }
+    Ok((reader.manifest, ledger))
 }
 
 /// Proves a snapshot: every chunk has its digest, a quorum of the genesis' validators has signed for the checkpoint, and
@@ -298,14 +338,7 @@ pub fn verify(path: &Path, genesis: &Genesis) -> Result<Snapshot, SnapshotError>
         .map_err(|_| SnapshotError::Mismatch { path: path.to_owned(), what: "the validators" })?;
     // The signatures first: nothing of the content is worth reading without them.
     let finality = reader.manifest.proof.verify(&trusted, &Signatures).map_err(wrong)?;
-    let mut pages = Vec::new();
-    for number in 0..reader.manifest.chunks.len() {
-        let bytes = reader.chunk(number)?.unwrap_or_default();
-        read_pages(&bytes, &mut pages).map_err(|error| SnapshotError::Decode { path: path.join(CHUNKS), error })?;
-    }
-    let hasher = Arc::new(CpuHasher);
-    let ledger = Ledger::import(genesis, hasher, pages)
-        .map_err(|error| SnapshotError::State { path: path.to_owned(), error })?;
+    let ledger = reader.ledger(genesis)?;
     let manifest = &reader.manifest;
     let differs = [
         ("the checkpoint", ledger.checkpoint().digest() != finality.checkpoint.digest()),

@@ -13,5 +13,5 @@ mod manifest;
 mod tests;
 
 pub use actor::{Snapshots, SnapshotsMsg};
-pub use files::{FolderReader, Found, Snapshot, SnapshotError, list, verify, write};
+pub use files::{FolderReader, Found, Snapshot, SnapshotError, check, list, load, verify, write};
 pub use manifest::{Chunk, Manifest};

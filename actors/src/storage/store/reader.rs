@@ -197,6 +197,21 @@ impl StoreReader {
         Ok(None)
     }
 
+    /// The last commit in the older of the two checkpoints, or in the only one; none without any. Looks at their headers
+    /// alone.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub fn oldest_checkpoint_commit(&self) -> Result<Option<u64>, StoreError> {
+        let whole = checkpoint::candidates(&self.shared.database, |sequence| self.shared.distrusts(sequence))?;
+        Ok(whole.iter().map(|(_, header)| header.commit_index).min())
+    }
+
+    /// Leaves word that the next start is to set this database aside: its checkpoints cannot be used.
+    pub fn give_up(&self, reason: &str) {
+        self.shared.suspect(reason);
+    }
+
     /// Says that a checkpoint is not to be used again, because its pages do not have its root.
     pub fn distrust(&self, sequence: u64) {
         self.shared.distrusted.lock().insert(sequence);
