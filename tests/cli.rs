@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 60] = [
+    let commands: [&[&str]; 62] = [
         &[],
         &["up"],
         &["node"],
@@ -58,6 +58,8 @@ fn every_command_explains_itself() {
         &["tx"],
         &["tx", "transfer"],
         &["tx", "bundle"],
+        &["tx", "encryption-key"],
+        &["tx", "anchor"],
         &["tx", "status"],
         &["stake"],
         &["stake", "bond"],
@@ -190,6 +192,43 @@ fn stake(folder: &tempfile::TempDir, url: &str, bob: &str) {
     assert_eq!(shown["index"], Value::Null, "not of this epoch's set");
 }
 
+/// Bob registers an encryption key and rotates it, Alice seals to both and anchors what she sealed.
+fn envelopes(folder: &tempfile::TempDir, url: &str, alice: &str, bob: &str) {
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (key, bobs, plain) = (at("alice.json"), at("bob.json"), at("deed"));
+    std::fs::write(&plain, b"the deed").unwrap();
+    let seal = |to: &str, out: &str| {
+        ["seal", "--to", to, "--from", alice, "--file", &plain, "--out", &at(out), "--node", url].map(str::to_owned)
+    };
+    let none = seal(bob, "none");
+    refused(&none.each_ref().map(String::as_str), 7, "no encryption key");
+
+    for number in 0..2 {
+        let sent = json(&["tx", "encryption-key", "--key", &bobs, "--wait", "--url", url]);
+        let operation = &sent["operations"][0];
+        assert_eq!((&operation["type"], &operation["keyNumber"]), (&"encryption_key".into(), &number.into()));
+        let sealed = json(&seal(bob, &format!("deed.{number}")).each_ref().map(String::as_str));
+        assert_eq!(sealed["keyNumber"], number);
+    }
+    let again = ["tx", "encryption-key", "--key", &bobs, "--number", "1", "--wait", "--url", url];
+    refused(&again, 7, "encryption_key_number_too_low");
+
+    let (first, opened) = (at("deed.0"), at("opened"));
+    let open = ["open", "--key", &bobs, "--file", &first, "--out", &opened, "--node", url];
+    refused(&open, 7, "has not anchored");
+    assert!(!Path::new(&opened).exists());
+    refused(&["tx", "anchor", "--key", &bobs, "--file", &first, "--url", url], 3, "sealed it");
+    let anchor = ["tx", "anchor", "--key", &key, "--file", &first, "--wait", "--url", url];
+    let height = json(&anchor)["blockHeight"].clone();
+    refused(&anchor, 7, "envelope_already_anchored");
+    let shown = json(&open);
+    assert_eq!((&shown["anchoredAt"], &shown["from"]), (&height, &Value::from(alice)));
+    assert_eq!(std::fs::read(&opened).unwrap(), b"the deed");
+    // To the second key, and without asking anybody.
+    json(&["open", "--key", &bobs, "--file", &at("deed.1"), "--out", &at("opened.1")]);
+    assert_eq!(std::fs::read(at("opened.1")).unwrap(), b"the deed");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn from_new_keys_to_a_chain_that_commits() {
     let folder = tempfile::tempdir().unwrap();
@@ -268,6 +307,7 @@ async fn from_new_keys_to_a_chain_that_commits() {
         "",
     );
     stake(&folder, &url, &bob);
+    envelopes(&folder, &url, &alice, &bob);
     drop(child.stdin.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
 

@@ -1,24 +1,26 @@
 //! Sealed envelopes: bytes for one account alone, by ML-KEM-1024 to its encryption key and AES-256-GCM.
 //!
 //! An envelope says from whom, for whom and on which chain it is; all of that and the key's ciphertext are bound to the
-//! sealed bytes. It does not prove who sealed it: that is done by the transaction that names its digest, or by nobody.
+//! sealed bytes. It does not prove who sealed it: that is done by the transaction that anchors its digest, or by nobody.
 //!
 //! ```text
-//! "AGRE" | version 1 | chain 32 | sender 32 | recipient 32 | ciphertext of the key 1,568 | nonce 12 | sealed bytes, tag 16
+//! "AGRE" | version 2 | chain 32 | sender 32 | recipient 32 | number of the recipient's key 4 |
+//! ciphertext of the key 1,568 | nonce 12 | sealed bytes, tag 16
 //! ```
 
-use aurigraph_ledger::{Hash, h};
+use aurigraph_ledger::{Hash, TreeHasher as _, h};
 use zeroize::Zeroizing;
 
+use crate::hash::CpuHasher;
 use crate::kem::{CIPHERTEXT_LEN, Kem, KemError, KemKeys};
 use crate::keys::Seed;
 use crate::seal::{SEAL_OVERHEAD, SealError, seal, unseal};
 
 const MAGIC: &[u8; 4] = b"AGRE";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const NONCE: usize = 12;
 /// Bytes before those that are sealed.
-pub const ENVELOPE_HEADER_LEN: usize = 4 + 1 + 3 * 32 + CIPHERTEXT_LEN + NONCE;
+pub const ENVELOPE_HEADER_LEN: usize = 4 + 1 + 3 * 32 + 4 + CIPHERTEXT_LEN + NONCE;
 
 /// Whom an envelope is for, and where it belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +31,8 @@ pub struct EnvelopeParties {
     pub sender: Hash,
     /// The address of whoever may open it.
     pub recipient: Hash,
+    /// To which of the recipient's encryption keys it is sealed.
+    pub key_number: u32,
 }
 
 /// Why an envelope was not made or opened.
@@ -51,16 +55,21 @@ pub enum EnvelopeError {
     Library,
 }
 
-/// The encryption keys that belong to an account's seed. They follow from it, so that one file holds all of an account.
+/// H(tag, input) of something secret: AWS-LC wipes the states that it hashes in, other libraries do not.
+fn secret_hash(tag: &str, input: &[u8]) -> Zeroizing<[u8; 32]> {
+    Zeroizing::new(CpuHasher.hash_one(tag, input).0)
+}
+
+/// The encryption keys with a number that belong to an account's seed. They follow from it, so that one file holds all
+/// of an account, and a new number gives new ones.
 ///
 /// # Errors
 /// If the library fails.
-pub fn encryption_keys(kem: &dyn Kem, seed: &Seed) -> Result<KemKeys, KemError> {
-    let (d, z) = (
-        Zeroizing::new(h("encryption-key-d", seed.expose()).0),
-        Zeroizing::new(h("encryption-key-z", seed.expose()).0),
-    );
-    kem.key_pair(&d, &z)
+pub fn encryption_keys(kem: &dyn Kem, seed: &Seed, number: u32) -> Result<KemKeys, KemError> {
+    let mut input = Zeroizing::new([0; 36]);
+    input[..32].copy_from_slice(seed.expose());
+    input[32..].copy_from_slice(&number.to_le_bytes());
+    kem.key_pair(&secret_hash("encryption-key-d", &input[..]), &secret_hash("encryption-key-z", &input[..]))
 }
 
 /// The key of the cipher, from the secret and everything that stands before the nonce.
@@ -68,7 +77,7 @@ fn key(secret: &[u8; 32], header: &[u8]) -> Zeroizing<[u8; 32]> {
     let mut input = Zeroizing::new(Vec::with_capacity(32 + header.len()));
     input.extend_from_slice(secret);
     input.extend_from_slice(header);
-    Zeroizing::new(h("envelope-key", &input).0)
+    secret_hash("envelope-key", &input)
 }
 
 /// Seals bytes to an encryption key. `m` and `nonce` are random and used once.
@@ -90,6 +99,7 @@ pub fn seal_envelope(
     for hash in [parties.chain, parties.sender, parties.recipient] {
         envelope.extend_from_slice(&hash.0);
     }
+    envelope.extend_from_slice(&parties.key_number.to_le_bytes());
     envelope.extend_from_slice(&ciphertext);
     let key = key(&secret, &envelope);
     envelope.extend_from_slice(&nonce);
@@ -116,7 +126,10 @@ pub fn envelope_parties(envelope: &[u8]) -> Result<EnvelopeParties, EnvelopeErro
         hash.0.copy_from_slice(&rest[32 * at..32 * at + 32]);
         hash
     };
-    Ok(EnvelopeParties { chain: hash(0), sender: hash(1), recipient: hash(2) })
+    let mut number = [0; 4];
+    number.copy_from_slice(&rest[96..100]);
+    let key_number = u32::from_le_bytes(number);
+    Ok(EnvelopeParties { chain: hash(0), sender: hash(1), recipient: hash(2), key_number })
 }
 
 /// Opens an envelope.
@@ -153,10 +166,10 @@ mod tests {
     use crate::{AwsLc, Fips203};
 
     const PARTIES: EnvelopeParties =
-        EnvelopeParties { chain: Hash([1; 32]), sender: Hash([2; 32]), recipient: Hash([3; 32]) };
+        EnvelopeParties { chain: Hash([1; 32]), sender: Hash([2; 32]), recipient: Hash([3; 32]), key_number: 6 };
 
     fn keys(seed: u8) -> KemKeys {
-        encryption_keys(&AwsLc, &Seed::new([seed; 32])).unwrap()
+        encryption_keys(&AwsLc, &Seed::new([seed; 32]), 6).unwrap()
     }
 
     fn sealed(plain: &[u8]) -> Vec<u8> {
@@ -177,16 +190,24 @@ mod tests {
     }
 
     #[test]
+    fn every_number_gives_other_keys() {
+        let of = |number| encryption_keys(&AwsLc, &Seed::new([1; 32]), number).unwrap().encapsulation;
+        assert_eq!(of(0), of(0));
+        assert_ne!(of(0), of(1));
+        assert_ne!(of(1), of(1 << 24));
+    }
+
+    #[test]
     fn every_changed_byte_of_an_envelope_is_refused() {
         let (envelope, keys) = (sealed(b"confidential"), keys(9));
-        for at in (0..105).chain((105..ENVELOPE_HEADER_LEN).step_by(97)).chain(ENVELOPE_HEADER_LEN - 12..envelope.len())
+        for at in (0..109).chain((109..ENVELOPE_HEADER_LEN).step_by(97)).chain(ENVELOPE_HEADER_LEN - 12..envelope.len())
         {
             let mut wrong = envelope.clone();
             wrong[at] ^= 1;
             let error = open_envelope(&AwsLc, &keys.decapsulation, &wrong).unwrap_err();
             let expected = match at {
                 0..4 => EnvelopeError::Form,
-                4 => EnvelopeError::Version(0),
+                4 => EnvelopeError::Version(3),
                 _ => EnvelopeError::Refused,
             };
             assert_eq!(error, expected, "byte {at}");
@@ -200,9 +221,9 @@ mod tests {
     #[test]
     fn the_format_is_this_one() {
         let envelope = sealed(b"confidential");
-        assert_eq!(&envelope[..5], b"AGRE\x01");
+        assert_eq!(&envelope[..5], b"AGRE\x02");
         assert_eq!(envelope_digest(&envelope).to_string(), GOLDEN);
     }
 
-    const GOLDEN: &str = "0x537cbbafee176a77a815ea286c0202f2cdf2eff3e37f14a6dbc216128f1f4786";
+    const GOLDEN: &str = "0x7eb237554dfa0b9bc0c8e1cd551e0b8410af60e11301110321ad98edbef76260";
 }

@@ -11,6 +11,7 @@ use crate::block::{
 use crate::execute::{BlockExecution, Collected, Rules};
 use crate::genesis::{Genesis, GenesisError};
 use crate::hash::Hash;
+use crate::identity::Identity;
 use crate::merkle::{receipt_tree, transaction_tree};
 use crate::module::{BlockFacts, Module};
 use crate::staking::{Staking, StakingTable};
@@ -59,7 +60,7 @@ fn rules_of(genesis: &Genesis) -> Rules {
 
 /// The modules of this protocol version, in the order of their numbers.
 fn modules() -> Vec<Box<dyn Module>> {
-    vec![Box::<Staking>::default()]
+    vec![Box::<Staking>::default(), Box::<Identity>::default()]
 }
 
 fn genesis_accounts(genesis: &Genesis) -> Accounts {

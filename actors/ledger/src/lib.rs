@@ -10,6 +10,7 @@ mod execute;
 pub mod fault;
 pub mod genesis;
 pub mod hash;
+pub mod identity;
 pub mod ledger;
 pub mod merkle;
 pub mod module;

@@ -10,6 +10,7 @@ use crate::codec::{CodecError, Reader};
 use crate::fault::Fault;
 use crate::genesis::Genesis;
 use crate::hash::Hash;
+use crate::identity::IdentityTable;
 use crate::staking::StakingTable;
 use crate::transaction::ModuleGroup;
 use crate::tree_hasher::TreeHasher;
@@ -70,7 +71,7 @@ pub struct GroupFormat {
 }
 
 /// The formats of this protocol version's modules. Tags outside all of them do not decode.
-pub const GROUP_FORMATS: &[GroupFormat] = &[crate::staking::FORMAT];
+pub const GROUP_FORMATS: &[GroupFormat] = &[crate::staking::FORMAT, crate::identity::FORMAT];
 
 /// What a module may see and do while it executes a group.
 pub trait ModuleContext {
@@ -84,6 +85,8 @@ pub trait ModuleContext {
     fn height(&self) -> u64;
     /// The commit's time, in milliseconds.
     fn timestamp_ms(&self) -> u64;
+    /// The registered key of who signed; every sender of an included transaction has one.
+    fn sender_key(&self) -> Option<Arc<[u8]>>;
     /// The index of an address, if it has an account.
     fn account(&self, address: &Address) -> Option<AccountIndex>;
     /// An account's balance; nothing for an index that is not assigned.
@@ -148,6 +151,11 @@ pub trait Module: Send + Sync {
 
     /// The table of validators and stakes, if the module is the one that has it.
     fn staking(&self) -> Option<&StakingTable> {
+        None
+    }
+
+    /// The table of encryption keys and anchored envelopes, if the module is the one that has it.
+    fn identity(&self) -> Option<&IdentityTable> {
         None
     }
 

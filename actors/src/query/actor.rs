@@ -82,6 +82,8 @@ impl Behaviour for QueryActor {
         match message {
             QueryMsg::Balance { address, reply } => reply.send(node.balance(address)),
             QueryMsg::AccountProof { address, reply } => reply.send(node.account_proof(address)),
+            QueryMsg::EncryptionKey { address, reply } => reply.send(node.encryption_key(address)),
+            QueryMsg::SealedEnvelope { sender, digest, reply } => reply.send(node.envelope(sender, digest)),
             QueryMsg::Transaction { hash, reply } => state.blocking(reply, move |chain| chain.transaction(&hash)),
             QueryMsg::BlockByHeight { height, reply } => {
                 match chain.recent_block(|block| block.header.height == height) {

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use aurigraph_ledger::identity::IdentityOperation;
 use aurigraph_ledger::merkle::{MerkleTree, TransactionProof, transaction_leaf, transaction_tree};
 use aurigraph_ledger::staking::{EVERYTHING, StakingOperation};
 use aurigraph_ledger::transaction::{Operation, Sender, Target, Transaction};
@@ -399,6 +400,8 @@ fn operation_view(index: u32, operation: &Operation, status: OperationStatus, er
         name: None,
         commission_basis_points: None,
         seconds: None,
+        key_number: None,
+        digest: None,
         tag: None,
         status,
         error,
@@ -435,6 +438,14 @@ fn operation_view(index: u32, operation: &Operation, status: OperationStatus, er
                 tag: Some(operation.tag()),
                 ..plain
             }
+        }
+        Operation::Identity(operation) => {
+            let (key_number, digest) = match operation {
+                IdentityOperation::RegisterEncryptionKey(signed) => (Some(signed.number), None),
+                IdentityOperation::AnchorEnvelope { digest } => (None, Some(*digest)),
+            };
+            let kind = operation.name().into();
+            OperationView { kind, key_number, digest, tag: Some(operation.tag()), ..plain }
         }
         Operation::Module { tag } => OperationView { tag: Some(*tag), ..plain },
         _ => plain,

@@ -1,5 +1,6 @@
 //! Stable texts for the ledger's reasons, as they stand in answers.
 
+use aurigraph_ledger::identity::IdentityFailure;
 use aurigraph_ledger::staking::StakingFailure;
 use aurigraph_ledger::{ExclusionReason, FailureCode};
 
@@ -30,8 +31,27 @@ pub fn failure(code: FailureCode) -> &'static str {
         FailureCode::InsufficientBalance => "insufficient_balance",
         FailureCode::BalanceOverflow => "balance_overflow",
         FailureCode::NoIndexLeft => "no_index_left",
-        // Staking is the only module.
-        FailureCode::Module(code) => StakingFailure::of_code(code).map_or("module_failure", StakingFailure::name),
+        // No two modules have a code in common.
+        FailureCode::Module(code) => {
+            let staking = StakingFailure::of_code(code).map(StakingFailure::name);
+            let identity = || IdentityFailure::of_code(code).map(IdentityFailure::name);
+            staking.or_else(identity).unwrap_or("module_failure")
+        }
         _ => "module_failure",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_of_a_module_has_one_name() {
+        let staking = StakingFailure::ALL.map(|failure| failure as u8);
+        assert!(IdentityFailure::ALL.iter().all(|failure| !staking.contains(&(*failure as u8))));
+        for wanted in IdentityFailure::ALL {
+            assert_eq!(failure(FailureCode::Module(wanted as u8)), wanted.name());
+        }
+        assert_eq!(failure(FailureCode::Module(255)), "module_failure");
     }
 }

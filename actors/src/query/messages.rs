@@ -5,9 +5,9 @@ use aurigraph_runtime::{KillMode, Reply};
 
 use super::views::{
     AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
-    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, HealthView, InfoView, NetworkStats,
-    NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionView,
-    ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, EncryptionKeyView, EnvelopeView,
+    HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView,
+    TransactionPage, TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
 };
 
 /// Why a query has no answer.
@@ -62,6 +62,22 @@ pub enum QueryMsg {
         address: Hash,
         /// The answer.
         reply: Answer<Option<AccountProofView>>,
+    },
+    /// An account's encryption key.
+    EncryptionKey {
+        /// The address.
+        address: Hash,
+        /// The answer.
+        reply: Answer<Option<EncryptionKeyView>>,
+    },
+    /// What an account has said of an envelope.
+    SealedEnvelope {
+        /// The account's address.
+        sender: Hash,
+        /// The envelope's digest.
+        digest: Hash,
+        /// The answer.
+        reply: Answer<Option<EnvelopeView>>,
     },
     /// A committed transaction by id, with its proof.
     Transaction {

@@ -16,9 +16,9 @@ use super::sources::{LinkFacts, Sources};
 use super::validator_reads::stakes_of;
 use super::values::{Timestamp, Units};
 use super::views::{
-    AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, FeatureView, HealthView,
-    InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView, PerformanceView, ReadyCheck, ReadyView,
-    ScheduleView, SigningView, TopologyEdge, TopologySummary, TopologyView,
+    AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, EncryptionKeyView,
+    EnvelopeView, FeatureView, HealthView, InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView,
+    PerformanceView, ReadyCheck, ReadyView, ScheduleView, SigningView, TopologyEdge, TopologySummary, TopologyView,
 };
 use crate::published::{BlockSummary, Published};
 
@@ -112,12 +112,47 @@ impl NodeReads {
             nonce_base: account.nonce,
             used_nonces: window.filter(|nonce| view.nonce_used(account.index, *nonce)).collect(),
             key_registered: account.has_key,
+            encryption_key_number: view
+                .identity()
+                .and_then(|table| table.encryption_key(account.index))
+                .map(|key| key.signed.number),
             // This protocol version knows no other tokens.
             tokens: Vec::new(),
             stake,
             delegations,
             unbonding,
             height: published.height(),
+        }))
+    }
+
+    pub(super) fn encryption_key(&self, address: Hash) -> Read<Option<EncryptionKeyView>> {
+        let published = self.newest()?;
+        let view = &published.view;
+        let found = || {
+            let account = view.find(&Address(address))?;
+            let key = view.identity()?.encryption_key(account)?;
+            let digits = |bytes: &[u8]| format!("0x{}", hex::encode(bytes));
+            Some(EncryptionKeyView {
+                address,
+                public_key: digits(&view.public_key(account)?),
+                number: key.signed.number,
+                encryption_key: digits(&key.signed.key),
+                signature: digits(&key.signed.signature),
+                height: key.height,
+            })
+        };
+        Ok(found())
+    }
+
+    pub(super) fn envelope(&self, sender: Hash, digest: Hash) -> Read<Option<EnvelopeView>> {
+        let published = self.newest()?;
+        let view = &published.view;
+        let anchor = view.find(&Address(sender)).and_then(|account| view.identity()?.anchor(account, &digest));
+        Ok(anchor.map(|anchor| EnvelopeView {
+            sender,
+            digest,
+            height: anchor.height,
+            timestamp: Timestamp(anchor.timestamp_ms),
         }))
     }
 

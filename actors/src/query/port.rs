@@ -15,9 +15,9 @@ use super::signer::{SignerError, SignerMsg};
 use super::values::Units;
 use super::views::{
     AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
-    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, HealthView, InfoView, NetworkStats,
-    NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView, TransactionPage, TransactionStatus,
-    TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, EncryptionKeyView, EnvelopeView,
+    HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView,
+    TransactionPage, TransactionStatus, TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
 };
 use crate::audit::{AuditMsg, AuditRecord};
 use crate::bounds::query as bounds;
@@ -246,6 +246,10 @@ reads! {
     balance(address: Hash) -> Option<BalanceView> = Balance;
     /// The proof of an account under the newest checkpoint.
     account_proof(address: Hash) -> Option<AccountProofView> = AccountProof;
+    /// An account's encryption key.
+    encryption_key(address: Hash) -> Option<EncryptionKeyView> = EncryptionKey;
+    /// What an account has said of an envelope.
+    envelope(sender: Hash, digest: Hash) -> Option<EnvelopeView> = SealedEnvelope;
     /// A block by height.
     block_by_height(height: u64) -> Option<BlockView> = BlockByHeight;
     /// A block by hash.

@@ -1,7 +1,8 @@
 //! Blocks, the chain in figures, accounts.
 
 use aurigraph_actors::query::views::{
-    AccountProofView, BalanceView, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, TransactionPage,
+    AccountProofView, BalanceView, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, EncryptionKeyView,
+    EnvelopeView, TransactionPage,
 };
 
 use super::forms::Limit;
@@ -40,6 +41,34 @@ pub fn table() -> Vec<Route> {
                     let address = call.hash_param(0, "address")?;
                     let view = call.edge.port.account_proof(address).await?;
                     ok(&view.ok_or_else(|| Problem::unknown("account", address))?)
+                })
+            },
+        )
+        .problems(&[404]),
+        Route::get::<EncryptionKeyView>(
+            "/gateway/encryption-keys/{address}",
+            "getEncryptionKey",
+            "gateway",
+            "The key to which others seal for an account, signed by the account.",
+            |call| {
+                Box::pin(async move {
+                    let address = call.hash_param(0, "address")?;
+                    let view = call.edge.port.encryption_key(address).await?;
+                    ok(&view.ok_or_else(|| Problem::unknown("encryption_key", address))?)
+                })
+            },
+        )
+        .problems(&[404]),
+        Route::get::<EnvelopeView>(
+            "/gateway/envelopes/{sender}/{digest}",
+            "getEnvelope",
+            "gateway",
+            "When an account said that it sealed an envelope.",
+            |call| {
+                Box::pin(async move {
+                    let (sender, digest) = (call.hash_param(0, "sender")?, call.hash_param(1, "digest")?);
+                    let view = call.edge.port.envelope(sender, digest).await?;
+                    ok(&view.ok_or_else(|| Problem::unknown("envelope", digest))?)
                 })
             },
         )

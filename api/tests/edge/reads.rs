@@ -76,7 +76,7 @@ async fn chain_reads(node: &TestNode, hash: &str) {
     searches(node, height).await;
 
     let balance = node.good(&format!("/gateway/balance/{}", node.address_of(0))).await;
-    has(&balance, "address index balance nonceBase keyRegistered tokens stake");
+    has(&balance, "address index balance nonceBase keyRegistered encryptionKeyNumber tokens stake");
     assert_eq!((&balance["index"], &balance["nonceBase"]), (&json!(0), &json!(1)));
     has(&node.good("/blockchain/stats").await, "chainId height totalSupply transactionsPerSecond");
 }
@@ -241,6 +241,10 @@ async fn bad_paths_parameters_and_bodies_are_refused_with_their_codes() {
         ("/blockchain/transactions/zz", 400, "malformed_hash"),
         (&format!("/gateway/transactions/{unknown_hash}"), 404, "not_found"),
         (&format!("/gateway/balance/{unknown_hash}"), 404, "not_found"),
+        (&format!("/gateway/encryption-keys/{unknown_hash}"), 404, "not_found"),
+        ("/gateway/encryption-keys/0x12", 400, "malformed_hash"),
+        (&format!("/gateway/envelopes/{unknown_hash}/{unknown_hash}"), 404, "not_found"),
+        (&format!("/gateway/envelopes/{unknown_hash}/7"), 400, "malformed_hash"),
         ("/gateway/balance/0x", 400, "malformed_hash"),
         ("/gateway/balance/0x%ff", 400, "malformed_parameter"),
         ("/validators?page=0", 400, "parameter_out_of_range"),

@@ -255,6 +255,15 @@ pub enum Tx {
                             --file transfers.csv --wait"
     )]
     Bundle(TxBundle),
+    /// Register the key to which others seal files for the sender, or put a new one in its place
+    #[command(
+        after_help = "The key follows from the key file. Envelopes sealed to earlier keys can still be opened.\n\nExamples:\n  \
+                            aurigraph tx encryption-key --key bob.key.json --wait"
+    )]
+    EncryptionKey(crate::confidential::RegisterKey),
+    /// Say on the ledger that the sender sealed an envelope
+    #[command(after_help = "Examples:\n  aurigraph tx anchor --key alice.key.json --file deed.sealed --wait")]
+    Anchor(crate::confidential::Anchor),
     /// Ask what became of a transaction
     #[command(after_help = "Examples:\n  aurigraph tx status 0x<hash>")]
     Status(TxStatus),

@@ -54,8 +54,8 @@ fn run(command: &Command, output: Output) -> CliResult<ExitCode> {
         // An invalid signature is an answer with an exit code of its own.
         Command::Crypto(command) => return crypto::run(command, output),
         Command::Gpu(command) => gpu::run(command, output),
-        Command::Seal(args) => confidential::seal(args, output),
-        Command::Open(args) => confidential::open(args, output),
+        Command::Seal(args) => block_on(confidential::seal(args, output)),
+        Command::Open(args) => block_on(confidential::open(args, output)),
         Command::Keys(command) => keys::run(command, output),
         Command::Genesis(cli::Genesis::Create(args)) => keys::create_genesis(args, output),
         Command::Chain(cli::Chain::Verify(args)) => chain::verify(args, output),

@@ -35,6 +35,8 @@ pub async fn run(command: &cli::Tx, output: Output) -> CliResult {
             send(&args.signing, &[operation], false, output).await
         }
         cli::Tx::Bundle(args) => send(&args.signing, &read_csv(&args.file)?, args.atomic, output).await,
+        cli::Tx::EncryptionKey(args) => crate::confidential::register(args, output).await,
+        cli::Tx::Anchor(args) => crate::confidential::anchor(args, output).await,
         cli::Tx::Status(args) => {
             let hash: Hash = args.hash.parse().map_err(|error| CliError::failed(format!("{error}")))?;
             let status = NodeClient::new(&args.url.url).get(&format!("/blockchain/transactions/{hash}")).await?;

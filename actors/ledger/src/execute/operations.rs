@@ -3,6 +3,8 @@
 //! Transfers run over columns, without allocation or hashing per operation. In an atomic transaction the first failure
 //! ends the run, and everything since its start is undone.
 
+use std::sync::Arc;
+
 use crate::block::{Event, EventKind, FailureCode, OperationFailure, SignatureVerifier};
 use crate::hash::{DIGEST_LEN, Hash};
 use crate::module::{Module, ModuleContext, ModuleId};
@@ -295,6 +297,10 @@ impl ModuleContext for GroupContext<'_, '_> {
 
     fn verify(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> bool {
         self.operations.verifier.verify(public_key, message, signature)
+    }
+
+    fn sender_key(&self) -> Option<Arc<[u8]>> {
+        self.operations.accounts.key(self.operations.sender).cloned()
     }
 
     fn sender(&self) -> AccountIndex {

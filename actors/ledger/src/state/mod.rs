@@ -18,6 +18,7 @@ pub(crate) use export::{Imported, read_pages};
 pub(crate) use pages::{NonceState, ROWS};
 pub use proof::{AccountProof, ColumnRoot, PageProof, ProofError, ProvenAccount};
 pub(crate) use system::SystemState;
+pub(crate) use tree::WideTree;
 pub(crate) use view::ViewParts;
 pub use view::{AccountView, NotACheckpoint, ResumeError, StateView};
 
@@ -26,7 +27,6 @@ use std::sync::Arc;
 use crate::hash::{DIGEST_LEN, Hash, blake3_digest, h_parts};
 use crate::module::{Module, ModuleId};
 use crate::tree_hasher::TreeHasher;
-use tree::WideTree;
 
 /// The most columns a state can have: one node of the tree over their roots.
 const MAX_COLUMNS: usize = 16;

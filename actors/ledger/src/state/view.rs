@@ -15,6 +15,7 @@ use crate::block::{Checkpoint, ExclusionReason, LedgerHeader};
 use crate::codec::CodecError;
 use crate::execute::{AccountLookup, Rules, admission};
 use crate::hash::Hash;
+use crate::identity::IdentityTable;
 use crate::module::Module;
 use crate::staking::StakingTable;
 use crate::state::index::AddressIndex;
@@ -93,6 +94,7 @@ pub(crate) struct ViewParts {
     fee_pool: Amount,
     invalid_signatures: Vec<u64>,
     staking: Option<StakingTable>,
+    identity: Option<IdentityTable>,
     rules: Arc<Rules>,
     pub(super) header: LedgerHeader,
     header_hash: Hash,
@@ -131,6 +133,7 @@ impl ViewParts {
             fee_pool: state.system.fee_pool,
             invalid_signatures: state.system.invalid_signatures.clone(),
             staking: state.modules.iter().find_map(|module| module.staking()).cloned(),
+            identity: state.modules.iter().find_map(|module| module.identity()).cloned(),
             rules,
             header,
             header_hash: header.hash(),
@@ -331,6 +334,12 @@ impl StateView {
     #[must_use]
     pub fn staking(&self) -> Option<&StakingTable> {
         self.0.staking.as_ref()
+    }
+
+    /// The table of encryption keys and anchored envelopes; nothing in a ledger without the module.
+    #[must_use]
+    pub fn identity(&self) -> Option<&IdentityTable> {
+        self.0.identity.as_ref()
     }
 
     /// The validator set of an epoch: of the running one, of the next once its set is fixed, and of those before for as

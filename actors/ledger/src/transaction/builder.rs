@@ -10,6 +10,7 @@ use super::{FLAG_ATOMIC, SENDER_ADDRESS, SENDER_INDEX, SIGNING_MESSAGE_LEN, Tran
 use crate::codec::{CodecError, Writer};
 use crate::genesis::FeeSchedule;
 use crate::hash::{Hash, blake3_digest, h};
+use crate::identity::{self, IdentityOperation};
 use crate::module::{GROUP_FORMATS, GroupFormat};
 use crate::staking::{StakingOperation, write_operations};
 use crate::types::{
@@ -52,6 +53,7 @@ pub enum SenderKey {
 enum Columns {
     Transfers { recipients: Vec<u8>, amounts: Vec<Amount> },
     Staking(Vec<StakingOperation>),
+    Identity(Vec<IdentityOperation>),
     Module { count: usize, bytes: Vec<u8> },
 }
 
@@ -151,6 +153,17 @@ impl TransactionBuilder {
         self
     }
 
+    /// Adds an operation of identity.
+    #[must_use]
+    pub fn identity(mut self, operation: IdentityOperation) -> Self {
+        let tag = operation.tag();
+        match self.groups.last_mut() {
+            Some((last, Columns::Identity(operations))) if *last == tag => operations.push(operation),
+            _ => self.groups.push((tag, Columns::Identity(vec![operation]))),
+        }
+        self
+    }
+
     /// Adds a group of a module's operations, already in the module's format.
     #[must_use]
     pub fn module_group(mut self, tag: u8, count: usize, bytes: Vec<u8>) -> Self {
@@ -195,6 +208,9 @@ impl TransactionBuilder {
                 }
                 Columns::Staking(operations) => {
                     w.varint(operations.len() as u64).raw(&write_operations(operations));
+                }
+                Columns::Identity(operations) => {
+                    w.varint(operations.len() as u64).raw(&identity::write_operations(operations));
                 }
                 Columns::Module { count, bytes } => {
                     w.varint(*count as u64).raw(bytes);
@@ -245,6 +261,7 @@ impl Columns {
         match self {
             Self::Transfers { amounts, .. } => amounts.len(),
             Self::Staking(operations) => operations.len(),
+            Self::Identity(operations) => operations.len(),
             Self::Module { count, .. } => *count,
         }
     }

@@ -4,6 +4,7 @@
 
 use crate::codec::{CodecError, Reader};
 use crate::hash::{DIGEST_LEN, Hash};
+use crate::identity::{self, IdentityOperation};
 use crate::module::GroupFormat;
 use crate::staking::{self, StakingOperation};
 use crate::types::{AccountIndex, Address, Amount, MAX_GROUPS, MAX_OPERATIONS};
@@ -35,6 +36,8 @@ pub enum Operation {
     },
     /// An operation of staking.
     Staking(StakingOperation),
+    /// An operation of identity.
+    Identity(IdentityOperation),
     /// An operation of another module, known here by its tag alone.
     Module {
         /// The tag of its group.
@@ -162,18 +165,23 @@ impl Group<'_> {
 
     /// The operations in order.
     pub fn operations(&self) -> impl Iterator<Item = Operation> + use<'_> {
-        let staking = match self {
+        let known: Vec<Operation> = match self {
             Group::Module(group) if staking::TAGS.contains(&group.tag) => {
-                staking::read_operations(group.tag, group.count, &mut Reader::new(group.columns)).unwrap_or_default()
+                let read = staking::read_operations(group.tag, group.count, &mut Reader::new(group.columns));
+                read.unwrap_or_default().into_iter().map(Operation::Staking).collect()
+            }
+            Group::Module(group) if identity::TAGS.contains(&group.tag) => {
+                let read = identity::read_operations(group.tag, group.count, &mut Reader::new(group.columns));
+                read.unwrap_or_default().into_iter().map(Operation::Identity).collect()
             }
             _ => Vec::new(),
         };
-        let others = if staking.is_empty() { 0..self.len() } else { 0..0 };
+        let others = if known.is_empty() { 0..self.len() } else { 0..0 };
         let other = |at| match self {
             Group::Transfers(group) => group.get(at).map(|(to, amount)| Operation::Transfer { to, amount }),
             Group::Module(group) => Some(Operation::Module { tag: group.tag }),
         };
-        staking.into_iter().map(Operation::Staking).chain(others.filter_map(other))
+        known.into_iter().chain(others.filter_map(other))
     }
 }
 

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 
 use crate::world::{World, address, check, genesis, key, sign};
 
-fn golden(name: &str, bytes: &[u8]) {
+pub fn golden(name: &str, bytes: &[u8]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"));
     if std::env::var_os("AURIGRAPH_UPDATE_GOLDEN").is_some() {
         let lines: Vec<_> = bytes.chunks(60).map(hex::encode).collect();
@@ -176,6 +176,7 @@ fn encode_staking(group: &Group<'_>) -> Vec<u8> {
     let start = TransactionBuilder::new(Hash::ZERO, SenderKey::Index(AccountIndex(0)), 0, 0);
     let builder = group.operations().fold(start, |builder, operation| match operation {
         Operation::Staking(operation) => builder.staking(operation),
+        Operation::Identity(operation) => builder.identity(operation),
         other => panic!("{other:?} in a group of a module"),
     });
     let unsigned = builder.build().expect("within the limits");

@@ -3,6 +3,7 @@
 mod blocks;
 mod codec;
 mod epochs;
+mod identity;
 mod modules;
 mod outcomes;
 mod proofs;

@@ -5,7 +5,7 @@ use aurigraph_ledger::state::AccountProof;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::query::values::{HexHash, Units};
+use crate::query::values::{HexHash, Timestamp, Units};
 
 /// What an account holds of one token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -36,6 +36,8 @@ pub struct BalanceView {
     pub used_nonces: Vec<u64>,
     /// Whether its public key is known, so that its transactions may name it by index.
     pub key_registered: bool,
+    /// The number of its registered encryption key, if it has one.
+    pub encryption_key_number: Option<u32>,
     /// What it holds of other tokens.
     pub tokens: Vec<TokenBalance>,
     /// What it has staked: as a delegator, and as the operator of validators.
@@ -46,6 +48,42 @@ pub struct BalanceView {
     pub unbonding: Vec<AccountUnbondingView>,
     /// The height of the state that this was read from.
     pub height: u64,
+}
+
+/// The key to which others seal for an account. Its signature is checked under `publicKey`, of which the address is the
+/// hash: who reads it need not trust the node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EncryptionKeyView {
+    /// The account's address.
+    #[schemars(with = "HexHash")]
+    pub address: Hash,
+    /// The account's ML-DSA-87 key, `0x` hex.
+    pub public_key: String,
+    /// Which of the account's encryption keys it is; later ones have greater numbers.
+    pub number: u32,
+    /// The ML-KEM-1024 encapsulation key, `0x` hex.
+    pub encryption_key: String,
+    /// The account's signature of `aurigraph/encryption-key/2`, the number (four bytes, little-endian) and the key.
+    pub signature: String,
+    /// In which block it was registered.
+    pub height: u64,
+}
+
+/// An envelope that an account says to have sealed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvelopeView {
+    /// Who says so.
+    #[schemars(with = "HexHash")]
+    pub sender: Hash,
+    /// The envelope's digest.
+    #[schemars(with = "HexHash")]
+    pub digest: Hash,
+    /// In which block.
+    pub height: u64,
+    /// The block's time.
+    pub timestamp: Timestamp,
 }
 
 /// What an account has delegated to a validator.

@@ -160,7 +160,7 @@ pub struct OperationView {
     /// Its position in the transaction.
     pub index: u32,
     /// `transfer`; one of staking: `bond`, `delegate`, `undelegate`, `unbond`, `withdraw`, `join`, `leave`, `commission`,
-    /// `rotate`, `unjail`, `maintenance`; or `module` for an operation that this version shows by its tag alone.
+    /// `rotate`, `unjail`, `maintenance`; one of identity: `encryption_key`, `anchor_envelope`; or `module` for an operation that this version shows by its tag alone.
     #[serde(rename = "type")]
     pub kind: String,
     /// Who receives: an address, or an account index in decimal.
@@ -175,6 +175,11 @@ pub struct OperationView {
     pub commission_basis_points: Option<u16>,
     /// How long a maintenance lasts.
     pub seconds: Option<u32>,
+    /// Which of the sender's encryption keys is registered.
+    pub key_number: Option<u32>,
+    /// The digest of an envelope that is anchored.
+    #[schemars(with = "Option<HexHash>")]
+    pub digest: Option<Hash>,
     /// The tag of its group.
     pub tag: Option<u8>,
     /// Whether it took effect.

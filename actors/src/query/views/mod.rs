@@ -8,7 +8,9 @@ mod network;
 mod node;
 mod validators;
 
-pub use accounts::{AccountProofView, AccountUnbondingView, BalanceView, DelegationView, TokenBalance};
+pub use accounts::{
+    AccountProofView, AccountUnbondingView, BalanceView, DelegationView, EncryptionKeyView, EnvelopeView, TokenBalance,
+};
 pub use audit::{AuditEntryView, AuditFilters, AuditLogPage, AuditSearch, AuditSummaryView, AuditUserView};
 pub use chain::{
     BlockFilters, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, OperationStatus, OperationView, Page,
