@@ -48,7 +48,8 @@ async fn chain_reads(node: &TestNode, hash: &str) {
         found["operations"],
         json!([{
             "index": 0, "type": "transfer", "to": "9", "amount": "5", "tag": null, "status": "applied", "error": null,
-            "validator": null, "name": null, "seconds": null, "commissionBasisPoints": null
+            "validator": null, "name": null, "seconds": null, "commissionBasisPoints": null, "keyNumber": null,
+            "digest": null
         }])
     );
     proof_holds(&found);
