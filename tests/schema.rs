@@ -7,8 +7,14 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use aurigraph_schema_upgrades::node::{plan, v001_first_layout::AUDIT};
-use aurigraph_schema_upgrades::{Change, Database, Medium as _};
+use aurigraph_schema_upgrades::node::plan;
+use aurigraph_schema_upgrades::node::v001_first_layout::{AUDIT, BLOCK_TRANSACTIONS, BLOCKS, FirstLayout};
+use aurigraph_schema_upgrades::node::v002_audit_times::AuditTimes;
+use aurigraph_schema_upgrades::node::v003_key_table::KeyTable;
+use aurigraph_schema_upgrades::node::v004_address_index::AddressIndex;
+use aurigraph_schema_upgrades::node::v005_block_measures::BlockMeasures;
+use aurigraph_schema_upgrades::{Advance, Plan, Step, StepError};
+use aurigraph_schema_upgrades::{Change, Database, Medium};
 use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
@@ -21,6 +27,10 @@ fn first_released() -> tempfile::TempDir {
     let entry = |n: u64| [&[1], n.to_le_bytes().as_slice(), &(1_000 * n).to_le_bytes()].concat();
     let rows: Vec<Change> = (1..=3_u64).map(|n| Change::put(&n.to_be_bytes(), &entry(n))).collect();
     database.apply(AUDIT, &rows).unwrap();
+    // Two blocks without transactions: hash, commit index, count, no batches, a header.
+    let block = |height: u64| [&[7; 32][..], &height.to_le_bytes(), &[0; 4], &[0, 5], b"block"].concat();
+    let rows: Vec<Change> = (1..=2_u64).map(|height| Change::put(&height.to_be_bytes(), &block(height))).collect();
+    database.apply(BLOCKS, &rows).unwrap();
     database.sync().unwrap();
     folder
 }
@@ -236,6 +246,76 @@ fn backup_and_restore_and_a_damaged_backup() {
     std::fs::write(at("cut.backup"), bytes).unwrap();
     assert_eq!(seen.run(&["restore", &at("cut.backup")]), 3);
     seen.compare("backup-restore");
+}
+
+/// A step of another release, or one whose text was changed after its release.
+struct Other {
+    version: u32,
+    name: &'static str,
+}
+
+impl Step for Other {
+    fn version(&self) -> u32 {
+        self.version
+    }
+    fn name(&self) -> &str {
+        self.name
+    }
+    fn content(&self) -> &[&str] {
+        &["another text"]
+    }
+    fn advance(&self, _: &dyn Medium, _: Option<&[u8]>) -> Result<Advance, StepError> {
+        Ok(Advance::Done)
+    }
+}
+
+fn applied(folder: &Path, steps: Vec<Box<dyn Step>>) {
+    let database = Database::open_at(&folder.join("store")).unwrap();
+    Plan::new(steps).unwrap().upgrade_on(&database, "test".into(), None).unwrap();
+    database.sync().unwrap();
+}
+
+#[test]
+fn altered_and_unknown_versions_are_refused_each_with_what_mends_it() {
+    let folder = first_released();
+    let mut seen = Transcript::new(folder.path());
+    applied(folder.path(), vec![Box::new(FirstLayout), Box::new(Other { version: 2, name: "audit_times" })]);
+    assert_eq!(seen.run(&["validate"]), 5);
+    assert_eq!(seen.run(&["validate", "--json"]), 5);
+    assert_eq!(seen.run(&["upgrade"]), 5);
+
+    let newer = first_released();
+    let mut later = Transcript::new(newer.path());
+    assert_eq!(later.run(&["upgrade", "--no-backup"]), 0);
+    let steps: Vec<Box<dyn Step>> = vec![
+        Box::new(FirstLayout),
+        Box::new(AuditTimes),
+        Box::new(KeyTable),
+        Box::new(AddressIndex::new(None)),
+        Box::new(BlockMeasures),
+        Box::new(Other { version: plan().newest() + 1, name: "from_the_future" }),
+    ];
+    applied(newer.path(), steps);
+    assert_eq!(later.run(&["validate"]), 5);
+    assert_eq!(later.run(&["validate", "--json"]), 5);
+    assert_eq!(later.run(&["upgrade"]), 5);
+    assert_eq!(later.run(&["repair"]), 5);
+    seen.text += &later.text;
+    seen.compare("validate-refusals");
+}
+
+/// An index of transactions is made of their bodies, which are in the journal and nowhere else.
+#[test]
+fn an_upgrade_that_needs_the_journal_says_so_when_there_is_none() {
+    let folder = first_released();
+    let group = [1_u64.to_be_bytes().as_slice(), &[0; 4]].concat();
+    let block = [&[7; 32][..], &[1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1], &[3; 32], &[5], b"block"].concat();
+    change(folder.path(), BLOCKS, Change::put(&1_u64.to_be_bytes(), &block));
+    change(folder.path(), BLOCK_TRANSACTIONS, Change::put(&group, &[0; 38]));
+    let mut seen = Transcript::new(folder.path());
+    assert_ne!(seen.run(&["upgrade", "--no-backup"]), 0);
+    assert_eq!(seen.run(&["status"]), 0);
+    seen.compare("no-journal");
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub mod query {
     pub const PAGE_SIZE: usize = 200;
     /// Headers that one block search reads at the most; the answer says so where the search ended early.
     pub const SEARCH_HEADERS: u64 = 100_000;
+    /// Rows of the index of addresses that one listing counts at the most; the answer says so where it ended early.
+    pub const PARTY_ROWS: usize = 100_000;
     /// Blocks whose transaction trees are kept for proofs by one query actor; a tree is 64 bytes a transaction.
     pub const PROOF_TREES: usize = 16;
     /// Ledger headers in one answer, 230 bytes each: of an hour with a heartbeat a second. Those nearest to the checkpoint

@@ -28,7 +28,8 @@ pub struct BlockSummary {
     pub bytes: u64,
     /// When this node published it, milliseconds of the wall clock.
     pub published_at_ms: u64,
-    /// From the commit's timestamp to its publication here, milliseconds; none if the clocks disagree.
+    /// From the commit's time to the moment that this node had executed and stored it, milliseconds; none if it was executed
+    /// before, or the clocks disagree.
     pub finalized_after_ms: Option<u64>,
 }
 

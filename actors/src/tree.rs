@@ -21,6 +21,7 @@ use crate::mempool::{
     Admission, AdmissionParts, BatchStore, BatchStoreParts, Batcher, BatcherParts, Behind, ChainView, Latest,
 };
 use crate::network::{Links, Router};
+use crate::parties::InJournal;
 use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
 use crate::pruning::{Pruner, RefillError, refill};
 use crate::settings::NodeSettings;
@@ -144,7 +145,9 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
     let opened = tokio::task::spawn_blocking(move || {
         // The journal holds the directory's lock, so it comes first.
         let journal = Journal::open(&directory, &identity, options, fatal)?;
-        let store = Store::open(&directory, &name, StoreOptions { upgrade, ..StoreOptions::default() })?;
+        let bodies = Arc::new(InJournal(journal.reader()));
+        let options = StoreOptions { upgrade, ..StoreOptions::default() };
+        let store = Store::open_with(&directory, &name, options, Some(bodies))?;
         refill(&directory, &genesis, &journal.reader(), &store)?;
         Ok((journal, store))
     });

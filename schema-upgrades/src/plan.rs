@@ -86,6 +86,13 @@ impl Plan {
         Ok(Self { steps })
     }
 
+    /// The plan of the release that knew versions up to this one only.
+    #[must_use]
+    pub fn up_to(mut self, newest: u32) -> Self {
+        self.steps.retain(|step| step.version() <= newest);
+        self
+    }
+
     /// The newest version.
     #[must_use]
     pub fn newest(&self) -> u32 {

@@ -6,6 +6,7 @@ use crate::faults::{Fault, Faulty};
 use crate::history::{self, Direction, HISTORY, ProgressRow};
 use crate::{Advance, Change, Database, Medium, Plan, PlanError, Presence, Step, StepError, UpgradeError};
 
+mod blocks;
 mod key_table;
 mod node;
 mod tools;

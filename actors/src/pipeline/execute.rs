@@ -192,7 +192,14 @@ fn run(mut ledger: Ledger, stream: u64, work: &Receiver<Box<VerifiedCommit>>, mo
                 if view.is_some() {
                     metrics::histogram!("pipeline_execute_seconds").record(began.elapsed().as_secs_f64());
                 }
-                ExecuteMsg::Executed(Box::new(ExecutedCommit { stream, commit_index, outcome, view, mark }))
+                ExecuteMsg::Executed(Box::new(ExecutedCommit {
+                    stream,
+                    commit_index,
+                    outcome,
+                    view,
+                    mark,
+                    finalized_after_ms: None,
+                }))
             }
             Err(error) => ExecuteMsg::Failed(format!("commit {commit_index} cannot be executed: {error}")),
         };

@@ -44,6 +44,9 @@ pub struct ExecutedCommit {
     pub view: Option<StateView>,
     /// What this node has executed it to before, if it has.
     pub mark: Option<Mark>,
+    /// From the commit's time to the moment that its block was stored, milliseconds, once it is; none if it was executed
+    /// before, or the clocks disagree.
+    pub finalized_after_ms: Option<u64>,
 }
 
 /// The state that a stream starts from.

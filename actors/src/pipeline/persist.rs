@@ -16,6 +16,7 @@ use super::messages::{ExecuteMsg, ExecutedCommit, PersistMsg, PublishMsg};
 use crate::bounds::pipeline as bounds;
 use crate::bounds::storage::INDEX_DEADLINE;
 use crate::context::NodeContext;
+use crate::parties;
 use crate::storage::{JournalMsg, Record, RecordKind, StoreMsg, StoredBlock, StoredTransaction};
 
 /// The actor that persists executed commits.
@@ -103,7 +104,7 @@ impl Persist {
         &self,
         ctx: &Context<PersistMsg>,
         state: &mut State,
-        executed: Box<ExecutedCommit>,
+        mut executed: Box<ExecutedCommit>,
     ) -> Result<(), ActorError> {
         if let Some(checkpoint) = &executed.outcome.checkpoint {
             state.checkpoint = Some((checkpoint.seq, checkpoint.digest()));
@@ -120,6 +121,7 @@ impl Persist {
             }
         }
         if let Some(block) = &executed.outcome.block {
+            let header = block.header;
             let (reply, indexed) = Reply::channel();
             let block = Box::new(stored(block, executed.commit_index));
             deliver(&state.store, StoreMsg::WriteBlock { block, reply: Some(reply) }).await?;
@@ -128,6 +130,13 @@ impl Persist {
             let answer = tokio::time::timeout(INDEX_DEADLINE, indexed).await;
             let answer = answer.map_err(|_| format!("the store has not indexed a block within {INDEX_DEADLINE:?}"))?;
             answer.map_err(|_| "the store ended before it had indexed a block")??;
+            if executed.mark.is_none() {
+                executed.finalized_after_ms = self.node.now().wall_ms.checked_sub(header.timestamp_ms);
+            }
+            if let Some(finalized_after_ms) = executed.finalized_after_ms {
+                // A store that has no room for it does without.
+                let _ = state.store.send(StoreMsg::Finality { height: header.height, finalized_after_ms });
+            }
             self.checkpoint_if_due(ctx, state, &executed);
         }
         deliver(&state.publish, PublishMsg::Persisted(executed)).await
@@ -242,6 +251,7 @@ fn stored(block: &ExecutedBlock, commit_index: u64) -> StoredBlock {
             batch: u16::try_from(batches.len() - 1).unwrap_or(u16::MAX),
             position: executed.position,
             receipt: Bytes::from(executed.receipt.encode()),
+            parties: parties::of(&executed.transaction),
         });
     }
     StoredBlock {
@@ -251,6 +261,7 @@ fn stored(block: &ExecutedBlock, commit_index: u64) -> StoredBlock {
         header: Bytes::from(block.header.encode()),
         batches,
         transactions,
+        bytes: block.bytes,
     }
 }
 

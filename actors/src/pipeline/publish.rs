@@ -111,7 +111,7 @@ impl Publish {
         let commit_index = executed.commit_index;
         let block = executed.outcome.block.as_ref();
         if let (Some(block), Some(view)) = (block, executed.view) {
-            let summary = Arc::new(self.summary(block));
+            let summary = Arc::new(self.summary(block, executed.finalized_after_ms));
             if view.is_checkpoint() {
                 state.proving = Some(view.clone());
             }
@@ -167,14 +167,13 @@ impl Publish {
         }
     }
 
-    fn summary(&self, block: &ExecutedBlock) -> BlockSummary {
-        let now = self.node.now().wall_ms;
+    fn summary(&self, block: &ExecutedBlock, finalized_after_ms: Option<u64>) -> BlockSummary {
         BlockSummary {
             header: block.header,
             hash: block.hash,
             bytes: block.bytes,
-            published_at_ms: now,
-            finalized_after_ms: now.checked_sub(block.header.timestamp_ms),
+            published_at_ms: self.node.now().wall_ms,
+            finalized_after_ms,
         }
     }
 

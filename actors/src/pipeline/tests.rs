@@ -106,12 +106,26 @@ fn executed(node: &NodeContext, stream: u64) -> Box<ExecutedCommit> {
     };
     let outcome = ledger.execute(input, &Believing).unwrap();
     assert_eq!(outcome.block.as_ref().unwrap().transactions.len(), 1);
-    Box::new(ExecutedCommit { stream, commit_index: 1, outcome, view: Some(ledger.snapshot()), mark: None })
+    Box::new(ExecutedCommit {
+        stream,
+        commit_index: 1,
+        outcome,
+        view: Some(ledger.snapshot()),
+        mark: None,
+        finalized_after_ms: None,
+    })
 }
 
 /// A commit that made no block.
 fn empty(stream: u64, commit_index: u64) -> Box<ExecutedCommit> {
-    Box::new(ExecutedCommit { stream, commit_index, outcome: CommitOutcome::default(), view: None, mark: None })
+    Box::new(ExecutedCommit {
+        stream,
+        commit_index,
+        outcome: CommitOutcome::default(),
+        view: None,
+        mark: None,
+        finalized_after_ms: None,
+    })
 }
 
 fn genesis_view(node: &NodeContext) -> StateView {

@@ -84,6 +84,9 @@ impl Behaviour for QueryActor {
             QueryMsg::AccountProof { address, reply } => reply.send(node.account_proof(address)),
             QueryMsg::EncryptionKey { address, reply } => reply.send(node.encryption_key(address)),
             QueryMsg::SealedEnvelope { sender, digest, reply } => reply.send(node.envelope(sender, digest)),
+            QueryMsg::AccountTransactions { address, page, reply } => {
+                state.blocking(reply, move |chain| chain.account_transactions(address, page));
+            }
             QueryMsg::Transaction { hash, reply } => state.blocking(reply, move |chain| chain.transaction(&hash)),
             QueryMsg::BlockByHeight { height, reply } => {
                 match chain.recent_block(|block| block.header.height == height) {

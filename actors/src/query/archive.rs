@@ -7,11 +7,12 @@ use aurigraph_ledger::Hash;
 use aurigraph_runtime::cluster::PeerStatus;
 use parking_lot::Mutex;
 
-use super::sources::{Archive, ArchivedBlock, ArchivedTransaction, LinkFacts, Sources};
+use super::sources::{Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, LinkFacts, Sources};
 use super::validator_watch::ValidatorWatch;
 use super::values::Timestamp;
 use super::views::Page;
 use crate::audit::{AuditFilter, AuditPage, AuditReader, AuditSummary};
+use crate::bounds::query as bounds;
 use crate::context::NodeContext;
 use crate::mempool::{Batch, PreparedBatch};
 use crate::storage::{BlockRow, JournalReader, Record, RecordKind, StoreReader, TransactionLocation, TransactionRow};
@@ -37,7 +38,7 @@ impl Sources {
             }),
             links: Arc::new(move || links.status().into_iter().map(LinkFacts::from).collect()),
             // An open store is at this build's version: opening brings it there or fails.
-            schema_version: Some(aurigraph_schema_upgrades::node::plan().newest().into()),
+            schema_version: Some(crate::release::schema_plan(None).newest().into()),
             no_gpu: Arc::new(move || gpu.why_not()),
             started_at,
             started,
@@ -73,7 +74,7 @@ fn text(error: impl std::fmt::Display) -> String {
 }
 
 fn block_of(row: BlockRow) -> ArchivedBlock {
-    ArchivedBlock { hash: row.hash, header: row.header }
+    ArchivedBlock { hash: row.hash, header: row.header, measures: row.measures }
 }
 
 fn transaction_of(row: TransactionRow) -> ArchivedTransaction {
@@ -98,6 +99,19 @@ impl Archive for NodeArchive {
     fn transactions_of(&self, height: u64, from: u32, count: u32) -> Result<Vec<ArchivedTransaction>, String> {
         let rows = self.store.block_transactions(height, from, count as usize).map_err(text)?;
         Ok(rows.into_iter().map(transaction_of).collect())
+    }
+
+    fn transactions_by(&self, names: &[Vec<u8>], height: u64, page: Page) -> Result<ArchivedParties, String> {
+        let part = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let range = (part(page.skip()), part(page.size));
+        let (rows, total, truncated) =
+            self.store.party_transactions(names, height, range, bounds::PARTY_ROWS).map_err(text)?;
+        let mut transactions = Vec::with_capacity(rows.len());
+        for row in rows {
+            let found = self.store.transaction_row(row.location).map_err(text)?;
+            transactions.extend(found.map(|found| (transaction_of(found), row.role)));
+        }
+        Ok(ArchivedParties { transactions, total: total as u64, truncated })
     }
 
     fn batch(&self, digest: &Hash) -> Result<Option<Arc<PreparedBatch>>, String> {

@@ -8,7 +8,8 @@ use aurigraph_ledger::identity::IdentityOperation;
 use aurigraph_ledger::merkle::{MerkleTree, TransactionProof, transaction_leaf, transaction_tree};
 use aurigraph_ledger::staking::{EVERYTHING, StakingOperation};
 use aurigraph_ledger::transaction::{Operation, Sender, Target, Transaction};
-use aurigraph_ledger::{Hash, LedgerHeader, PlainHasher, Receipt};
+use aurigraph_ledger::{Address, Hash, LedgerHeader, PlainHasher, Receipt};
+use aurigraph_schema_upgrades::node::v004_address_index::{RECEIVER, SENDER};
 use parking_lot::Mutex;
 
 use super::codes;
@@ -16,11 +17,14 @@ use super::messages::QueryError;
 use super::sources::{Archive, ArchivedBlock, ArchivedTransaction, Sources};
 use super::values::{Timestamp, Units};
 use super::views::{
-    AuditFilters, AuditLogPage, AuditSummaryView, BlockFilters, BlockList, BlockPage, BlockView, OperationStatus,
-    OperationView, Page, ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
+    AccountRole, AccountTransaction, AccountTransactionPage, AuditFilters, AuditLogPage, AuditSummaryView,
+    BlockFilters, BlockList, BlockPage, BlockView, OperationStatus, OperationView, Page, ProofView, TransactionPage,
+    TransactionStatus, TransactionSummary, TransactionView,
 };
 use crate::bounds::query as bounds;
+use crate::parties;
 use crate::published::{BlockSummary, Published};
+use crate::storage::Measures;
 
 /// What a read comes to.
 pub(super) type Read<T> = Result<T, QueryError>;
@@ -56,7 +60,7 @@ impl ChainReads {
         self.sources.newest().ok_or(QueryError::NotReady)
     }
 
-    fn view(&self, header: &LedgerHeader, hash: Hash, summary: Option<&BlockSummary>) -> BlockView {
+    fn view(&self, header: &LedgerHeader, hash: Hash, measures: Measures) -> BlockView {
         // Genesis is led by nobody; its header names validator 0 only because the field cannot be empty.
         let leader = (header.height > 0).then(|| self.sources.validator_name(header.epoch, header.leader)).flatten();
         BlockView {
@@ -66,7 +70,7 @@ impl ChainReads {
             timestamp: Timestamp(header.timestamp_ms),
             transaction_count: header.transactions,
             operation_count: header.operations,
-            size: summary.map(|summary| summary.bytes),
+            size: measures.bytes,
             validator: leader,
             state_root: header.state_root,
             checkpoint_sequence: header.checkpoint_seq,
@@ -77,22 +81,26 @@ impl ChainReads {
             round: header.round,
             epoch: header.epoch,
             commit_index: header.commit_index,
-            finalized_after_ms: summary.and_then(|summary| summary.finalized_after_ms),
+            finalized_after_ms: measures.finalized_after_ms,
         }
     }
 
     fn summary_view(&self, summary: &BlockSummary) -> BlockView {
-        self.view(&summary.header, summary.hash, Some(summary))
+        // Where execution began again nothing was counted.
+        let counted = summary.bytes > 0 || summary.header.transactions == 0;
+        let bytes = counted.then_some(summary.bytes);
+        self.view(&summary.header, summary.hash, Measures { finalized_after_ms: summary.finalized_after_ms, bytes })
     }
 
     fn archived_view(&self, block: &ArchivedBlock) -> Read<BlockView> {
-        Ok(self.view(&header_of(block)?, block.hash, None))
+        Ok(self.view(&header_of(block)?, block.hash, block.measures))
     }
 
-    /// A recent block, from memory.
+    /// A recent block, from memory. One that was executed before this process began is measured in the archive alone.
     pub(super) fn recent_block(&self, wanted: impl Fn(&BlockSummary) -> bool) -> Read<Option<BlockView>> {
         let published = self.newest()?;
-        let found = published.recent.iter().rev().find(|summary| wanted(summary));
+        let found =
+            published.recent.iter().rev().find(|summary| wanted(summary)).filter(|summary| is_measured(summary));
         Ok(found.map(|summary| self.summary_view(summary)))
     }
 
@@ -106,11 +114,14 @@ impl ChainReads {
     }
 
     fn block_in(&self, published: &Published, height: u64) -> Read<Option<BlockView>> {
-        if let Some(summary) = recent(published, height) {
+        let summary = recent(published, height);
+        if let Some(summary) = summary.filter(|summary| is_measured(summary)) {
             return Ok(Some(self.summary_view(summary)));
         }
-        let block = self.archive().block(height).map_err(storage("a block"))?;
-        block.as_ref().map(|block| self.archived_view(block)).transpose()
+        match self.archive().block(height).map_err(storage("a block"))? {
+            Some(block) => self.archived_view(&block).map(Some),
+            None => Ok(summary.map(|summary| self.summary_view(summary))),
+        }
     }
 
     pub(super) fn block_by_hash(&self, hash: &Hash) -> Read<Option<BlockView>> {
@@ -218,6 +229,31 @@ impl ChainReads {
         Ok(Some(TransactionPage { transactions, total, page: page.number, page_size: page.size }))
     }
 
+    /// Transactions in which an account takes part, newest first; none if there is no such account.
+    pub(super) fn account_transactions(&self, address: Hash, page: Page) -> Read<Option<AccountTransactionPage>> {
+        let published = self.newest()?;
+        let address = Address(address);
+        let Some(index) = published.view.find(&address) else { return Ok(None) };
+        let names = [parties::by_index(index), parties::by_address(&address)];
+        let found =
+            self.archive().transactions_by(&names, published.height(), page).map_err(storage("transactions"))?;
+        let view = |(row, role): &(ArchivedTransaction, u8)| {
+            let role = match (role & SENDER != 0, role & RECEIVER != 0) {
+                (true, true) => AccountRole::Both,
+                (true, false) => AccountRole::Sender,
+                (false, _) => AccountRole::Receiver,
+            };
+            Ok(AccountTransaction { transaction: summary(row)?, role })
+        };
+        Ok(Some(AccountTransactionPage {
+            transactions: found.transactions.iter().map(view).collect::<Read<Vec<_>>>()?,
+            total: found.total,
+            page: page.number,
+            page_size: page.size,
+            truncated: found.truncated,
+        }))
+    }
+
     pub(super) fn transaction(&self, id: &Hash) -> Read<Option<TransactionView>> {
         let published = self.newest()?;
         let row = self.archive().transaction(id).map_err(storage("a transaction"))?;
@@ -323,6 +359,10 @@ impl Found {
         }
         self.total += 1;
     }
+}
+
+fn is_measured(summary: &BlockSummary) -> bool {
+    summary.finalized_after_ms.is_some()
 }
 
 fn recent(published: &Published, height: u64) -> Option<&Arc<BlockSummary>> {

@@ -4,10 +4,10 @@ use aurigraph_ledger::Hash;
 use aurigraph_runtime::{KillMode, Reply};
 
 use super::views::{
-    AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
-    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, EncryptionKeyView, EnvelopeView,
-    HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView,
-    TransactionPage, TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    AccountProofView, AccountTransactionPage, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView,
+    BlockFilters, BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, EncryptionKeyView,
+    EnvelopeView, HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage,
+    TopologyView, TransactionPage, TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
 };
 
 /// Why a query has no answer.
@@ -78,6 +78,15 @@ pub enum QueryMsg {
         digest: Hash,
         /// The answer.
         reply: Answer<Option<EnvelopeView>>,
+    },
+    /// Transactions in which an account takes part.
+    AccountTransactions {
+        /// The address.
+        address: Hash,
+        /// Which part.
+        page: Page,
+        /// The answer.
+        reply: Answer<Option<AccountTransactionPage>>,
     },
     /// A committed transaction by id, with its proof.
     Transaction {

@@ -14,10 +14,11 @@ use super::messages::{Answer, KillOutcome, QueryError, QueryMsg};
 use super::signer::{SignerError, SignerMsg};
 use super::values::Units;
 use super::views::{
-    AccountProofView, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView, BlockFilters,
-    BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, EncryptionKeyView, EnvelopeView,
-    HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage, TopologyView,
-    TransactionPage, TransactionStatus, TransactionView, ValidatorDetail, ValidatorMetrics, ValidatorPage,
+    AccountProofView, AccountTransactionPage, ActorTreeView, AuditFilters, AuditLogPage, AuditSummaryView, BalanceView,
+    BlockFilters, BlockList, BlockPage, BlockView, ChainStats, CheckpointView, ConsensusView, EncryptionKeyView,
+    EnvelopeView, HealthView, InfoView, NetworkStats, NodeView, Page, PerformanceView, ReadyView, SlashingEventPage,
+    TopologyView, TransactionPage, TransactionStatus, TransactionView, ValidatorDetail, ValidatorMetrics,
+    ValidatorPage,
 };
 use crate::audit::{AuditMsg, AuditRecord};
 use crate::bounds::query as bounds;
@@ -258,6 +259,8 @@ reads! {
     latest_blocks(limit: u64) -> BlockList = LatestBlocks;
     /// Blocks by filter.
     search_blocks(filters: BlockFilters, page: Page) -> BlockPage = SearchBlocks;
+    /// Transactions in which an account takes part.
+    account_transactions(address: Hash, page: Page) -> Option<AccountTransactionPage> = AccountTransactions;
     /// Transactions of a block.
     block_transactions(height: u64, page: Page) -> Option<TransactionPage> = BlockTransactions;
     /// The network.

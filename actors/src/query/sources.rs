@@ -17,6 +17,7 @@ use crate::members::{Members, MembersOf};
 use crate::mempool::PreparedBatch;
 use crate::published::Published;
 use crate::settings::NodeSettings;
+use crate::storage::Measures;
 
 /// What was included where, as the store and the journal keep it. Its calls block.
 pub trait Archive: Send + Sync + 'static {
@@ -43,6 +44,13 @@ pub trait Archive: Send + Sync + 'static {
     /// # Errors
     /// What went wrong, in words.
     fn transactions_of(&self, height: u64, from: u32, count: u32) -> Result<Vec<ArchivedTransaction>, String>;
+
+    /// A page of the transactions in which an account takes part, under any of its names in the index, of blocks up to a
+    /// height, newest first.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn transactions_by(&self, names: &[Vec<u8>], height: u64, page: Page) -> Result<ArchivedParties, String>;
 
     /// A batch by digest, decoded.
     ///
@@ -97,6 +105,19 @@ pub struct ArchivedBlock {
     pub hash: Hash,
     /// Its canonical header.
     pub header: bytes::Bytes,
+    /// What this node measured of it.
+    pub measures: Measures,
+}
+
+/// Transactions in which an account takes part.
+#[derive(Debug, Clone, Default)]
+pub struct ArchivedParties {
+    /// Those of the page, each with the account's role: bits as in `V004__address_index`.
+    pub transactions: Vec<(ArchivedTransaction, u8)>,
+    /// How many were found.
+    pub total: u64,
+    /// Whether the search ended at its bound.
+    pub truncated: bool,
 }
 
 /// An included transaction as it is kept.

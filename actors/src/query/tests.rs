@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use super::values::Timestamp;
 use super::views::Page;
 use super::{
-    Archive, ArchivedBlock, ArchivedTransaction, NodePort, PortError, QueryActor, QueryError, Sources, ValidatorWatch,
+    Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, NodePort, PortError, QueryActor, QueryError, Sources,
+    ValidatorWatch,
 };
 use crate::audit::{AuditFilter, AuditPage, AuditSummary};
 use crate::bounds::query as bounds;
@@ -62,6 +63,10 @@ impl Archive for HeldArchive {
 
     fn transactions_of(&self, _: u64, _: u32, _: u32) -> Result<Vec<ArchivedTransaction>, String> {
         Ok(Vec::new())
+    }
+
+    fn transactions_by(&self, _: &[Vec<u8>], _: u64, _: Page) -> Result<ArchivedParties, String> {
+        Err("the disk is gone".into())
     }
 
     fn batch(&self, _: &Hash) -> Result<Option<Arc<PreparedBatch>>, String> {

@@ -17,6 +17,6 @@ pub use journal::{
 };
 pub use record::{Cursor, Record, RecordKind};
 pub use store::{
-    BlockRow, CheckpointDone, SUSPECT, Store, StoreActor, StoreError, StoreMsg, StoreOptions, StoreReader, StoredBlock,
-    StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
+    BlockRow, CheckpointDone, Measures, PartyRow, SUSPECT, Store, StoreActor, StoreError, StoreMsg, StoreOptions,
+    StoreReader, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
 };

@@ -1,8 +1,8 @@
 //! Blocks, the chain in figures, accounts.
 
 use aurigraph_actors::query::views::{
-    AccountProofView, BalanceView, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, EncryptionKeyView,
-    EnvelopeView, TransactionPage,
+    AccountProofView, AccountTransactionPage, BalanceView, BlockList, BlockPage, BlockSearch, BlockView, ChainStats,
+    EncryptionKeyView, EnvelopeView, TransactionPage,
 };
 
 use super::forms::Limit;
@@ -72,6 +72,21 @@ pub fn table() -> Vec<Route> {
                 })
             },
         )
+        .problems(&[404]),
+        Route::get::<AccountTransactionPage>(
+            "/gateway/accounts/{address}/transactions",
+            "getAccountTransactions",
+            "gateway",
+            "Transactions that an account has signed or receives by, newest first.",
+            |call| {
+                Box::pin(async move {
+                    let (address, page) = (call.hash_param(0, "address")?, call.query.page()?);
+                    let view = call.edge.port.account_transactions(address, page).await?;
+                    ok(&view.ok_or_else(|| Problem::unknown("account", address))?)
+                })
+            },
+        )
+        .paged()
         .problems(&[404]),
         Route::get::<BlockList>("/blockchain/blocks/latest", "getLatestBlocks", TAG, "The newest blocks.", |call| {
             Box::pin(async move {

@@ -70,6 +70,17 @@ async fn chain_reads(node: &TestNode, hash: &str) {
     assert_eq!(listed["transactions"][0]["hash"], hash);
     let past = node.good(&format!("/blockchain/blocks/{height}/transactions?page=9")).await;
     assert_eq!((&past["total"], &past["transactions"]), (&json!(1), &json!([])));
+    assert_eq!((block["size"].is_u64(), block["finalizedAfterMs"].is_u64()), (true, true), "{block}");
+    let sent = node.good(&format!("/gateway/accounts/{}/transactions", node.address_of(0))).await;
+    assert_eq!((&sent["total"], &sent["truncated"], &sent["page"]), (&json!(1), &json!(false), &json!(1)));
+    assert_eq!((&sent["transactions"][0]["hash"], &sent["transactions"][0]["role"]), (&json!(hash), &json!("sender")));
+    let received = node.good(&format!("/gateway/accounts/{}/transactions?pageSize=1", node.address_of(9))).await;
+    assert_eq!(
+        (&received["transactions"][0]["hash"], &received["transactions"][0]["role"]),
+        (&json!(hash), &json!("receiver"))
+    );
+    let past = node.good(&format!("/gateway/accounts/{}/transactions?page=2", node.address_of(9))).await;
+    assert_eq!((&past["total"], &past["transactions"]), (&json!(1), &json!([])));
     let latest = node.good("/blockchain/blocks/latest?limit=200").await;
     let heights: Vec<u64> =
         latest["blocks"].as_array().expect("a list").iter().filter_map(|block| block["height"].as_u64()).collect();
@@ -247,6 +258,8 @@ async fn bad_paths_parameters_and_bodies_are_refused_with_their_codes() {
         (&format!("/gateway/envelopes/{unknown_hash}/{unknown_hash}"), 404, "not_found"),
         (&format!("/gateway/envelopes/{unknown_hash}/7"), 400, "malformed_hash"),
         ("/gateway/balance/0x", 400, "malformed_hash"),
+        (&format!("/gateway/accounts/{unknown_hash}/transactions"), 404, "not_found"),
+        ("/gateway/accounts/0x/transactions", 400, "malformed_hash"),
         ("/gateway/balance/0x%ff", 400, "malformed_parameter"),
         ("/validators?page=0", 400, "parameter_out_of_range"),
         ("/validators?pageSize=201", 400, "parameter_out_of_range"),

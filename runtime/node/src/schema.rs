@@ -4,8 +4,10 @@
 
 use std::path::Path;
 
+use aurigraph_actors::parties::InFolder;
+use aurigraph_actors::release;
 use aurigraph_schema_upgrades::{
-    Database, Finding, Options, Plan, Progress, Report, Status, UpgradeError, backup, node, restore, rfc3339,
+    Database, Finding, Options, Plan, Progress, Report, Status, UpgradeError, backup, restore, rfc3339,
 };
 use serde_json::{Value, json};
 
@@ -18,7 +20,7 @@ use crate::output::{Output, table};
 /// # Errors
 /// [`Exit::DataDirectory`] if the store is not as it must be, [`Exit::BadFile`] for a backup that cannot be used.
 pub fn run(command: &Schema, output: Output) -> CliResult {
-    let plan = node::plan();
+    let plan = release::schema_plan(Some(InFolder::new(&folder(command).data_dir)));
     match command {
         Schema::Status(store) => status(&plan, &open(store)?, output),
         Schema::Validate(store) => validate(&plan, &open(store)?, output),
@@ -50,6 +52,20 @@ pub fn run(command: &Schema, output: Output) -> CliResult {
             let text = format!("finalised at version {version}: `schema downgrade` goes no further back");
             print(output, &json!({ "finalised": version }), text)
         }
+    }
+}
+
+/// The node's folder that a command is about.
+const fn folder(command: &Schema) -> &SchemaStore {
+    match command {
+        Schema::Status(store) | Schema::Validate(store) | Schema::Finalise(store) => store,
+        Schema::DryRun(args) => &args.store,
+        Schema::Upgrade(args) => &args.store,
+        Schema::Downgrade(args) => &args.store,
+        Schema::Repair(args) => &args.store,
+        Schema::Baseline(args) => &args.store,
+        Schema::Backup(args) => &args.store,
+        Schema::Restore(args) => &args.store,
     }
 }
 

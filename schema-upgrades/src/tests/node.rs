@@ -50,6 +50,8 @@ fn the_released_steps_keep_their_checksums() {
         "3e52833b0b565c31c8cf48cd4fc522d75c48908a4003f169dff26926a6b41e57",
         "7f251a38f233faac3f2467bc39a3b99cfd33553d8447565fcbaaecc887546c76",
         "0c3bbf7fe4575ec629fe4f5a0550b566e074a66161a9532e8a3bb774117bf91f",
+        "35aabe20800b47c6ae590589e38e179bc2e0f752ea8681a0873114af922a8e9b",
+        "9a47388a5140b4417c6a76620b636cf76c99046f322e2853aa3d98f3f5720d5a",
     ];
     assert_eq!(sums, released, "a released step was edited: put it back, and make a new step");
 }

@@ -322,6 +322,45 @@ pub struct TransactionPage {
     pub page_size: u64,
 }
 
+/// What an account is in a transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum AccountRole {
+    /// It signed it.
+    Sender,
+    /// A transfer of it names the account.
+    Receiver,
+    /// Both.
+    Both,
+}
+
+/// A transaction in an account's list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountTransaction {
+    /// The transaction.
+    #[serde(flatten)]
+    pub transaction: TransactionSummary,
+    /// What the account is in it.
+    pub role: AccountRole,
+}
+
+/// Transactions of an account. One with more than 16 different receivers is in its sender's list alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AccountTransactionPage {
+    /// Newest first.
+    pub transactions: Vec<AccountTransaction>,
+    /// How many there are.
+    pub total: u64,
+    /// Which page this is, from 1.
+    pub page: u64,
+    /// How many a page holds.
+    pub page_size: u64,
+    /// True if as many were counted as one listing may: then older ones are not counted.
+    pub truncated: bool,
+}
+
 /// The chain at a glance.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]

@@ -13,8 +13,9 @@ pub use accounts::{
 };
 pub use audit::{AuditEntryView, AuditFilters, AuditLogPage, AuditSearch, AuditSummaryView, AuditUserView};
 pub use chain::{
-    BlockFilters, BlockList, BlockPage, BlockSearch, BlockView, ChainStats, OperationStatus, OperationView, Page,
-    ProofView, TransactionPage, TransactionStatus, TransactionSummary, TransactionView,
+    AccountRole, AccountTransaction, AccountTransactionPage, BlockFilters, BlockList, BlockPage, BlockSearch,
+    BlockView, ChainStats, OperationStatus, OperationView, Page, ProofView, TransactionPage, TransactionStatus,
+    TransactionSummary, TransactionView,
 };
 pub use checkpoint::{CertificateView, CheckpointView, DivergenceView, EpochHopView, SignedCoreView};
 pub use network::{

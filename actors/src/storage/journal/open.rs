@@ -203,6 +203,18 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Opens the journal in `data_dir/journal`, whosever it is: for tools that look things up in a stopped node's.
+    ///
+    /// # Errors
+    /// Those of [`Journal::open`]; also if there is none.
+    pub fn open_as_found(data_dir: &Path, fatal: Fatal) -> Result<Self, JournalError> {
+        let directory = data_dir.join("journal");
+        let found = if directory.is_dir() { owner(data_dir, &directory)? } else { None };
+        let absent = || JournalError::io("open", &directory)(std::io::Error::from(std::io::ErrorKind::NotFound));
+        let owner = found.ok_or_else(absent)?;
+        Self::open(data_dir, &owner.identity, JournalOptions::default(), fatal)
+    }
+
     /// A reader; it outlives every incarnation of the journal actor.
     #[must_use]
     pub fn reader(&self) -> JournalReader {

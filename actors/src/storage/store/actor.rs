@@ -10,7 +10,7 @@ use aurigraph_schema_upgrades::{Change, Medium as _};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::blocks::{apply_all, write_block};
+use super::blocks::{apply_all, write_block, write_finality};
 use super::checkpoint::{self, Checkpoints, Underway};
 use super::error::StoreError;
 use super::layout::{AUDIT, AUDIT_TIMES, audit_time_key, height_key};
@@ -28,6 +28,13 @@ pub enum StoreMsg {
         block: Box<StoredBlock>,
         /// Answered once readers see it.
         reply: Option<Reply<Result<(), StoreError>>>,
+    },
+    /// Notes how long an indexed block took until it was final here. Lost with a crash before the next checkpoint.
+    Finality {
+        /// The block.
+        height: u64,
+        /// From the commit's time to the moment that this node had executed and stored it, milliseconds.
+        finalized_after_ms: u64,
     },
     /// Writes the ledger state at a checkpoint, durably. Every block up to its height must be indexed, by this process or
     /// below an earlier checkpoint, else it is refused with [`StoreError::NotIndexed`].
@@ -230,6 +237,9 @@ impl<'a> StoreWriter<'a> {
         self.since_slice += 1;
         match message {
             StoreMsg::WriteBlock { block, reply } => answer(reply, self.write_block(&block)),
+            StoreMsg::Finality { height, finalized_after_ms } => {
+                write_finality(&self.store.shared.database, height, finalized_after_ms)
+            }
             StoreMsg::Checkpoint { view, consensus, commit_index, reply } => {
                 // Two at once would write into both slots. The pipeline never asks for a second one meanwhile.
                 self.finish_checkpoint()?;

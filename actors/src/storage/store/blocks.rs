@@ -5,11 +5,12 @@ use aurigraph_schema_upgrades::{Change, Medium};
 
 use super::error::StoreError;
 use super::layout::{
-    BLOCK_TRANSACTIONS, BLOCKS, GROUP, HEIGHTS, RECEIPT_GROUP_BYTES, RECEIPTS, TRANSACTIONS, encode_block,
-    encode_entry, encode_location, group_key, height_key,
+    BLOCK_TRANSACTIONS, BLOCKS, GROUP, HEIGHTS, MEASURES, PARTIES, RECEIPT_GROUP_BYTES, RECEIPTS, TRANSACTIONS,
+    decode_block, encode_block, encode_entry, encode_location, encode_measures, group_key, height_key, party_key,
 };
-use super::types::{StoredBlock, StoredTransaction, TransactionLocation};
+use super::types::{BlockRow, Measures, StoredBlock, StoredTransaction, TransactionLocation};
 use crate::bounds::storage::{STORE_BATCH_BYTES, STORE_BATCH_KEYS};
+use crate::release::keeps_measures;
 
 /// Indexes a block. Again for the same block changes nothing.
 pub(super) fn write_block(medium: &dyn Medium, block: &StoredBlock) -> Result<(), StoreError> {
@@ -27,7 +28,34 @@ pub(super) fn write_block(medium: &dyn Medium, block: &StoredBlock) -> Result<()
     apply_all(medium, BLOCK_TRANSACTIONS, groups)?;
     apply_all(medium, RECEIPTS, receipt_groups(height, &block.transactions).into_iter())?;
     medium.apply(HEIGHTS, &[Change::put(&block.hash.0, &height.to_le_bytes())])?;
-    medium.apply(BLOCKS, &[Change::put(&height_key(height), &encode_block(block, transactions))])?;
+    let parties = (0_u32..).zip(&block.transactions).flat_map(|(index, transaction)| {
+        transaction.parties.iter().map(move |party| Change::put(&party_key(&party.key, height, index), &[party.role]))
+    });
+    apply_all(medium, PARTIES, parties)?;
+    // Executed again, the block keeps the figure of its first time.
+    let there = row(medium, height)?.filter(|(there, _)| there.hash == block.hash);
+    let finalized_after_ms = there.and_then(|(there, _)| there.measures.finalized_after_ms);
+    let measures = Measures { finalized_after_ms, bytes: Some(block.bytes) };
+    medium.apply(BLOCKS, &[Change::put(&height_key(height), &encode_block(block, transactions, measures))])?;
+    Ok(())
+}
+
+/// A block's row, as it is and in its bytes; none if there is none or it does not decode.
+fn row(medium: &dyn Medium, height: u64) -> Result<Option<(BlockRow, Vec<u8>)>, StoreError> {
+    let bytes = medium.get(BLOCKS, &height_key(height))?;
+    Ok(bytes.and_then(|bytes| Some((decode_block(height, &bytes).ok()?, bytes))))
+}
+
+/// Notes how long a block took until it was final here, unless that is known.
+pub(super) fn write_finality(medium: &dyn Medium, height: u64, finalized_after_ms: u64) -> Result<(), StoreError> {
+    let Some((block, mut bytes)) = row(medium, height)? else { return Ok(()) };
+    if !keeps_measures() || block.measures.finalized_after_ms.is_some() {
+        return Ok(());
+    }
+    let measures = Measures { finalized_after_ms: Some(finalized_after_ms), ..block.measures };
+    bytes.truncate(bytes.len() - MEASURES);
+    bytes.extend_from_slice(&encode_measures(measures));
+    medium.apply(BLOCKS, &[Change::put(&height_key(height), &bytes)])?;
     Ok(())
 }
 

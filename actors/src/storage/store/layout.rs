@@ -6,7 +6,8 @@ use aurigraph_ledger::{Hash, PageKey};
 use bytes::Bytes;
 
 use super::error::StoreError;
-use super::types::{BlockRow, StoredBlock, StoredTransaction, TransactionLocation};
+use super::types::{BlockRow, Measures, StoredBlock, StoredTransaction, TransactionLocation};
+use crate::release::keeps_measures;
 
 pub(super) use aurigraph_schema_upgrades::node::v001_first_layout::{
     AUDIT, BLOCK_TRANSACTIONS, BLOCKS, CHECKPOINTS, HEIGHTS, PAGES, RECEIPTS, TRANSACTIONS,
@@ -14,6 +15,8 @@ pub(super) use aurigraph_schema_upgrades::node::v001_first_layout::{
 
 pub(super) use aurigraph_schema_upgrades::node::v002_audit_times::AUDIT_TIMES;
 pub(super) use aurigraph_schema_upgrades::node::v003_key_table::KEYS;
+pub(super) use aurigraph_schema_upgrades::node::v004_address_index::{PARTIES, key as party_key};
+pub(super) use aurigraph_schema_upgrades::node::v005_block_measures::MEASURES;
 
 /// Transactions in one group of `block_transactions`: 38 KB.
 pub(super) const GROUP: usize = 1_000;
@@ -61,18 +64,51 @@ pub(super) fn group_key(height: u64, first: u32) -> [u8; 12] {
     key
 }
 
+/// Height and index at the end of a key of `parties`.
+pub(super) fn party_place(key: &[u8]) -> Option<TransactionLocation> {
+    let place = key.get(key.len().checked_sub(12)?..)?;
+    let height = u64::from_be_bytes(*place.first_chunk::<8>()?);
+    Some(TransactionLocation { height, index: group_first(place)? })
+}
+
 pub(super) fn group_first(key: &[u8]) -> Option<u32> {
     key.get(8..)?.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes))
 }
 
-pub(super) fn encode_block(block: &StoredBlock, transactions: u32) -> Vec<u8> {
+pub(super) fn encode_block(block: &StoredBlock, transactions: u32, measures: Measures) -> Vec<u8> {
     let mut w = Writer::with_capacity(128 + block.header.len() + block.batches.len() * DIGEST_LEN);
     w.hash(&block.hash).u64(block.commit_index).u32(transactions).varint(block.batches.len() as u64);
     for batch in &block.batches {
         w.hash(batch);
     }
     w.bytes(&block.header);
+    if keeps_measures() {
+        w.raw(&encode_measures(measures));
+    }
     w.into_bytes()
+}
+
+/// The end of a block row, as `V005__block_measures` says.
+pub(super) fn encode_measures(measures: Measures) -> [u8; MEASURES] {
+    let Measures { finalized_after_ms: finality, bytes } = measures;
+    let mut end = [0; MEASURES];
+    end[0] = u8::from(finality.is_some()) | u8::from(bytes.is_some()) << 1;
+    end[1..9].copy_from_slice(&finality.unwrap_or(0).to_le_bytes());
+    end[9..].copy_from_slice(&bytes.unwrap_or(0).to_le_bytes());
+    end
+}
+
+fn decode_measures(r: &mut Reader<'_>) -> Result<Measures, CodecError> {
+    let (known, finality, bytes) = (r.u8()?, r.u64()?, r.u64()?);
+    let figure = |bit: u8, value: u64| match known & bit {
+        0 if value == 0 => Ok(None),
+        0 => Err(CodecError::Invalid { what: "figure of a block that is not known", value }),
+        _ => Ok(Some(value)),
+    };
+    if known > 3 {
+        return Err(CodecError::Invalid { what: "figures of a block", value: known.into() });
+    }
+    Ok(Measures { finalized_after_ms: figure(1, finality)?, bytes: figure(2, bytes)? })
 }
 
 pub(super) fn decode_block(height: u64, bytes: &[u8]) -> Result<BlockRow, CodecError> {
@@ -81,8 +117,9 @@ pub(super) fn decode_block(height: u64, bytes: &[u8]) -> Result<BlockRow, CodecE
     let count = r.varint_max("batches", MAX_BATCHES)?;
     let batches = (0..count).map(|_| r.hash()).collect::<Result<_, _>>()?;
     let header = Bytes::copy_from_slice(r.bytes("header", MAX_HEADER)?);
+    let measures = if keeps_measures() { decode_measures(&mut r)? } else { Measures::default() };
     r.finish()?;
-    Ok(BlockRow { height, hash, commit_index, header, batches, transactions })
+    Ok(BlockRow { height, hash, commit_index, header, batches, transactions, measures })
 }
 
 pub(super) fn encode_entry(transaction: &StoredTransaction, into: &mut Vec<u8>) {

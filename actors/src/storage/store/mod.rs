@@ -22,5 +22,6 @@ pub use error::StoreError;
 pub use open::{SUSPECT, Store, StoreOptions};
 pub use reader::StoreReader;
 pub use types::{
-    BlockRow, CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
+    BlockRow, CheckpointDone, Measures, PartyRow, StoredBlock, StoredCheckpoint, StoredTransaction,
+    TransactionLocation, TransactionRow,
 };

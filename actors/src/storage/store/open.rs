@@ -9,7 +9,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aurigraph_ledger::StateView;
 use aurigraph_runtime::LeaseHolder;
-use aurigraph_schema_upgrades::{Database, Medium as _, UpgradeError, node};
+use aurigraph_schema_upgrades::node::v004_address_index::Bodies;
+use aurigraph_schema_upgrades::{Database, Medium as _, UpgradeError};
 use parking_lot::Mutex;
 
 use super::checkpoint;
@@ -17,6 +18,7 @@ use super::error::StoreError;
 use super::reader::StoreReader;
 use super::watch::Watch;
 use crate::bounds::storage::{STORE_CACHE, STORE_DEADLINE};
+use crate::release;
 
 /// What may differ between nodes and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,9 +84,22 @@ impl Store {
     /// # Errors
     /// [`StoreError::Schema`] if another process has it, or if its schema needs an operator; [`StoreError::SetAside`].
     pub fn open(data_dir: &Path, node_name: &str, options: StoreOptions) -> Result<Self, StoreError> {
+        Self::open_with(data_dir, node_name, options, None)
+    }
+
+    /// [`Store::open`] with the place of the transactions' bodies, which an upgrade of an older store may need.
+    ///
+    /// # Errors
+    /// Those of [`Store::open`].
+    pub fn open_with(
+        data_dir: &Path,
+        node_name: &str,
+        options: StoreOptions,
+        bodies: Option<Arc<dyn Bodies>>,
+    ) -> Result<Self, StoreError> {
         let path = data_dir.join("store");
         let suspect = data_dir.join(SUSPECT);
-        let (database, set_aside) = match open_whole(&path, &suspect, options) {
+        let (database, set_aside) = match open_whole(&path, &suspect, options, bodies.clone()) {
             Ok(database) => (database, None),
             Err(Refusal::Damaged(reason)) => {
                 let aside = set_aside(&path)?;
@@ -98,7 +113,7 @@ impl Store {
                     }
                     _ => {}
                 }
-                (open_at(&path, options).map_err(Arc::new)?, Some(aside))
+                (open_at(&path, options, bodies).map_err(Arc::new)?, Some(aside))
             }
             Err(Refusal::Other(error)) => return Err(error),
         };
@@ -122,7 +137,7 @@ impl Store {
         let config = sled::Config::new().path(&path).cache_capacity(options.cache).flush_every_ms(None);
         let database = Database::open(config).map_err(Arc::new)?;
         let look = || -> Result<(), UpgradeError> {
-            let plan = node::plan();
+            let plan = release::schema_plan(None);
             plan.validate(&database)?;
             let status = plan.status(&database)?;
             if status.version < status.newest {
@@ -188,11 +203,16 @@ enum Refusal {
 }
 
 /// Opens the database and reads from every part of it that the node cannot start without.
-fn open_whole(path: &Path, suspect: &Path, options: StoreOptions) -> Result<Database, Refusal> {
+fn open_whole(
+    path: &Path,
+    suspect: &Path,
+    options: StoreOptions,
+    bodies: Option<Arc<dyn Bodies>>,
+) -> Result<Database, Refusal> {
     if let Ok(reason) = std::fs::read_to_string(suspect) {
         return Err(Refusal::Damaged(format!("an earlier run found it damaged: {reason}")));
     }
-    let database = open_at(path, options).map_err(|error| {
+    let database = open_at(path, options, bodies).map_err(|error| {
         if error.is_damage() { Refusal::Damaged(error.to_string()) } else { Refusal::Other(Arc::new(error).into()) }
     })?;
     match catch_unwind(AssertUnwindSafe(|| probe(&database))) {
@@ -203,10 +223,10 @@ fn open_whole(path: &Path, suspect: &Path, options: StoreOptions) -> Result<Data
     }
 }
 
-fn open_at(path: &Path, options: StoreOptions) -> Result<Database, UpgradeError> {
+fn open_at(path: &Path, options: StoreOptions, bodies: Option<Arc<dyn Bodies>>) -> Result<Database, UpgradeError> {
     let config = sled::Config::new().path(path).cache_capacity(options.cache).flush_every_ms(None);
     let database = Database::open(config)?;
-    match catch_unwind(AssertUnwindSafe(|| bring_up(&database, options))) {
+    match catch_unwind(AssertUnwindSafe(|| bring_up(&database, options, bodies))) {
         Ok(result) => result.map(|()| database),
         Err(_) => {
             let text = "while its schema was read".to_owned();
@@ -215,8 +235,8 @@ fn open_at(path: &Path, options: StoreOptions) -> Result<Database, UpgradeError>
     }
 }
 
-fn bring_up(database: &Database, options: StoreOptions) -> Result<(), UpgradeError> {
-    let plan = node::plan();
+fn bring_up(database: &Database, options: StoreOptions, bodies: Option<Arc<dyn Bodies>>) -> Result<(), UpgradeError> {
+    let plan = release::schema_plan(bodies);
     let status = plan.status(database)?;
     // A new store is no upgrade, and a newer or damaged one is refused by the upgrade itself.
     if !options.upgrade && (1..status.newest).contains(&status.version) {

@@ -5,18 +5,25 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use aurigraph_ledger::Hash;
-use aurigraph_schema_upgrades::{Medium as _, node};
+use aurigraph_schema_upgrades::Medium as _;
 use bytes::Bytes;
 
 use super::checkpoint;
 use super::error::StoreError;
 use super::layout::{
-    AUDIT, AUDIT_TIMES, BLOCK_TRANSACTIONS, BLOCKS, ENTRY, HEIGHTS, RECEIPTS, TRANSACTIONS, audit_time_key, damaged,
-    decode_block, decode_entry, decode_location, decode_receipts, group_first, group_key, height_key, height_of,
-    time_key,
+    AUDIT, AUDIT_TIMES, BLOCK_TRANSACTIONS, BLOCKS, ENTRY, HEIGHTS, PARTIES, RECEIPTS, TRANSACTIONS, audit_time_key,
+    damaged, decode_block, decode_entry, decode_location, decode_receipts, group_first, group_key, height_key,
+    height_of, party_key, party_place, time_key,
 };
 use super::open::Shared;
-use super::types::{BlockRow, StoredCheckpoint, TransactionLocation, TransactionRow};
+use super::types::{BlockRow, PartyRow, StoredCheckpoint, TransactionLocation, TransactionRow};
+use crate::release;
+
+fn party_row(pair: sled::Result<(sled::IVec, sled::IVec)>) -> Result<PartyRow, StoreError> {
+    let (key, value) = pair?;
+    let place = party_place(&key).zip(value.first().copied());
+    place.map(|(location, role)| PartyRow { location, role }).ok_or_else(|| damaged("party", &key))
+}
 
 /// Reads the store; cheap to clone, valid across restarts of the store actor. Blocking: scans belong on a thread.
 #[derive(Clone)]
@@ -169,6 +176,52 @@ impl StoreReader {
         Ok(())
     }
 
+    /// Transactions in which one account takes part, under any of the names that the index has for it, newest first: up to
+    /// `limit` of them after the first `skip`, of blocks up to `height`. Reads at the most `most` rows; also says how many
+    /// it found, and whether it stopped there.
+    ///
+    /// # Errors
+    /// If sled fails or a row of the index is damaged.
+    pub fn party_transactions(
+        &self,
+        names: &[Vec<u8>],
+        height: u64,
+        (skip, limit): (usize, usize),
+        most: usize,
+    ) -> Result<(Vec<PartyRow>, usize, bool), StoreError> {
+        let tree = self.shared.database.sled().open_tree(PARTIES)?;
+        let rows = |name: &Vec<u8>| {
+            let range = tree.range(party_key(name, 0, 0)..=party_key(name, height, u32::MAX));
+            range.rev().map(party_row).peekable()
+        };
+        let mut sources: Vec<_> = names.iter().map(rows).collect();
+        let (mut page, mut found) = (Vec::new(), 0);
+        loop {
+            // The names' rows are merged: a transaction that names the account both ways counts once.
+            let mut next: Option<TransactionLocation> = None;
+            for source in &mut sources {
+                match source.peek() {
+                    Some(Ok(row)) => next = next.max(Some(row.location)),
+                    Some(Err(_)) => drop(source.next().transpose()?),
+                    None => {}
+                }
+            }
+            let Some(location) = next else { return Ok((page, found, false)) };
+            if found == most {
+                return Ok((page, found, true));
+            }
+            let mut role = 0;
+            for source in &mut sources {
+                let same = |row: &Result<PartyRow, StoreError>| row.as_ref().is_ok_and(|row| row.location == location);
+                role |= source.next_if(same).transpose()?.map_or(0, |row| row.role);
+            }
+            if found >= skip && page.len() < limit {
+                page.push(PartyRow { location, role });
+            }
+            found += 1;
+        }
+    }
+
     /// The newest checkpoint whose checksums hold. One that fails them is distrusted, and the other slot's is tried. After
     /// an error the state is rebuilt from the journal.
     ///
@@ -275,7 +328,7 @@ impl StoreReader {
     /// # Errors
     /// If sled fails or the history is damaged.
     pub fn schema_version(&self) -> Result<u32, StoreError> {
-        Ok(node::plan().status(&self.shared.database).map_err(Arc::new)?.version)
+        Ok(release::schema_plan(None).status(&self.shared.database).map_err(Arc::new)?.version)
     }
 
     /// Bytes that the store takes on disk.

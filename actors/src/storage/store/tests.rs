@@ -13,16 +13,20 @@ use aurigraph_ledger::{
 use aurigraph_runtime::supervisor::{Backoff, Budget, ChildSpec, Strategy, SupervisorSpec, Tree};
 use aurigraph_runtime::{KillMode, Registry};
 use aurigraph_schema_upgrades::faults::{Fault, Faulty};
-use aurigraph_schema_upgrades::{Change, Medium};
+use aurigraph_schema_upgrades::node::plan_with;
+use aurigraph_schema_upgrades::node::v004_address_index::{self, Party, RECEIVER, SENDER};
+use aurigraph_schema_upgrades::{Change, Medium, StepError};
 use bytes::Bytes;
 
 use super::actor::{StoreActor, StoreMsg, StoreWriter};
-use super::blocks::write_block;
+use super::blocks::{write_block, write_finality};
 use super::checkpoint::{self, Checkpoints};
 use super::error::StoreError;
-use super::layout::{AUDIT_TIMES, KEYS, PAGES, SlotValue, time_key};
+use super::layout::{AUDIT_TIMES, BLOCKS, KEYS, PAGES, PARTIES, SlotValue, time_key};
 use super::open::{Store, StoreOptions};
-use super::types::{CheckpointDone, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation};
+use super::types::{
+    CheckpointDone, Measures, PartyRow, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation,
+};
 use crate::bounds::storage::STORE_MAILBOX;
 use crate::storage::testing::{Chance, eventually};
 
@@ -156,6 +160,23 @@ fn write(store: &Store, checkpoints: &mut Checkpoints, view: &StateView) -> chec
     checkpoints.write(&shared.database, view, &consensus(view), view.height(), distrusted).unwrap()
 }
 
+/// Two accounts, each under both of its names now and then.
+fn parties(batch: u16, position: u32) -> Vec<Party> {
+    let (one, other) = (AccountIndex(position % 5), Address(Hash([u8::try_from(batch).unwrap(); 32])));
+    let sender = Party { key: crate::parties::by_index(one), role: SENDER };
+    let receiver = Party { key: crate::parties::by_address(&other), role: RECEIVER };
+    vec![sender, receiver]
+}
+
+/// What the journal would say of [`block`]'s transactions.
+struct Bodies;
+
+impl v004_address_index::Bodies for Bodies {
+    fn parties(&self, batch: &[u8; 32], positions: &[u32]) -> Result<Option<Vec<Vec<Party>>>, StepError> {
+        Ok(Some(positions.iter().map(|position| parties(u16::from(batch[0] - 1), *position)).collect()))
+    }
+}
+
 fn block(height: u64, transactions: u32) -> StoredBlock {
     let id = |index: u32| blake3_digest(&[height.to_le_bytes().as_slice(), &index.to_le_bytes()].concat());
     let transaction = |index: u32| StoredTransaction {
@@ -163,6 +184,7 @@ fn block(height: u64, transactions: u32) -> StoredBlock {
         batch: u16::try_from(index % 3).unwrap(),
         position: index / 3,
         receipt: vec![u8::try_from(index % 251).unwrap(); 20 + (index as usize * 37) % 900].into(),
+        parties: parties(u16::try_from(index % 3).unwrap(), index / 3),
     };
     StoredBlock {
         height,
@@ -171,6 +193,7 @@ fn block(height: u64, transactions: u32) -> StoredBlock {
         header: vec![9; 200].into(),
         batches: vec![Hash([1; 32]), Hash([2; 32]), Hash([3; 32])],
         transactions: (0..transactions).map(transaction).collect(),
+        bytes: u64::from(transactions) * 100,
     }
 }
 
@@ -776,4 +799,76 @@ fn an_older_store_is_upgraded_after_a_backup_if_that_is_allowed_and_else_says_wh
     assert!(Store::open(directory.path(), "v1", manual).is_ok(), "nothing is pending any more");
     let new = tempfile::tempdir().unwrap();
     assert!(Store::open(new.path(), "v1", manual).is_ok(), "a new store is no upgrade");
+}
+
+#[test]
+fn what_is_written_going_forward_is_what_an_upgrade_of_the_same_blocks_gives() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let database = &store.shared.database;
+    for (height, transactions) in [(1, 0), (2, 40), (3, 1_100)] {
+        write_block(database, &block(height, transactions)).unwrap();
+    }
+    let content = |tree: &str| database.scan(tree, None, usize::MAX).unwrap();
+    let (index, rows) = (content(PARTIES), content(BLOCKS));
+    assert_eq!(index.len(), 1 + 2 * 1_140);
+    let (plan, name) = (plan_with(Arc::new(Bodies)), || "test".into());
+    plan.downgrade_on(database, name(), 3).unwrap();
+    assert!(!database.trees().contains(&PARTIES.to_owned()));
+    plan.upgrade_on(database, name(), None).unwrap();
+    assert_eq!(content(PARTIES), index);
+    // Nobody has measured what was there before; indexed again, it is all there.
+    assert!(store.reader().header_by_height(3).unwrap().unwrap().measures == Measures::default());
+    write_block(database, &block(1, 0)).unwrap();
+    write_block(database, &block(2, 40)).unwrap();
+    write_block(database, &block(3, 1_100)).unwrap();
+    assert_eq!(content(BLOCKS), rows);
+}
+
+#[test]
+fn a_block_keeps_the_finality_of_its_first_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (database, reader) = (&store.shared.database, store.reader());
+    let measures = || reader.header_by_height(5).unwrap().unwrap().measures;
+    write_finality(database, 5, 9).unwrap();
+    assert!(reader.header_by_height(5).unwrap().is_none());
+    write_block(database, &block(5, 3)).unwrap();
+    assert_eq!(measures(), Measures { finalized_after_ms: None, bytes: Some(300) });
+    write_finality(database, 5, 120).unwrap();
+    write_finality(database, 5, 7_000).unwrap();
+    write_block(database, &block(5, 3)).unwrap();
+    assert_eq!(measures(), Measures { finalized_after_ms: Some(120), bytes: Some(300) });
+    let other = StoredBlock { hash: Hash([8; 32]), ..block(5, 3) };
+    write_block(database, &other).unwrap();
+    assert_eq!(measures().finalized_after_ms, None, "another block");
+}
+
+#[test]
+fn an_accounts_transactions_are_found_newest_first_page_by_page_under_both_of_its_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let heights = 1..=30_u64;
+    for height in heights.clone() {
+        write_block(&store.shared.database, &block(height, 12)).unwrap();
+    }
+    let names = [crate::parties::by_index(AccountIndex(2)), crate::parties::by_address(&Address(Hash([1; 32])))];
+    let mut wanted = Vec::new();
+    for height in heights.rev() {
+        for index in (0..12_u32).rev() {
+            let sender = if index / 3 % 5 == 2 { SENDER } else { 0 };
+            let receiver = if index % 3 == 1 { RECEIVER } else { 0 };
+            let role = sender | receiver;
+            wanted.extend((role > 0).then_some(PartyRow { location: TransactionLocation { height, index }, role }));
+        }
+    }
+    assert!(wanted.iter().any(|row| row.role == SENDER | RECEIVER), "some under both");
+    let find = |height, range, most| store.reader().party_transactions(&names, height, range, most).unwrap();
+    assert_eq!(find(u64::MAX, (0, usize::MAX), 1_000), (wanted.clone(), wanted.len(), false));
+    let page = find(u64::MAX, (10, 7), 1_000);
+    assert_eq!((page.0.as_slice(), page.1), (&wanted[10..17], wanted.len()));
+    let older: Vec<_> = wanted.iter().copied().filter(|row| row.location.height <= 4).collect();
+    assert_eq!(find(4, (0, 1_000), 1_000), (older.clone(), older.len(), false));
+    assert_eq!(find(4, (0, 1_000), 3), (older[..3].to_vec(), 3, true));
+    assert_eq!(find(u64::MAX, (1_000, 7), 10_000), (Vec::new(), wanted.len(), false));
 }

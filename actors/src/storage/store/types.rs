@@ -1,6 +1,7 @@
 //! What goes into the store and what comes out.
 
 use aurigraph_ledger::{Hash, StoredPage};
+use aurigraph_schema_upgrades::node::v004_address_index::Party;
 use bytes::Bytes;
 
 /// A ledger block as it is indexed.
@@ -18,6 +19,17 @@ pub struct StoredBlock {
     pub batches: Vec<Hash>,
     /// The included transactions, in order.
     pub transactions: Vec<StoredTransaction>,
+    /// Encoded bytes of the transactions.
+    pub bytes: u64,
+}
+
+/// What this node measured of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Measures {
+    /// From the commit's time to the moment this node had executed and stored it for the first time, milliseconds.
+    pub finalized_after_ms: Option<u64>,
+    /// Encoded bytes of its transactions.
+    pub bytes: Option<u64>,
 }
 
 /// An included transaction.
@@ -31,6 +43,8 @@ pub struct StoredTransaction {
     pub position: u32,
     /// Its canonical receipt.
     pub receipt: Bytes,
+    /// Who takes part in it.
+    pub parties: Vec<Party>,
 }
 
 /// A block as the store gives it back.
@@ -48,6 +62,8 @@ pub struct BlockRow {
     pub batches: Vec<Hash>,
     /// How many transactions it includes.
     pub transactions: u32,
+    /// What this node measured of it.
+    pub measures: Measures,
 }
 
 /// A transaction as the store gives it back, without its body: that stands in the batch in the journal.
@@ -72,6 +88,15 @@ pub struct TransactionLocation {
     pub height: u64,
     /// Its place among the block's transactions.
     pub index: u32,
+}
+
+/// A transaction in which an account takes part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartyRow {
+    /// Where it is.
+    pub location: TransactionLocation,
+    /// What the account is in it: bits as in `V004__address_index`.
+    pub role: u8,
 }
 
 /// A checkpoint that was written.

@@ -1,0 +1,40 @@
+//! What this build knows: the newest version of the store's schema.
+//!
+//! A build for tests can take the place of the release before, so that a cluster of both can be run. A release has no such
+//! code: it is compiled with debug assertions alone.
+
+use std::sync::Arc;
+
+use aurigraph_schema_upgrades::Plan;
+use aurigraph_schema_upgrades::node::{self, v004_address_index::Bodies};
+
+/// Whether this process takes the place of the release before.
+#[cfg(debug_assertions)]
+fn is_older() -> bool {
+    use std::sync::OnceLock;
+    static OLDER: OnceLock<bool> = OnceLock::new();
+    *OLDER.get_or_init(|| std::env::var_os("AURIGRAPH_OLDER_RELEASE").is_some())
+}
+
+#[cfg(not(debug_assertions))]
+const fn is_older() -> bool {
+    false
+}
+
+/// The steps of the store's schema, up to the newest that this build knows.
+#[must_use]
+pub fn schema_plan(bodies: Option<Arc<dyn Bodies>>) -> Plan {
+    let plan = match bodies {
+        Some(bodies) => node::plan_with(bodies),
+        None => node::plan(),
+    };
+    if is_older() { plan.up_to(OLDER_SCHEMA) } else { plan }
+}
+
+/// The newest schema version of the release before.
+const OLDER_SCHEMA: u32 = 4;
+
+/// Whether this build's block rows end in what was measured (`V005__block_measures`).
+pub(crate) fn keeps_measures() -> bool {
+    !is_older()
+}
