@@ -177,6 +177,11 @@ impl TestNode {
         Address::of_public_key(self.signer(account).public_key()).0
     }
 
+    /// The address of a genesis account, with a key or without.
+    pub fn listed_address(&self, account: usize) -> Hash {
+        self.development.genesis_accounts()[account].address.0
+    }
+
     /// The key of a genesis account.
     pub fn signer(&self, account: usize) -> Signer {
         Signer::from_seed(&Seed::new(self.development.account_seed(account))).expect("a key")

@@ -74,12 +74,12 @@ async fn chain_reads(node: &TestNode, hash: &str) {
     let sent = node.good(&format!("/gateway/accounts/{}/transactions", node.address_of(0))).await;
     assert_eq!((&sent["total"], &sent["truncated"], &sent["page"]), (&json!(1), &json!(false), &json!(1)));
     assert_eq!((&sent["transactions"][0]["hash"], &sent["transactions"][0]["role"]), (&json!(hash), &json!("sender")));
-    let received = node.good(&format!("/gateway/accounts/{}/transactions?pageSize=1", node.address_of(9))).await;
+    let received = node.good(&format!("/gateway/accounts/{}/transactions?pageSize=1", node.listed_address(9))).await;
     assert_eq!(
         (&received["transactions"][0]["hash"], &received["transactions"][0]["role"]),
         (&json!(hash), &json!("receiver"))
     );
-    let past = node.good(&format!("/gateway/accounts/{}/transactions?page=2", node.address_of(9))).await;
+    let past = node.good(&format!("/gateway/accounts/{}/transactions?page=2", node.listed_address(9))).await;
     assert_eq!((&past["total"], &past["transactions"]), (&json!(1), &json!([])));
     let latest = node.good("/blockchain/blocks/latest?limit=200").await;
     let heights: Vec<u64> =
