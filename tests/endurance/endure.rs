@@ -11,11 +11,13 @@ use aurigraph_testkit::endurance::Endurance;
 use aurigraph_testkit::steady::Shape;
 use aurigraph_testkit::{Cluster, Options};
 
-const USAGE: &str = "endure rolling|storm|absence [--binary target/release/aurigraph] [--config four-validators.toml]
+const USAGE: &str = "endure rolling|storm|kills|outages|absence [--binary target/release/aurigraph] [--config four-validators.toml]
      [--per-second 200] [--operations 100] [--rounds 3] [--minutes 10] [--seed 1] [--commits 10000]
 
   rolling   stops each node in order until the others have gone on, and starts it, --rounds times: the longest pause of commits, the time to return
   storm     for --minutes, `kill -9` of processes and deaths of actors at random, chosen by --seed
+  kills     --rounds times `kill -9` of one node at a random moment, and its start: the times to return
+  outages   the same of all nodes at once
   absence   kills one node until the others are --commits ahead, starts it under the same load: time and memory
   --per-second, --operations   the load over all nodes, and the transfers in each transaction
 
@@ -36,7 +38,9 @@ impl Plan {
     /// Reads the command line; none if it is not understood.
     fn read(mut words: impl Iterator<Item = String>) -> Option<Self> {
         let mut plan = Self {
-            what: words.next().filter(|what| ["rolling", "storm", "absence"].contains(&what.as_str()))?,
+            what: words
+                .next()
+                .filter(|what| ["rolling", "storm", "kills", "outages", "absence"].contains(&what.as_str()))?,
             binary: "target/release/aurigraph".into(),
             config: "four-validators.toml".into(),
             shape: Shape { per_second: 200, operations: 100 },
@@ -75,6 +79,8 @@ async fn main() {
     match plan.what.as_str() {
         "rolling" => rolling(&mut endurance, plan.rounds).await,
         "storm" => storm(&mut endurance, plan.seed, Duration::from_secs_f64(plan.minutes * 60.0)).await,
+        "kills" => kills(&mut endurance, &plan, false).await,
+        "outages" => kills(&mut endurance, &plan, true).await,
         _ => absence(&mut endurance, plan.commits).await,
     }
     let checked = endurance.close().await;
@@ -98,6 +104,28 @@ async fn rolling(endurance: &mut Endurance, rounds: usize) {
         }
     }
     println!("longest pause of commits: {} ms", worst.as_millis());
+}
+
+async fn kills(endurance: &mut Endurance, plan: &Plan, all: bool) {
+    let (began, rounds) = (Instant::now(), plan.rounds);
+    let told = |round: usize, back: Duration| {
+        if round.is_multiple_of(20) {
+            println!("round {round}: back after {} ms", back.as_millis());
+        }
+    };
+    let storm = endurance.kills(plan.seed, rounds, all, told).await;
+    println!(
+        "{rounds} rounds, {} processes ended, seed {}, {:.0} s; {} acknowledged so far; longest pause of commits {} ms",
+        storm.processes,
+        plan.seed,
+        began.elapsed().as_secs_f64(),
+        endurance.acknowledged(),
+        storm.longest_pause.as_millis()
+    );
+    let [least, median, p95, p99, slowest] = [0, 50, 95, 99, 100].map(|percent| storm.percentile(percent).as_millis());
+    println!(
+        "from start to ready and level: least {least} ms, median {median} ms, p95 {p95} ms, p99 {p99} ms, slowest {slowest} ms"
+    );
 }
 
 async fn storm(endurance: &mut Endurance, seed: u64, lasts: Duration) {

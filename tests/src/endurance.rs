@@ -176,6 +176,35 @@ impl Endurance {
         storm
     }
 
+    /// `kill -9` of one node, or of all at once, at a random moment, and a start at once without any other step; so often.
+    /// Each round waits until all are ready and level before it ends.
+    pub async fn kills(&mut self, seed: u64, rounds: usize, all: bool, mut told: impl FnMut(usize, Duration)) -> Storm {
+        let (mut dice, mut storm) = (Rng::new(seed), Storm::default());
+        self.longest_pause();
+        for round in 1..=rounds {
+            tokio::time::sleep(Duration::from_millis(dice.below(1_500))).await;
+            let first = dice.index(self.nodes());
+            let nodes: Vec<usize> = if all { (0..self.nodes()).collect() } else { vec![first] };
+            for node in &nodes {
+                self.cluster.kill(*node);
+            }
+            let started = Instant::now();
+            for node in &nodes {
+                self.cluster.launch(*node, false);
+            }
+            for node in &nodes {
+                self.cluster.wait_ready(*node..=*node).await;
+                self.level(*node).await;
+            }
+            storm.processes += nodes.len();
+            storm.returns.push(started.elapsed());
+            told(round, started.elapsed());
+        }
+        storm.longest_pause = self.longest_pause();
+        storm.returns.sort_unstable();
+        storm
+    }
+
     /// Ends so many processes and starts them again one by one.
     async fn fell(&mut self, down: usize, dice: &mut Rng, storm: &mut Storm) {
         let first = dice.index(self.nodes());

@@ -20,6 +20,8 @@ pub mod load;
 #[cfg(feature = "processes")]
 pub mod ports;
 #[cfg(feature = "processes")]
+pub mod power;
+#[cfg(feature = "processes")]
 pub mod proxy;
 #[cfg(feature = "rogue")]
 pub mod rogue;

@@ -197,6 +197,8 @@ impl Journal {
         }));
         let mut writer = LogWriter::open(Arc::clone(&journal.0))?;
         if owner.is_none() {
+            // Else a cut of power could take the log's folder with all that was synced in it.
+            segment::sync_above(&journal.0.directory)?;
             writer.append(&[Record::new(RecordKind::Init, Hash::ZERO, identity.encode(&salt, after_loss))])?;
             writer.sync()?;
         }

@@ -86,3 +86,21 @@ fn allocate(file: &File, path: &Path, room: u64) -> Result<(), JournalError> {
 pub(super) fn sync_directory(directory: &Path) -> Result<(), JournalError> {
     File::open(directory).and_then(|file| file.sync_all()).map_err(JournalError::io("sync", directory))
 }
+
+/// Makes the names of a new directory and of those around it durable: any of them may be as new. One that may not be
+/// opened or changed, or that knows no sync, is not ours.
+pub(super) fn sync_above(directory: &Path) -> Result<(), JournalError> {
+    use std::io::ErrorKind::{InvalidInput, PermissionDenied, ReadOnlyFilesystem, Unsupported};
+    let directory = directory.canonicalize().map_err(JournalError::io("find", directory))?;
+    for above in directory.ancestors().skip(1) {
+        match File::open(above).and_then(|file| file.sync_all()) {
+            Err(error)
+                if matches!(error.kind(), InvalidInput | PermissionDenied | ReadOnlyFilesystem | Unsupported) =>
+            {
+                return Ok(());
+            }
+            result => result.map_err(JournalError::io("sync", above))?,
+        }
+    }
+    Ok(())
+}
