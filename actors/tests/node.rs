@@ -113,14 +113,14 @@ async fn a_single_validator_commits_a_transfer_and_has_it_after_a_restart() {
     until("the published state", || balance() == Some(1_000_000_000_000_000_003)).await;
     let before = published(&node).expect("published");
     let (height, hash) = (height_of(&node, &id), before.newest.hash);
-    node.shutdown(Duration::from_secs(10)).await.expect("an ordered stop");
+    node.shutdown(WITHIN).await.expect("an ordered stop");
     drop(node);
     let node = cluster.start("solo1", false).await;
     until("the replay", || published(&node).is_some_and(|state| state.height() >= before.height())).await;
     assert_eq!(height_of(&node, &id), height);
     let row = node.context().store.header_by_height(before.height()).expect("reads").expect("indexed");
     assert_eq!(row.hash, hash);
-    node.shutdown(Duration::from_secs(10)).await.expect("an ordered stop");
+    node.shutdown(WITHIN).await.expect("an ordered stop");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -146,7 +146,7 @@ async fn four_validators_commit_transfers_sent_to_each_and_agree() {
     let balance = |node: &RunningNode| published(node).and_then(|state| state.view.balance(AccountIndex(100)));
     until("the published states", || nodes.iter().all(|node| balance(node) == Some(1_000_000_000_000_000_020))).await;
     for node in nodes {
-        node.shutdown(Duration::from_secs(10)).await.expect("an ordered stop");
+        node.shutdown(WITHIN).await.expect("an ordered stop");
     }
 }
 
@@ -176,5 +176,5 @@ async fn a_transfer_commits_after_every_death_of_every_stage_and_of_what_it_stan
     let once_each = 1_000_000_000_000_000_000 + 2 * roles.len() as u128;
     until("each transfer to take effect", || balance() >= Some(once_each)).await;
     assert_eq!(balance(), Some(once_each), "each transfer took effect once");
-    node.shutdown(Duration::from_secs(10)).await.expect("an ordered stop");
+    node.shutdown(WITHIN).await.expect("an ordered stop");
 }

@@ -17,7 +17,6 @@ pub mod endurance;
 pub mod healing;
 #[cfg(feature = "processes")]
 pub mod load;
-#[cfg(feature = "processes")]
 pub mod ports;
 #[cfg(feature = "processes")]
 pub mod power;

@@ -124,7 +124,8 @@ impl Device for Fake {
 const TUNING: Tuning = Tuning {
     batch: 64,
     wait: Duration::from_millis(2),
-    deadline: Duration::from_millis(300),
+    // A machine that does other things must not make a device look hung.
+    deadline: SOON,
     check_every: 8,
     crossover: Some(8),
 };
@@ -150,12 +151,14 @@ async fn with_device(mood: Mood) -> Node {
         Worker { role: "gpu-worker/0".to_owned(), device: Some(Arc::clone(&state)) },
     ];
     let (of_worker, on_cpu) = (Arc::clone(&state), Arc::clone(&cpu));
+    let deadline = if mood == Mood::Hangs { Duration::from_millis(300) } else { TUNING.deadline };
+    let tuning = Tuning { deadline, ..TUNING };
     let children = vec![
         ChildSpec::behaviour("cpu-verifier/0", bounds::VERIFIER_MAILBOX, move || {
             Verifier::cpu(Arc::clone(&on_cpu) as _)
         }),
         ChildSpec::behaviour("gpu-worker/0", bounds::DEVICE_MAILBOX, move || {
-            GpuWorker::new(Arc::clone(&of_worker), Arc::clone(&open), Arc::new(AwsLc), TUNING)
+            GpuWorker::new(Arc::clone(&of_worker), Arc::clone(&open), Arc::new(AwsLc), tuning)
         }),
         ChildSpec::behaviour("verify-dispatcher", bounds::DISPATCHER_MAILBOX, move || {
             VerifyDispatcher::new(workers.clone())

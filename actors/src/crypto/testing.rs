@@ -15,7 +15,7 @@ pub(crate) const ALL_MODES: [KillMode; 5] =
     [KillMode::Kill, KillMode::Panic, KillMode::Error, KillMode::Stop, KillMode::Abort];
 
 /// Longest wait for anything.
-pub(crate) const SOON: Duration = Duration::from_secs(20);
+pub(crate) const SOON: Duration = Duration::from_secs(60);
 
 /// The live tree of a node whose name no other test of this process uses: actors' names are global.
 pub(crate) fn node() -> Registry {

@@ -178,7 +178,7 @@ async fn before_anything_is_published_reads_say_so_and_health_answers() {
     // A disk that fails is an error, never an unknown transaction.
     let failed = port.transaction(Hash::ZERO).await;
     assert!(matches!(failed, Err(PortError::Query(QueryError::Storage { .. }))), "{failed:?}");
-    tree.shutdown(Duration::from_secs(5)).await.expect("an ordered stop");
+    tree.shutdown(Duration::from_secs(60)).await.expect("an ordered stop");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -209,5 +209,5 @@ async fn an_archive_that_hangs_delays_neither_health_nor_memory_and_its_queue_is
     while port.block_by_hash(unknown).await != Ok(None) {
         assert!(began.elapsed() < Duration::from_secs(30), "no place came back");
     }
-    tree.shutdown(Duration::from_secs(5)).await.expect("an ordered stop");
+    tree.shutdown(Duration::from_secs(60)).await.expect("an ordered stop");
 }

@@ -1,6 +1,6 @@
 //! A whole node with its HTTP edge on loopback, and a small client.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use aurigraph_api::{Port, spec};
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::{AccountIndex, Address, Hash, SenderKey, Target, Transaction, TransactionBuilder};
 use aurigraph_runtime::{ChildSpec, Metrics};
+use aurigraph_testkit::ports;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -74,20 +75,18 @@ impl Answer {
 impl TestNode {
     /// Starts one; `change` may adapt its settings.
     pub async fn start(name: &str, change: impl FnOnce(&mut NodeSettings)) -> Self {
-        let held: Vec<TcpListener> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let port = |at: usize| held[at].local_addr().expect("bound");
+        // Not ones that the system may give to a connection of another test in the meantime.
+        let (rest, listen) = (ports::free(), ports::free());
         let text = format!(
             "[genesis]\nmode = \"development\"\nseed = \"{name}\"\nnetwork = \"test\"\naccounts = 20\nsigners = 4\n\
              signer_balance = \"1000\"\nrecipient_balance = \"1\"\n[chaos]\nenabled = true\n\
-             [[node]]\nname = \"{name}1\"\nvalidator = true\nstake = 1\nrest = \"{}\"\nlisten = \"{}\"\n",
-            port(0),
-            port(1)
+             [[node]]\nname = \"{name}1\"\nvalidator = true\nstake = 1\nrest = \"{rest}\"\n\
+             listen = \"{listen}\"\n"
         );
         let data = tempfile::tempdir().expect("a temporary directory");
         let path = data.path().join("cluster.toml");
         std::fs::write(&path, text).expect("the config is written");
         let config = ClusterConfig::load(&path).expect("the config is good");
-        drop(held);
         let node_name = format!("{name}1");
         let mut settings = config.node_settings(&node_name, data.path(), true).expect("settings");
         change(&mut settings);
@@ -203,6 +202,6 @@ impl TestNode {
 
     /// Stops the node; panics if that takes too long.
     pub async fn stop(self) {
-        self.node.shutdown(Duration::from_secs(20)).await.expect("an ordered stop");
+        self.node.shutdown(WITHIN).await.expect("an ordered stop");
     }
 }

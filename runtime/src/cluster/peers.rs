@@ -159,9 +159,10 @@ impl PeerEntry {
     pub(crate) fn charge(&self, rule: &'static str, detail: &str) {
         tracing::warn!(peer = %self.name, rule, detail, "peer dropped and charged");
         metrics::counter!("network_peer_charges_total", "peer" => self.name.clone(), "rule" => rule).increment(1);
-        self.counters.charges.fetch_add(1, Ordering::Relaxed);
         *self.penalty_until.lock() = Some(Instant::now() + self.penalty);
         self.failed(format!("charged: {rule}: {detail}"));
+        // After what goes with it: whoever sees the count sees the reason, too.
+        self.counters.charges.fetch_add(1, Ordering::Release);
         self.close(detail);
         self.poke();
     }
@@ -224,7 +225,7 @@ impl PeerEntry {
             bulk_queued: self.bulk().map_or(0, |lane| lane.queued()),
             sends_refused: counters.refused.load(Ordering::Relaxed),
             sessions: counters.sessions.load(Ordering::Relaxed),
-            charges: counters.charges.load(Ordering::Relaxed),
+            charges: counters.charges.load(Ordering::Acquire),
             penalty_left: self.penalty_left(),
             last_failure: self.last_failure.lock().clone(),
         }

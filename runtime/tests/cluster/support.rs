@@ -62,7 +62,7 @@ pub fn public_key(name: &str) -> Vec<u8> {
 pub fn channels(own: &str, peers: &[&str]) -> Channels {
     let keys: Vec<_> = peers.iter().map(|peer| (*peer, public_key(peer))).collect();
     let keys = PeerKeys::new(keys.iter().map(|(name, key)| (*name, key.as_slice()))).expect("a good list");
-    Channels::new(identity(own), keys, SECRET, Duration::from_secs(3)).expect("good settings")
+    Channels::new(identity(own), keys, SECRET, BOUND).expect("good settings")
 }
 
 /// What came in.
@@ -148,8 +148,9 @@ pub fn settings(node: &str, peers: &[(&str, &str)]) -> ClusterSettings {
         peers: peers.collect(),
         network_batching: true,
         buffers: aurigraph_runtime::Buffers::pooled(1 << 20),
-        links: LinkLimits { penalty: Duration::from_millis(300), ..LinkLimits::default() },
-        door: DoorLimits::default(),
+        // A machine that does other things must not make a peer look dead, or a handshake too slow; tests of those have their own.
+        links: LinkLimits { penalty: Duration::from_millis(300), dead_after: BOUND, ..LinkLimits::default() },
+        door: DoorLimits { handshake_timeout: BOUND, ..DoorLimits::default() },
     }
 }
 
