@@ -65,7 +65,7 @@ async fn two_thousand_transfers_commit_once_each_and_all_nodes_agree() {
         .await;
     }
     let nodes: Vec<_> = (0..4).collect();
-    let height = cluster.wait_equal(&nodes, Duration::from_secs(10)).await;
+    let height = cluster.wait_equal(&nodes, Duration::from_secs(60)).await;
 
     // Once each: the blocks hold as many transactions as were made.
     let mut included = 0;

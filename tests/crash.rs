@@ -6,7 +6,7 @@ use std::time::Duration;
 use aurigraph_testkit::{Cluster, Load, Options, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
-const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(60);
 
 async fn four() -> Cluster {
     Cluster::start(BINARY, "four-validators.toml", Options::default()).await

@@ -14,9 +14,9 @@ use aurigraph_testkit::{Client, Cluster, Load, Options, Wallet, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
 const WITHIN: Duration = Duration::from_secs(60);
-/// The longest time between two ledger blocks under load: the closing phase and the first rounds of an epoch, on a machine
-/// that does other things too.
-const LONGEST_PAUSE_MS: u64 = 3_000;
+/// The longest time between two ledger blocks under load: the closing phase and the first rounds of an epoch. A second or two;
+/// a machine that does other things, too, gets more before it is called a gap.
+const LONGEST_PAUSE_MS: u64 = 20_000;
 
 const HEAD: &str = "# One table a node.\n";
 const WITH_EPOCHS: &str = "[genesis.parameters]\nepoch_ms = 4000\n\n# One table a node.\n";

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
-const WITHIN: Duration = Duration::from_secs(40);
+const WITHIN: Duration = Duration::from_secs(60);
 /// What an attack may cost a node for good. A flooder may have its bulk window (48 MiB) unprocessed at the victim, and
 /// 1,024 strangers their handshakes (tens of KiB each); the rest is what a node under load takes anyway.
 const MEMORY: u64 = 256 << 20;
@@ -35,7 +35,7 @@ fn channels(cluster: &Cluster, seed: &[u8; 32]) -> Channels {
     let validators = cluster.config.genesis.validators.iter();
     let others = validators.filter(|one| one.network_key.as_bytes() != identity.public_key());
     let keys = PeerKeys::new(others.map(|one| (one.name.as_str(), one.network_key.as_bytes()))).unwrap();
-    Channels::new(identity, keys, secret(cluster), Duration::from_secs(3)).unwrap()
+    Channels::new(identity, keys, secret(cluster), WITHIN).unwrap()
 }
 
 /// Waits until a node counts that many more handshakes refused for a reason.

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
 const LASTS: Duration = Duration::from_secs(20);
-const WITHIN: Duration = Duration::from_secs(30);
+const WITHIN: Duration = Duration::from_secs(60);
 const STALLED: usize = 3;
 
 /// What the documented bounds let one node of four hold at once, in bytes: its pool; the same bytes again at a batcher;

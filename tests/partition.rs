@@ -6,7 +6,7 @@ use std::time::Duration;
 use aurigraph_testkit::{Cluster, Load, Options, eventually};
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
-const WITHIN: Duration = Duration::from_secs(40);
+const WITHIN: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_split_in_halves_stops_commits_and_healing_resumes_them() {

@@ -34,6 +34,8 @@ pub struct NodeEntry {
     pub validator: Option<u16>,
     /// An observer that has a consensus key, and may become a validator.
     pub candidate: bool,
+    /// Its validator has rotated its keys on the ledger: its secrets file holds the new ones.
+    pub rotated: bool,
     /// Where its REST server listens.
     pub rest: SocketAddr,
     /// Where its node listener listens.
@@ -135,7 +137,11 @@ impl ClusterConfig {
                 consensus: secrets.consensus_seed.filter(|_| node.validator.is_some() || node.candidate),
                 network: secrets.network_seed,
             },
-            network_key: node.network_key.clone(),
+            network_key: if node.rotated {
+                network_public_key(&secrets.network_seed)
+            } else {
+                node.network_key.clone()
+            },
             genesis: self.genesis.clone(),
             features: self.features,
             pacing: self.pacing,
@@ -153,6 +159,7 @@ impl ClusterConfig {
             upgrade_schema: self.storage.upgrade_schema,
             initialise,
             rejoin: false,
+            rotated: node.rotated,
         })
     }
 
@@ -171,7 +178,7 @@ impl ClusterConfig {
     }
 
     fn secrets_of(&self, node: &NodeEntry) -> Result<NodeSecrets, ConfigError> {
-        if let Some(development) = &self.development {
+        if let Some(development) = self.development.as_ref().filter(|_| !node.rotated) {
             return Ok(development.node_secrets(&node.name));
         }
         let path = node
@@ -185,6 +192,10 @@ impl ClusterConfig {
         let secrets = NodeSecrets::load(path, &ask)?;
         let wrong =
             |what: &'static str| ConfigError::ForeignSecrets { path: path.clone(), node: node.name.clone(), what };
+        if node.rotated {
+            // Which keys are in force the ledger says, and the node's log with it.
+            return if secrets.consensus_seed.is_some() { Ok(secrets) } else { Err(wrong("consensus")) };
+        }
         if network_public_key(&secrets.network_seed) != node.network_key {
             return Err(wrong("network"));
         }

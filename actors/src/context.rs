@@ -142,8 +142,10 @@ impl NodeContext {
         })
     }
 
-    /// The validator has started an epoch: these are its members from here on.
+    /// The validator has started an epoch: these are its members from here on, and the links follow their keys.
     pub(crate) fn enter(&self, members: Members) -> Arc<Members> {
+        let before = members.epoch.checked_sub(1).and_then(|epoch| self.members_of(epoch));
+        self.net.follow_keys(&members.network_keys(&self.settings, before.as_deref()));
         let members = Arc::new(members);
         self.members.send_replace(Arc::clone(&members));
         members
@@ -154,7 +156,7 @@ impl NodeContext {
     pub fn consensus_config(&self, members: &Members) -> Config {
         let config = self.first_config();
         match &members.start {
-            None => config,
+            None => Config { own: members.own, ..config },
             Some(start) => config.at(start, members.stakes(), members.own),
         }
     }

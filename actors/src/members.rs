@@ -32,6 +32,8 @@ pub struct Member {
     pub name: String,
     /// Signs its blocks.
     pub consensus_key: Bytes,
+    /// Identifies its node.
+    pub network_key: Bytes,
     /// Its voting weight.
     pub stake: Stake,
 }
@@ -62,8 +64,7 @@ impl Members {
             stake: validator.stake,
         };
         let listed: Vec<_> = settings.genesis.validators.iter().map(listed).collect();
-        let members = Self::of(settings, 0, None, &listed);
-        Self { own: settings.validator, ..members }
+        Self::of(settings, 0, None, &listed)
     }
 
     /// Those of an epoch with these validators.
@@ -79,6 +80,7 @@ impl Members {
                 known(&validator.network_key).unwrap_or(&validator.name).clone()
             },
             consensus_key: Bytes::copy_from_slice(&validator.consensus_key),
+            network_key: Bytes::copy_from_slice(&validator.network_key),
             stake: validator.stake,
         };
         let validators: Vec<Member> = validators.iter().enumerate().map(member).collect();
@@ -117,6 +119,29 @@ impl Members {
         self.validator(name).or_else(|| guest().and_then(|at| AuthorIdx::try_from(at).ok()))
     }
 
+    /// The network keys of the other nodes, by name: what the ledger says of validators of this epoch and the one before,
+    /// what the cluster config says of all others. A validator whose key changes has both for an epoch, in which its node
+    /// is started with the new one.
+    #[must_use]
+    pub fn network_keys(&self, settings: &NodeSettings, before: Option<&Self>) -> Vec<(String, Bytes)> {
+        let mut keys: Vec<(String, Bytes)> = Vec::new();
+        for peer in &settings.peers {
+            let listed = [Some(self), before].into_iter().flatten().flat_map(|members| &members.validators);
+            let own = listed.filter(|validator| validator.name == peer.name && !validator.network_key.is_empty());
+            let mut of_peer: Vec<Bytes> = own.map(|validator| validator.network_key.clone()).collect();
+            if of_peer.is_empty() {
+                of_peer.push(Bytes::copy_from_slice(&peer.network_key));
+            }
+            for key in of_peer {
+                // One key is never two nodes': the list as a whole would be refused.
+                if keys.iter().all(|(_, known)| *known != key) {
+                    keys.push((peer.name.clone(), key));
+                }
+            }
+        }
+        keys
+    }
+
     /// Their stakes, by index.
     #[must_use]
     pub fn stakes(&self) -> Vec<Stake> {
@@ -152,7 +177,61 @@ pub fn decode_set(bytes: &[u8]) -> Result<Vec<Listed>, CodecError> {
 impl Members {
     /// Validators of these names, without keys, each with stake 1.
     pub(crate) fn named(epoch: Epoch, own: Option<AuthorIdx>, names: &[&str]) -> Self {
-        let member = |name: &&str| Member { name: (*name).to_owned(), consensus_key: Bytes::new(), stake: 1 };
+        let member = |name: &&str| Member {
+            name: (*name).to_owned(),
+            consensus_key: Bytes::new(),
+            network_key: Bytes::new(),
+            stake: 1,
+        };
         Self { epoch, start: None, validators: names.iter().map(member).collect(), own, guests: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ClusterConfig;
+
+    fn settings(directory: &std::path::Path) -> NodeSettings {
+        let node = |at: u16, more: &str| {
+            let (name, port) = (format!("v{at}"), 2 * at);
+            format!(
+                "[[node]]\nname = \"{name}\"\nrest = \"127.0.0.1:{port}\"\nlisten = \"127.0.0.1:{}\"\n{more}",
+                port + 1
+            )
+        };
+        let genesis = "[genesis]\nmode = \"development\"\naccounts = 2\nsigners = 1\n".to_owned();
+        let text = [genesis, node(1, ""), node(2, ""), node(3, "validator = false\n")].concat();
+        let path = directory.join("cluster.toml");
+        std::fs::write(&path, text).unwrap();
+        ClusterConfig::load(&path).unwrap().node_settings("v1", directory, true).unwrap()
+    }
+
+    #[test]
+    fn a_rotated_network_key_holds_beside_the_old_one_for_an_epoch_and_alone_after_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let settings = settings(directory.path());
+        let genesis = Members::of_genesis(&settings);
+        let config_key = |name: &str| {
+            let peer = settings.peers.iter().find(|peer| peer.name == name).unwrap();
+            Bytes::copy_from_slice(&peer.network_key)
+        };
+        let old = (("v2".to_owned(), config_key("v2")), ("v3".to_owned(), config_key("v3")));
+        assert_eq!(genesis.network_keys(&settings, None), [old.0.clone(), old.1.clone()]);
+        let listed = |name: &str, key: u8| Listed {
+            name: name.to_owned(),
+            consensus_key: vec![key; 3],
+            network_key: vec![key; 4],
+            stake: 1,
+        };
+        let rotated = Members::of(&settings, 1, None, &[listed("v2", 9)]);
+        assert_eq!(rotated.name(0), "v2", "found by its name, the key being new");
+        let new = ("v2".to_owned(), Bytes::from_static(&[9; 4]));
+        assert_eq!(rotated.network_keys(&settings, Some(&genesis)), [new.clone(), old.0.clone(), old.1.clone()]);
+        assert_eq!(rotated.network_keys(&settings, Some(&rotated)), [new, old.1.clone()]);
+        // Nobody gets a name by registering the key of another's.
+        let thief = Listed { network_key: config_key("v3").to_vec(), ..listed("v2", 9) };
+        let keys = Members::of(&settings, 1, None, &[thief]).network_keys(&settings, None);
+        assert_eq!(keys.iter().filter(|(_, key)| *key == config_key("v3")).count(), 1, "a key stands for one name");
     }
 }

@@ -44,6 +44,13 @@ impl Links {
         self.net.send_bulk(peer, message, Class::Serving).is_ok()
     }
 
+    /// From now on these keys identify the peers, and no other; links under a key that is not listed any more end.
+    pub fn follow_keys(&self, keys: &[(String, Bytes)]) {
+        if let Err(error) = self.net.replace_keys(keys.iter().map(|(name, key)| (name.as_str(), key.as_ref()))) {
+            tracing::error!(%error, "the network keys of this epoch cannot be used: those of the epoch before stay");
+        }
+    }
+
     /// Peers to which both lanes are up.
     #[must_use]
     pub fn connected(&self) -> Vec<String> {

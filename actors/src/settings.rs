@@ -220,4 +220,6 @@ pub struct NodeSettings {
     /// A validator whose directory was lost starts with an empty one: it observes until the others have proved which rounds
     /// it cannot have signed.
     pub rejoin: bool,
+    /// The validator's keys were rotated: its log begins under keys that are not these.
+    pub rotated: bool,
 }

@@ -13,7 +13,7 @@ use aurigraph_runtime::{Buffers, ChildSpec, Registry, StartError, Strategy, Supe
 use crate::audit::{AuditActor, AuditLevel, AuditReader, AuditRecord};
 use crate::bounds;
 use crate::config::public_key_of_seed;
-use crate::consensus::{BlockFetcher, CommitSync, Validator, ValidatorMailbox};
+use crate::consensus::{BlockFetcher, CommitSync, Validator, ValidatorMailbox, epochs};
 use crate::context::{NodeContext, NodeParts};
 use crate::crypto::{GpuWorker, Verifier, VerifyDispatcher, Worker};
 use crate::fatal::Fatal;
@@ -50,6 +50,18 @@ pub enum StartNodeError {
     /// The store has lost its state, and what is left of the log does not lead to it.
     #[error(transparent)]
     Refill(#[from] RefillError),
+    /// The log knows no epoch in which this validator has this key.
+    #[error(
+        "data directory {directory} belongs to this node under another validator key, and its log names the new one in no \
+         validator set: the new keys come into force with the epoch after the rotation"
+    )]
+    NotInForce {
+        /// The directory.
+        directory: String,
+    },
+    /// What the log says of validators cannot be read.
+    #[error("the validators in the log: {0}")]
+    Sets(String),
     /// The links.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -139,12 +151,19 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
         initialise: settings.initialise,
         rejoin: settings.rejoin,
         segment_bytes: settings.segment_bytes,
+        rotated: settings.rotated,
     };
     let (fatal, name, upgrade) = (fatal.clone(), settings.name.clone(), settings.upgrade_schema);
     let genesis = settings.genesis.clone();
     let opened = tokio::task::spawn_blocking(move || {
         // The journal holds the directory's lock, so it comes first.
         let journal = Journal::open(&directory, &identity, options, fatal)?;
+        if journal.reader().is_under_another_key() {
+            let is_named = epochs::names_key(&journal.reader(), key.as_deref().unwrap_or_default());
+            if !is_named.map_err(|error| StartNodeError::Sets(error.to_string()))? {
+                return Err(StartNodeError::NotInForce { directory: directory.display().to_string() });
+            }
+        }
         let bodies = Arc::new(InJournal(journal.reader()));
         let options = StoreOptions { upgrade, ..StoreOptions::default() };
         let store = Store::open_with(&directory, &name, options, Some(bodies))?;

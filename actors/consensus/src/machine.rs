@@ -418,6 +418,7 @@ impl Machine {
             shunned: self.ctx.committee.authors().filter(|author| self.is_shunned(*author)).collect(),
             t_leader_ms: self.proposer.timeout.get(),
             schedule: self.schedule.status(self.linearizer.last_ref().index),
+            delivered: self.tally.delivered.clone(),
             peers: self.ctx.committee.authors().map(|author| self.peer_status(author)).collect(),
             counters: self.counters,
         }

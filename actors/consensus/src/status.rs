@@ -242,6 +242,8 @@ pub struct Status {
     pub t_leader_ms: TimeMs,
     /// The leader schedule.
     pub schedule: ScheduleStatus,
+    /// Blocks of each validator that the commits of this epoch deliver.
+    pub delivered: Vec<u64>,
     /// One entry per validator, in order.
     pub peers: Vec<PeerStatus>,
     /// Counts since the start of the process.

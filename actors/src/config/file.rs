@@ -127,6 +127,9 @@ struct NodeTable {
     /// An observer with a consensus key, which may become a validator.
     #[serde(default)]
     candidate: bool,
+    /// Its validator has rotated its keys: those of its secrets file are not the genesis' any more.
+    #[serde(default)]
+    rotated: bool,
     stake: Option<Spanned<u64>>,
     rest: Spanned<SocketAddr>,
     listen: Spanned<SocketAddr>,
@@ -391,6 +394,7 @@ impl ConfigFile {
             name: name.clone(),
             validator,
             candidate: node.candidate,
+            rotated: node.rotated,
             rest: *node.rest.get_ref(),
             listen: *node.listen.get_ref(),
             network_key: self.network_key(node, validator, genesis, development)?,

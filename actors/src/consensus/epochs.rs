@@ -12,7 +12,7 @@ use super::recovery::Snapshots;
 use super::validator::{State, Validator};
 use crate::context::NodeContext;
 use crate::members::{Listed, Members, decode_set};
-use crate::settings::NodeSettings;
+use crate::settings::{NodeSettings, PeerSettings};
 use crate::storage::{JournalReader, Record, RecordKind};
 
 /// Most checkpoints of an ended epoch that its certificate certifies after the fact.
@@ -47,6 +47,27 @@ fn start_of(journal: &JournalReader, epoch: Epoch) -> Result<Option<Arc<EpochSta
         LogRecord::EpochStart(start) => Ok(Some(start)),
         other => Err(format!("a record of an epoch's start holds {other:?}").into()),
     }
+}
+
+/// Whether a set of validators in the log has this consensus key: what was signed under it is in this log, because it came
+/// into force with an epoch that this node has seen start, or is about to.
+pub(crate) fn names_key(journal: &JournalReader, key: &[u8]) -> Result<bool, ActorError> {
+    let names = |set: &[u8]| {
+        decode_set(set).map(|validators| validators.iter().any(|validator| validator.consensus_key == key))
+    };
+    for epoch in (1..=journal.highest(RecordKind::ValidatorSet).unwrap_or(0)).rev() {
+        let Some(set) = journal.get(RecordKind::ValidatorSet, &Record::index_key(epoch))? else { break };
+        if names(&set)? {
+            return Ok(true);
+        }
+    }
+    for epoch in (1..=journal.highest(RecordKind::EpochStart).unwrap_or(0)).rev() {
+        let Some(start) = start_of(journal, epoch)? else { break };
+        if names(&start.set)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 impl Validator {
@@ -118,12 +139,13 @@ impl Validator {
         records.into_iter().rev().try_for_each(|record| Self::keep(state, record))
     }
 
-    /// A validator whose network key stands in no node of the cluster config cannot be reached from here.
+    /// A validator that no node of the cluster config is, by key or name, cannot be reached from here.
     fn warn_of_strangers(&self, validators: &[Listed]) {
         let settings = &self.node.settings;
         for validator in validators {
             let key = validator.network_key.as_slice();
-            if key != settings.network_key && settings.peers.iter().all(|peer| peer.network_key != key) {
+            let is_known = |peer: &PeerSettings| peer.network_key == key || peer.name == validator.name;
+            if key != settings.network_key && !settings.peers.iter().any(is_known) {
                 tracing::error!(
                     validator = validator.name,
                     "a validator of this epoch has no [[node]] table in the cluster config: it cannot be reached"

@@ -90,10 +90,7 @@ impl Behaviour for EventHub {
         state: &mut HubState,
     ) -> Result<(), ActorError> {
         match message {
-            EventHubMsg::Block(block) => {
-                self.sources.validators.lock().led(block.leader);
-                state.ring.block(&block);
-            }
+            EventHubMsg::Block(block) => state.ring.block(&block),
             EventHubMsg::Validator(event) => state.ring.push(EventBody::Validator(event)),
             EventHubMsg::Subscribe { after, kinds, reply } => reply.send(state.ring.subscribe(after, kinds)),
             EventHubMsg::AwaitTransaction { hash, reply } => state.ring.wait_for(hash, reply),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aurigraph_consensus::Status;
 use aurigraph_ledger::staking::{StakingTable, Standing, Unbonding};
 use aurigraph_ledger::{AccountView, FaultKind, StateView, ValidatorSet};
 
@@ -25,6 +26,35 @@ pub const fn fault_name(kind: FaultKind) -> &'static str {
         FaultKind::ConflictingAttestation => "conflictingAttestation",
         FaultKind::ConflictingCommitVote => "conflictingCommitVote",
         FaultKind::Downtime => "downtime",
+    }
+}
+
+/// What the commits of the running epoch say of its validators' blocks: the same at every node that has the same commits.
+struct Presence {
+    epoch: u64,
+    /// Rounds whose blocks have had their time: those before the newest committed leader's.
+    rounds: u64,
+    /// Delivered blocks, by index.
+    delivered: Vec<u64>,
+}
+
+impl Presence {
+    fn of(status: &Status) -> Self {
+        let rounds = status.last_leader.map_or(0, |leader| u64::from(leader.round).saturating_sub(1));
+        Self { epoch: status.epoch.epoch, rounds, delivered: status.delivered.clone() }
+    }
+
+    fn produced(&self, validator: u16) -> u64 {
+        self.delivered.get(usize::from(validator)).copied().unwrap_or(0)
+    }
+
+    fn missed(&self, validator: u16) -> u64 {
+        self.rounds.saturating_sub(self.produced(validator))
+    }
+
+    /// In percent; none before the first round.
+    fn uptime(&self, validator: u16) -> Option<f64> {
+        (self.rounds > 0).then(|| percent(self.produced(validator).min(self.rounds), self.rounds))
     }
 }
 
@@ -53,6 +83,9 @@ impl NodeReads {
     fn all_validators(&self) -> Vec<ValidatorView> {
         let Some(Standings { table, set, .. }) = self.standings() else { return self.listed_validators() };
         let watch = self.sources.validators.lock().clone();
+        let presence = self.sources.status().map(|status| Presence::of(&status));
+        // The set of an epoch is known before the epoch starts: whose indices those were is not known here.
+        let presence = presence.filter(|presence| presence.epoch == table.epoch());
         let total = set.total_stake();
         let rows = table
             .validators()
@@ -61,6 +94,7 @@ impl NodeReads {
             let index = set.index_of(id);
             let votes = index.and_then(|at| set.validators.get(usize::from(at))).map_or(0, |member| member.stake);
             let seen = index.map(|index| watch.of(index));
+            let present = presence.as_ref().zip(index);
             ValidatorView {
                 id: row.name.clone(),
                 address: row.operator.0,
@@ -81,9 +115,9 @@ impl NodeReads {
                 leaving: row.leaving,
                 jailed_until_epoch: (row.standing == Standing::Jailed).then_some(row.jailed_until),
                 commission: f64::from(row.commission) / 10_000.0,
-                uptime: index.and_then(|index| watch.uptime(index)),
-                blocks_produced: seen.as_ref().map(|seen| seen.led),
-                missed_blocks: None,
+                uptime: present.and_then(|(presence, index)| presence.uptime(index)),
+                blocks_produced: present.map(|(presence, index)| presence.produced(index)),
+                missed_blocks: present.map(|(presence, index)| presence.missed(index)),
                 slashing_events: faults_of(&table, id).count() as u64,
                 voting_power: percent(votes, total),
                 delegators: row.delegators.into(),
@@ -117,7 +151,7 @@ impl NodeReads {
             jailed_until_epoch: None,
             commission: 0.0,
             uptime: None,
-            blocks_produced: Some(0),
+            blocks_produced: None,
             missed_blocks: None,
             slashing_events: 0,
             voting_power: percent(listed.stake, total),

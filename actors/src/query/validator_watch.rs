@@ -12,14 +12,10 @@ const ROUNDS_BEHIND: u32 = 20;
 pub struct Seen {
     /// It takes part now.
     pub active: bool,
-    /// Looks in which it took part.
-    pub active_looks: u64,
     /// Its newest accepted block's round.
     pub round: u32,
     /// When that last grew.
     pub last_active: Option<Timestamp>,
-    /// Ledger blocks that it led.
-    pub led: u64,
 }
 
 /// All validators.
@@ -65,28 +61,13 @@ impl ValidatorWatch {
             }
             seen.round = round;
             seen.active = active;
-            seen.active_looks += u64::from(active);
         }
         changed
-    }
-
-    /// A ledger block led by this validator was published.
-    pub fn led(&mut self, validator: u16) {
-        if let Some(seen) = self.seen.get_mut(usize::from(validator)) {
-            seen.led += 1;
-        }
     }
 
     /// What was seen of one.
     #[must_use]
     pub fn of(&self, validator: u16) -> Seen {
         self.seen.get(usize::from(validator)).copied().unwrap_or_default()
-    }
-
-    /// Percent of the looks in which it took part; none before the first.
-    #[must_use]
-    pub fn uptime(&self, validator: u16) -> Option<f64> {
-        #[allow(clippy::cast_precision_loss)]
-        (self.looks > 0).then(|| 100.0 * self.of(validator).active_looks as f64 / self.looks as f64)
     }
 }

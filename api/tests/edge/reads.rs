@@ -8,7 +8,7 @@ use aurigraph_ledger::{Hash, LedgerHeader};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::node::TestNode;
+use crate::node::{TestNode, WITHIN};
 
 /// Whether an object has every one of these fields.
 #[track_caller]
@@ -155,6 +155,17 @@ async fn network_reads(node: &TestNode) {
         "id address name status stake commission uptime blocksProduced missedBlocks slashingEvents votingPower delegators \
          rewards joinedAt lastActiveAt",
     );
+    // From the commits of its epoch, of which it misses none.
+    let began = std::time::Instant::now();
+    loop {
+        let validator = node.good("/validators/reads1").await;
+        if validator["uptime"] == 100.0 && validator["blocksProduced"].as_u64() > Some(0) {
+            assert_eq!(validator["missedBlocks"], 0, "{validator}");
+            break;
+        }
+        assert!(began.elapsed() < WITHIN, "{validator}");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
     has(&node.good("/validators/reads1").await, "id recentSlashingEvents unbondingQueue");
     has(
         &node.good("/validators/metrics").await,

@@ -47,6 +47,8 @@ fn exit_of(error: &StartNodeError) -> Exit {
         StartNodeError::Journal(_)
         | StartNodeError::Store(_)
         | StartNodeError::Refill(_)
+        | StartNodeError::NotInForce { .. }
+        | StartNodeError::Sets(_)
         | StartNodeError::Directory { .. } => Exit::DataDirectory,
         StartNodeError::Cluster(_) | StartNodeError::Tree(_) => Exit::Failed,
     }

@@ -216,11 +216,14 @@ impl Channels {
     }
 
     async fn dial_inner(&self, peer: &str, to: &str, lane: LaneKind) -> Result<Channel, HandshakeError> {
-        let info = self.0.keys.info_of(peer).ok_or_else(|| HandshakeError::NotListed(peer.to_owned()))?;
+        let infos = self.0.keys.infos_of(peer);
+        if infos.is_empty() {
+            return Err(HandshakeError::NotListed(peer.to_owned()));
+        }
         let refused = |source| HandshakeError::Connect { address: to.to_owned(), source };
         let tcp = TcpStream::connect(to).await.map_err(refused)?;
         let address = prepare(&tcp).map_err(refused)?;
-        let connector = TlsConnector::from(Arc::new(client_config(&self.0.identity, info, lane)?));
+        let connector = TlsConnector::from(Arc::new(client_config(&self.0.identity, infos, lane)?));
         let name = ServerName::IpAddress(address.ip().into());
         let mut stream = TlsStream::from(connector.connect(name, tcp).await.map_err(HandshakeError::Tls)?);
         if negotiated(stream.get_ref().1.alpn_protocol())? != lane {
@@ -284,8 +287,8 @@ fn server_config(identity: &Identity, keys: PeerKeys) -> Result<ServerConfig, Id
     Ok(config)
 }
 
-fn client_config(identity: &Identity, info: Arc<[u8]>, lane: LaneKind) -> Result<ClientConfig, IdentityError> {
-    let verifier = Arc::new(ExpectedPeer { info, algorithms: ml_dsa_87()? });
+fn client_config(identity: &Identity, infos: Vec<Arc<[u8]>>, lane: LaneKind) -> Result<ClientConfig, IdentityError> {
+    let verifier = Arc::new(ExpectedPeer { infos, algorithms: ml_dsa_87()? });
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider()?))
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()

@@ -13,7 +13,7 @@ pub struct PeerKeys(Arc<RwLock<Table>>);
 
 #[derive(Default)]
 struct Table {
-    by_name: BTreeMap<String, Arc<[u8]>>,
+    by_name: BTreeMap<String, Vec<Arc<[u8]>>>,
     by_key: BTreeMap<Arc<[u8]>, String>,
 }
 
@@ -24,7 +24,8 @@ impl std::fmt::Debug for PeerKeys {
 }
 
 impl PeerKeys {
-    /// A list of names and raw public keys.
+    /// A list of names and raw public keys. A name may stand in it several times: a peer whose key changes has two for a
+    /// while.
     ///
     /// # Errors
     /// [`IdentityError::KeyLength`] or [`IdentityError::SharedKey`].
@@ -49,21 +50,21 @@ impl PeerKeys {
             if let Some(first) = table.by_key.insert(Arc::clone(&info), name.to_owned()) {
                 return Err(IdentityError::SharedKey { first, second: name.to_owned() });
             }
-            table.by_name.insert(name.to_owned(), info);
+            table.by_name.entry(name.to_owned()).or_default().push(info);
         }
         *self.0.write() = table;
         Ok(())
     }
 
-    /// Is this the key now listed for the name?
+    /// Is this a key now listed for the name?
     #[must_use]
     pub fn lists(&self, name: &str, info: &[u8]) -> bool {
-        self.0.read().by_name.get(name).is_some_and(|listed| **listed == *info)
+        self.0.read().by_name.get(name).is_some_and(|listed| listed.iter().any(|one| **one == *info))
     }
 
-    /// The SubjectPublicKeyInfo listed for a name.
-    pub(crate) fn info_of(&self, name: &str) -> Option<Arc<[u8]>> {
-        self.0.read().by_name.get(name).cloned()
+    /// Every SubjectPublicKeyInfo listed for a name.
+    pub(crate) fn infos_of(&self, name: &str) -> Vec<Arc<[u8]>> {
+        self.0.read().by_name.get(name).cloned().unwrap_or_default()
     }
 
     /// The name for which exactly this SubjectPublicKeyInfo is listed.
@@ -90,5 +91,8 @@ mod tests {
         assert!(!keys.lists("a", &spki(&one)));
         assert_eq!(keys.name_of(&spki(&two)).as_deref(), Some("a"));
         assert_eq!(keys.name_of(&spki(&one)), None);
+        keys.replace([("a", two.as_slice()), ("a", one.as_slice())]).expect("a peer may have two keys");
+        assert!(keys.lists("a", &spki(&one)) && keys.lists("a", &spki(&two)));
+        assert_eq!(keys.name_of(&spki(&one)).as_deref(), Some("a"));
     }
 }

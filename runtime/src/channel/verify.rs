@@ -105,10 +105,10 @@ impl ClientCertVerifier for ListedPeer {
     }
 }
 
-/// Dialling: the key must be the one of the peer that we dial, not merely a listed one.
+/// Dialling: the key must be one of the peer that we dial, not merely a listed one.
 #[derive(Debug)]
 pub(super) struct ExpectedPeer {
-    pub(super) info: Arc<[u8]>,
+    pub(super) infos: Vec<Arc<[u8]>>,
     pub(super) algorithms: WebPkiSupportedAlgorithms,
 }
 
@@ -121,7 +121,7 @@ impl ServerCertVerifier for ExpectedPeer {
         _ocsp: &[u8],
         _now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        if rest.is_empty() && key.as_ref() == &*self.info {
+        if rest.is_empty() && self.infos.iter().any(|info| key.as_ref() == &**info) {
             Ok(ServerCertVerified::assertion())
         } else {
             Err(refused())

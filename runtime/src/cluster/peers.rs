@@ -433,17 +433,17 @@ impl PeerNet {
         }
     }
 
-    /// Replaces the list of keys (names that are no peers of this node are of no use in it), and ends the links of
-    /// peers whose key has changed or gone.
+    /// Replaces the list of keys (names that are no peers of this node are of no use in it; a name may have several), and
+    /// ends the links of peers that have lost a key.
     ///
     /// # Errors
     /// [`IdentityError`]; then nothing has changed.
     pub fn replace_keys<'a>(&self, keys: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<(), IdentityError> {
         let listed = self.0.channels.keys();
-        let before: Vec<_> = self.0.peers.keys().map(|name| (name, listed.info_of(name))).collect();
+        let before: Vec<_> = self.0.peers.keys().map(|name| (name, listed.infos_of(name))).collect();
         listed.replace(keys)?;
-        for (name, info) in before {
-            if listed.info_of(name) != info
+        for (name, infos) in before {
+            if infos.iter().any(|info| !listed.lists(name, info))
                 && let Some(entry) = self.0.peers.get(name)
             {
                 entry.close("its key was changed");

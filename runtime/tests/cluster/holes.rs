@@ -5,7 +5,9 @@ use std::collections::BTreeSet;
 use aurigraph_runtime::channel::{Channels, HandshakeError, LaneKind, PeerKeys};
 use ractor_cluster::client_connect;
 
-use crate::support::{BOUND, NOWHERE, SECRET, channels, identity, linked, pair, public_key, settings, start, turn, until};
+use crate::support::{
+    BOUND, NOWHERE, SECRET, channels, identity, linked, pair, public_key, settings, start, turn, until,
+};
 use aurigraph_testkit::rogue::{LANES, Rogue};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -53,11 +53,12 @@ pub struct ValidatorView {
     pub jailed_until_epoch: Option<u64>,
     /// Its commission, 0 to 1.
     pub commission: f64,
-    /// Percent of the time since this node started in which it was active, as this node saw it.
+    /// Percent of the running epoch's rounds of which the commits deliver a block of it: the same at every node. None for one
+    /// that is not of the epoch's set, and before its first round.
     pub uptime: Option<f64>,
-    /// Ledger blocks that it led, since this node started.
+    /// Blocks of it that the commits of the running epoch deliver.
     pub blocks_produced: Option<u64>,
-    /// Leader slots that it missed, since this node started; none where it is not counted.
+    /// Rounds of the running epoch of which no block of it was delivered.
     pub missed_blocks: Option<u64>,
     /// Faults held against it, as of the newest checkpoint.
     pub slashing_events: u64,

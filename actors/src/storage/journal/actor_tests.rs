@@ -36,7 +36,7 @@ async fn append(address: &Address<JournalMsg>, records: Vec<Record>, sync: bool)
 #[test]
 fn a_group_of_appends_is_written_with_one_sync_and_each_is_answered() {
     let directory = tempfile::tempdir().unwrap();
-    let roomy = JournalOptions { segment_bytes: 1 << 20, initialise: true, rejoin: false };
+    let roomy = JournalOptions { segment_bytes: 1 << 20, initialise: true, rejoin: false, rotated: false };
     let journal = Journal::open(directory.path(), &identity(), roomy, Fatal::default()).unwrap();
     let mut writer = Writer::open(Arc::clone(&journal.0)).unwrap();
     let mut answers = Vec::new();

@@ -52,6 +52,12 @@ impl JournalIdentity {
         Self { chain_id, node: node.to_owned(), validator_key: consensus_key.map(blake3_digest) }
     }
 
+    /// Whether the other is this node's with another validator key in place of its own.
+    fn is_rotated_to(&self, other: &Self) -> bool {
+        let keys = self.validator_key.is_some() && other.validator_key.is_some();
+        keys && self.chain_id == other.chain_id && self.node == other.node
+    }
+
     fn encode(&self, salt: &Hash, after_loss: bool) -> Bytes {
         let mut w = Writer::new();
         w.u8(if after_loss { INIT_AFTER_LOSS } else { INIT_VERSION }).hash(&self.chain_id).bytes(self.node.as_bytes());
@@ -116,11 +122,13 @@ pub struct JournalOptions {
     pub initialise: bool,
     /// May it be given one that says that an earlier directory was lost: what was signed before is unknown.
     pub rejoin: bool,
+    /// May it be one that this node began under another validator key. The caller makes sure that the key was rotated.
+    pub rotated: bool,
 }
 
 impl Default for JournalOptions {
     fn default() -> Self {
-        Self { segment_bytes: bounds::JOURNAL_SEGMENT, initialise: false, rejoin: false }
+        Self { segment_bytes: bounds::JOURNAL_SEGMENT, initialise: false, rejoin: false, rotated: false }
     }
 }
 
@@ -133,6 +141,8 @@ pub(super) struct Shared {
     pub salt: Hash,
     /// Whether this directory takes the place of a lost one.
     pub after_loss: bool,
+    /// Whether it was begun under another validator key.
+    pub under_another_key: bool,
     pub index: RwLock<Index>,
     /// One pruning at a time.
     pub pruning: Mutex<()>,
@@ -167,6 +177,7 @@ impl Journal {
         let owner = owner(data_dir, &directory)?;
         let (salt, after_loss) = match &owner {
             Some(owner) if owner.identity == *identity => (owner.salt, owner.after_loss),
+            Some(owner) if options.rotated && owner.identity.is_rotated_to(identity) => (owner.salt, owner.after_loss),
             Some(owner) => {
                 let (found, expected) = (owner.identity.to_string(), identity.to_string());
                 return Err(JournalError::Foreign { directory: data_dir.to_owned(), found, expected });
@@ -189,6 +200,7 @@ impl Journal {
             salt,
             after_loss,
             pruning: Mutex::new(()),
+            under_another_key: owner.as_ref().is_some_and(|owner| owner.identity != *identity),
             failed: Mutex::new(None),
             fatal,
             owner: LeaseHolder::new(),

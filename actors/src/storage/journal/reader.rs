@@ -36,6 +36,12 @@ impl JournalReader {
         self.shared.after_loss
     }
 
+    /// Whether the log was begun under another validator key than the one that it was opened with.
+    #[must_use]
+    pub fn is_under_another_key(&self) -> bool {
+        self.shared.under_another_key
+    }
+
     /// The newest record of this kind and key. Its checksum was verified.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ pub(super) fn identity() -> JournalIdentity {
 }
 
 pub(super) fn options() -> JournalOptions {
-    JournalOptions { segment_bytes: SEGMENT, initialise: true, rejoin: false }
+    JournalOptions { segment_bytes: SEGMENT, initialise: true, rejoin: false, rotated: false }
 }
 
 pub(super) fn open(directory: &Path) -> Result<Journal, JournalError> {
@@ -505,6 +505,28 @@ fn a_directory_of_another_chain_node_or_key_is_refused_by_name() {
         assert!(text.contains(&format!("belongs to {}; this is {other}", identity())), "{text}");
     }
     drop(open(directory.path()).unwrap());
+}
+
+#[test]
+fn a_log_goes_on_under_another_validator_key_if_that_is_asked_for_and_says_so() {
+    let directory = tempfile::tempdir().unwrap();
+    let open =
+        |identity: &JournalIdentity, options| Journal::open(directory.path(), identity, options, Fatal::default());
+    assert!(!open(&identity(), options()).unwrap().reader().is_under_another_key());
+    let rotated = JournalOptions { rotated: true, ..options() };
+    let new = JournalIdentity::new(Hash([7; 32]), "v1", Some(b"a new key"));
+    assert!(open(&new, options()).is_err(), "not unasked");
+    for _ in 0..2 {
+        assert!(open(&new, rotated).unwrap().reader().is_under_another_key(), "whose it was first does not change");
+    }
+    assert!(!open(&identity(), rotated).unwrap().reader().is_under_another_key());
+    for foreign in [
+        JournalIdentity::new(Hash([8; 32]), "v1", Some(b"a new key")),
+        JournalIdentity::new(Hash([7; 32]), "v2", Some(b"a new key")),
+        JournalIdentity::new(Hash([7; 32]), "v1", None),
+    ] {
+        assert!(matches!(open(&foreign, rotated), Err(JournalError::Foreign { .. })), "{foreign}");
+    }
 }
 
 #[test]
