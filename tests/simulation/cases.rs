@@ -1,6 +1,6 @@
 //! Runs made by hand: what every seed builds on.
 
-use aurigraph_testkit::simulator::{Fault, Mark, Outcome, Scenario, run};
+use aurigraph_testkit::simulator::{Behaviour, Fault, Mark, Outcome, Scenario, run};
 
 fn passes(scenario: &Scenario) -> Outcome {
     match run(scenario) {
@@ -143,5 +143,65 @@ fn a_validator_whose_executor_goes_wrong_stops_alone_and_within_two_checkpoints(
         scenario.corrupted = Some((usize::try_from(seed % 4).expect("small"), 4_000 + 300 * seed));
         let outcome = run(&scenario).unwrap_or_else(|violation| panic!("{violation}"));
         assert!(outcome.marks.get(Mark::Certificate) > 20, "seed {seed}: {}", outcome.marks.get(Mark::Certificate));
+    }
+}
+
+/// Stakes move at every end, and a validator sleeps over some of them.
+#[test]
+fn epochs_follow_each_other_with_other_stakes_and_who_slept_follows() {
+    for seed in 200..204 {
+        let mut scenario = Scenario { epoch_commits: 20, ..Scenario::calm(4, seed) };
+        scenario.other_stakes = vec![2, 3, 1, 1];
+        scenario.faults.push((2_000, Fault::Crash { node: 2, effects: 3, down_ms: Some(9_000) }));
+        scenario.quiet_ms = 12_000;
+        let marks = passes(&scenario).marks;
+        assert!(marks.get(Mark::StakesChanged) > 4 && marks.get(Mark::EpochEnded) > 16, "seed {seed}: {marks}");
+        assert!(marks.get(Mark::EpochCertServed) > 0, "seed {seed}: {marks}");
+    }
+}
+
+/// The ledger begins anew and has to execute earlier epochs from the log; or the log, too, has to come from the others.
+#[test]
+fn a_disk_that_is_lost_in_a_later_epoch_comes_back_through_all_of_them() {
+    for seed in 210..218 {
+        let mut scenario = Scenario { epoch_commits: 60, ..Scenario::calm(4, seed) };
+        let kept_permille = [0, 300, 700, 990][usize::try_from(seed % 4).unwrap_or(0)];
+        scenario.faults.push((14_000, Fault::Loss { node: 1, kept_permille, down_ms: 500 }));
+        scenario.quiet_ms = 22_000;
+        passes(&scenario);
+    }
+}
+
+#[test]
+fn floods_of_requests_and_blocks_are_answered_within_the_quota() {
+    for seed in 220..223 {
+        let mut scenario = Scenario::calm(4, seed);
+        scenario.byzantine.insert(2, Behaviour::Flood);
+        let marks = passes(&scenario).marks;
+        assert!(marks.get(Mark::Flooded) > 2 && marks.get(Mark::QuotaCharged) > 100, "seed {seed}: {marks}");
+    }
+}
+
+#[test]
+fn histories_that_double_every_round_cost_nobody_else_a_slot_for_long() {
+    for seed in 230..233 {
+        let mut scenario = Scenario::calm(4, seed);
+        scenario.byzantine.insert(1, Behaviour::Cones);
+        let marks = passes(&scenario).marks;
+        assert!(marks.get(Mark::ConesSent) > 50 && marks.get(Mark::FaultProven) == 1, "seed {seed}: {marks}");
+    }
+}
+
+/// Clocks that stand still, links that hardly carry the blocks, more than F down at once.
+#[test]
+fn narrow_links_and_clocks_that_stand_still_are_outlived() {
+    for seed in 240..244 {
+        let mut scenario = Scenario { timers_late_ms: 200, ..Scenario::calm(4, seed) };
+        scenario.faults.push((2_000, Fault::Narrow { node: 0, bytes_per_ms: 60, for_ms: 3_000 }));
+        scenario.faults.push((3_000, Fault::FrozenClock { node: 1, for_ms: 4_000 }));
+        scenario.faults.push((8_000, Fault::CrashSome { nodes: vec![2, 3], down_ms: 1_000 }));
+        scenario.quiet_ms = 9_500;
+        let marks = passes(&scenario).marks;
+        assert!(marks.get(Mark::NarrowLink) > 10 && marks.get(Mark::RestartOfSome) == 1, "seed {seed}: {marks}");
     }
 }

@@ -1,6 +1,8 @@
-//! Deterministic simulation: fixed cases, a thousand seeds, and proof that the checks notice errors.
+//! Deterministic simulation: fixed cases, two thousand seeds, and proof that the checks notice errors.
 
 mod cases;
 mod historic;
+#[cfg(debug_assertions)]
+mod mutations;
 mod sabotage;
 mod seeds;

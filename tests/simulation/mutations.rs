@@ -1,9 +1,8 @@
 //! Deliberate errors of the state machine, one at a time: the suite notices each (consensus.md 13.3).
-//!
-//! `cargo test -p aurigraph-testkit --no-default-features --features mutations --test mutations`
+//! A release build has none of them, and so not this module.
 
 use aurigraph_consensus::mutation::{Mutation, set};
-use aurigraph_testkit::simulator::{Adversary, Fault, Property, Scenario, Violation, run};
+use aurigraph_testkit::simulator::{Adversary, Behaviour, Fault, Property, Scenario, Violation, run};
 
 /// Errors that are on until this is dropped.
 struct Broken;
@@ -23,8 +22,12 @@ impl Drop for Broken {
 
 /// The first of so many seeds that notices.
 fn noticed(mutation: Mutation, seeds: u64) -> Violation {
+    noticed_in(mutation, seeds, Scenario::of_seed)
+}
+
+fn noticed_in(mutation: Mutation, seeds: u64, scenario: impl Fn(u64) -> Scenario) -> Violation {
     let _broken = Broken::by(&[mutation]);
-    let found = (0..seeds).find_map(|seed| run(&Scenario::of_seed(seed)).err());
+    let found = (0..seeds).find_map(|seed| run(&scenario(seed)).err());
     let found = found.unwrap_or_else(|| panic!("{mutation:?}: none of {seeds} seeds notices"));
     println!("{mutation:?}: {found}");
     found
@@ -60,6 +63,30 @@ fn a_leader_table_that_comes_one_commit_late_is_noticed() {
     assert!(matches!(property, Property::Schedule | Property::Oracle), "{property:?}");
 }
 
+/// Few of a round's blocks come in time, and one author has three in each: slots stay undecided, and the oracle looks often.
+fn stormy(seed: u64) -> Scenario {
+    let mut scenario = Scenario { least_ms: 12_000, least_rounds: 40, ..Scenario::calm(4, seed) };
+    scenario.byzantine.insert(3, Behaviour::Cones);
+    let links = &mut scenario.links;
+    (links.jitter_ms, links.tail_permille, links.tail_ms, links.loss_permille) = (60, 300, 500, 50);
+    scenario.min_delay_ms = (20, 40);
+    scenario.leader_timeout_ms = Some(100);
+    scenario.oracle_permille = 1_000;
+    scenario
+}
+
+#[test]
+fn going_past_undecided_slots_is_noticed() {
+    let property = noticed_in(Mutation::WalkPastUndecided, 40, stormy).property;
+    assert!(matches!(property, Property::Agreement | Property::Oracle | Property::Schedule), "{property:?}");
+}
+
+#[test]
+fn counting_blocks_for_authors_is_noticed() {
+    let property = noticed_in(Mutation::CountBlocks, 40, stormy).property;
+    assert!(matches!(property, Property::Agreement | Property::Oracle | Property::Schedule), "{property:?}");
+}
+
 /// Four correct validators without faults, and an adversary who orders their messages within 300 ms.
 fn attacked(seed: u64) -> Scenario {
     let mut scenario = Scenario { least_ms: 20_000, least_rounds: 30, ..Scenario::calm(4, seed) };
@@ -93,6 +120,7 @@ fn whoever_orders_messages_empties_the_slots_of_validators_that_jump_rounds_and_
 fn without_errors_the_same_seeds_hold() {
     for seed in 0..3 {
         run(&Scenario::of_seed(seed)).unwrap_or_else(|violation| panic!("{violation}"));
+        run(&stormy(seed)).unwrap_or_else(|violation| panic!("{violation}"));
     }
     let mut scenario = Scenario::calm(4, 1);
     scenario.faults.push((2_000, Fault::CrashAll { down_ms: 200, late: None }));

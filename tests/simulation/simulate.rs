@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use aurigraph_testkit::simulator::{Part, Record, Scenario, run_aloud, run_seed, shrink};
 
-const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record FILE] [--minutes M]
+const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record FILE] [--code NAME] [--minutes M]
        simulate --replay SEED [--without PARTS]
        simulate --shrink SEED
        simulate --summary FILE
@@ -18,6 +18,7 @@ const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record 
   --seeds FROM..TO  seeds to run, TO not included (default 0..1000)
   --threads N       threads (default 1)
   --record FILE     keeps what the seeds have come to in FILE; if it exists, goes on after its last seed and adds to it
+  --code NAME       what the record calls the code that runs (default: what git says of the current directory)
   --minutes M       stops after this time; with --record the next call goes on
   --replay SEED     runs one seed and prints every event
   --without PARTS   leaves parts out, as --shrink names them, separated by commas
@@ -31,6 +32,7 @@ struct Arguments {
     seeds: Range<u64>,
     threads: u64,
     record: Option<PathBuf>,
+    code: Option<String>,
     minutes: u64,
     replay: Option<u64>,
     without: Vec<Part>,
@@ -43,6 +45,7 @@ fn arguments() -> Result<Arguments, String> {
         seeds: 0..1_000,
         threads: 1,
         record: None,
+        code: None,
         minutes: u64::MAX / 60,
         replay: None,
         without: Vec::new(),
@@ -60,6 +63,10 @@ fn arguments() -> Result<Arguments, String> {
             }
             "--threads" => parsed.threads = number(&value)?.clamp(1, 256),
             "--record" => parsed.record = Some(PathBuf::from(value)),
+            "--code" => {
+                let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+                parsed.code = Some(value).filter(|value| is_word(value));
+            }
             "--minutes" => parsed.minutes = number(&value)?.min(u64::MAX / 60),
             "--replay" => parsed.replay = Some(number(&value)?),
             "--without" => {
@@ -115,7 +122,7 @@ fn code() -> String {
 
 fn run_all(arguments: &Arguments) -> Result<u64, String> {
     let mut record = arguments.record.as_deref().map_or_else(|| Ok(Record::default()), Record::read)?;
-    let (code, started) = (code(), Instant::now());
+    let (code, started) = (arguments.code.clone().unwrap_or_else(code), Instant::now());
     let mut next = record.next_seed().unwrap_or(arguments.seeds.start).max(arguments.seeds.start);
     while next < arguments.seeds.end && started.elapsed().as_secs() < arguments.minutes * 60 {
         let seeds = next..(next + CHUNK).min(arguments.seeds.end);

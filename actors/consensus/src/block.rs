@@ -369,7 +369,7 @@ impl Block {
 /// Digest of the parents of a block of this round.
 #[must_use]
 pub fn parents_root(round: Round, parents: &[BlockRef]) -> Hash {
-    let mut w = Writer::new();
+    let mut w = Writer::with_capacity(64 + 48 * parents.len());
     write_parents(&mut w, round, parents);
     h("parents", w.as_slice())
 }
@@ -377,7 +377,7 @@ pub fn parents_root(round: Round, parents: &[BlockRef]) -> Hash {
 /// Digest of a payload.
 #[must_use]
 pub fn payload_root(batches: &[BatchRef]) -> Hash {
-    let mut w = Writer::new();
+    let mut w = Writer::with_capacity(8 + 48 * batches.len());
     write_batches(&mut w, batches);
     h("payload", w.as_slice())
 }

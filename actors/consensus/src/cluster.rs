@@ -749,7 +749,8 @@ impl Cluster {
     pub(crate) fn check_oracle(&self, node: usize) {
         let machine = self.nodes[node].machine.as_ref().expect("up");
         let gc_depth = self.config.params.gc_depth;
-        let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None);
+        let base = machine.config().base.index;
+        let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None).after(base);
         for bytes in &self.nodes[node].log {
             if let Some(block) = Record::decode(bytes).expect("decodes").block() {
                 let block = Block::decode(block).expect("decodes");

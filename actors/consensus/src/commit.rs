@@ -11,6 +11,9 @@ use crate::config::{MAX_BATCH_REFS, MAX_COMMIT_BLOCKS, MAX_COMMIT_FAULTS};
 use crate::epoch::{EpochBase, EpochEnd};
 use crate::types::{AuthorIdx, BatchRef, BlockRef, CommitIndex, CommitRef, Epoch, LeaderSlot, Round, TimeMs};
 
+/// Room for an encoded header, so that writing one does not grow the buffer.
+const HEADER_ROOM: usize = 320;
+
 /// What a commit's digest covers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitHeader {
@@ -40,7 +43,7 @@ impl CommitHeader {
     /// The commit's digest.
     #[must_use]
     pub fn digest(&self) -> Hash {
-        let mut w = Writer::new();
+        let mut w = Writer::with_capacity(HEADER_ROOM);
         self.write(&mut w);
         h("commit", w.as_slice())
     }
@@ -189,7 +192,7 @@ impl Commit {
     /// The canonical bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
+        let mut w = Writer::with_capacity(HEADER_ROOM + 96 * self.blocks.len());
         self.write(&mut w);
         w.into_bytes()
     }
@@ -258,7 +261,7 @@ impl Commit {
 /// Digest of a commit's list of blocks.
 #[must_use]
 pub fn blocks_root<'a>(blocks: impl Iterator<Item = &'a BlockRef>) -> Hash {
-    let mut w = Writer::new();
+    let mut w = Writer::with_capacity(HEADER_ROOM);
     for block in blocks {
         block.write(&mut w);
     }

@@ -51,9 +51,9 @@ pub mod flush;
 pub mod light;
 pub mod machine;
 pub mod message;
-#[cfg(feature = "mutations")]
+#[cfg(debug_assertions)]
 pub mod mutation;
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(debug_assertions))]
 mod mutation;
 mod novelty;
 pub mod oracle;

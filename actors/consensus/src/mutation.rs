@@ -3,11 +3,8 @@
 //! The rule that a block's first parent is the author's own is not among them: the encoding of a block has no room for
 //! another author there.
 //!
-//! A crate built without the feature `mutations` has none: [`has`] is `false` there, known when it is compiled. With it,
-//! a test switches errors on for the machines of its own thread. A build without debug assertions refuses the feature.
-
-#[cfg(all(feature = "mutations", not(debug_assertions)))]
-compile_error!("the feature `mutations` breaks consensus on purpose: it is for tests in a debug build alone");
+//! A build without debug assertions, as every release is, has none: [`has`] is `false` there, known when it is compiled. In
+//! a debug build a test switches errors on for the machines of its own thread (ADR 0034).
 
 /// A deliberate error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,7 +29,7 @@ pub enum Mutation {
     NoCertificateWait,
 }
 
-#[cfg(feature = "mutations")]
+#[cfg(debug_assertions)]
 mod switched {
     use std::cell::Cell;
 
@@ -53,13 +50,13 @@ mod switched {
     }
 }
 
-#[cfg(feature = "mutations")]
+#[cfg(debug_assertions)]
 pub(crate) use switched::has;
-#[cfg(feature = "mutations")]
+#[cfg(debug_assertions)]
 pub use switched::set;
 
 /// Whether an error is on: never.
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(debug_assertions))]
 pub(crate) const fn has(_: Mutation) -> bool {
     false
 }

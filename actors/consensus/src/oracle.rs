@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::committee::{Committee, StakeSet};
 use crate::committer::Decision;
-use crate::types::{AuthorIdx, BlockRef, LeaderSlot, Round, Stake};
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, LeaderSlot, Round, Stake};
 
 /// A deliberate error in the rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +46,8 @@ pub struct Oracle {
     pub(crate) committee: Committee,
     pub(crate) mutation: Mutation,
     gc_depth: Round,
+    /// Commits of earlier epochs: windows count on over them.
+    pub(crate) base: CommitIndex,
     pub(crate) names: Vec<BlockRef>,
     pub(crate) parents: Vec<Vec<usize>>,
     pub(crate) index: BTreeMap<BlockRef, usize>,
@@ -78,12 +80,20 @@ impl Oracle {
             committee,
             mutation,
             gc_depth,
+            base: 0,
             names: Vec::new(),
             parents: Vec::new(),
             index: BTreeMap::new(),
             rounds: BTreeMap::new(),
             accused: BTreeMap::new(),
         }
+    }
+
+    /// The same in an epoch that starts after so many commits.
+    #[must_use]
+    pub fn after(mut self, base: CommitIndex) -> Self {
+        self.base = base;
+        self
     }
 
     /// Adds a block. Parents that are not in the DAG (genesis, or garbage-collected) are left out.

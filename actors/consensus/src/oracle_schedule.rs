@@ -3,6 +3,7 @@
 //! Shares with `schedule` only the draw without swaps, the digest and the hash that picks a stand-in. What the commit
 //! rule decides comes from the oracle.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use aurigraph_ledger::hash::{Hash, h_parts};
@@ -61,9 +62,16 @@ impl Oracle {
         // Where the window began: decided slots and commits before it.
         let mut window = (0, 0);
         let mut kept: BTreeMap<LeaderSlot, Decision> = BTreeMap::new();
+        // Leaders under each table, by the round from which it holds: they are asked for again for every commit.
+        let led: RefCell<BTreeMap<(Round, Round), Vec<AuthorIdx>>> = RefCell::default();
         'tables: loop {
             let last = found.decided.last().map_or(LeaderSlot::default(), |(slot, _)| *slot);
-            let lead = |round| swapped(&found.tables, rules, round, &candidates(round));
+            let lead = |round| {
+                let table = holding(&found.tables, round);
+                let mut led = led.borrow_mut();
+                let leaders = || swapped(table, rules, round, &candidates(round));
+                led.entry((table.from_round, round)).or_insert_with(leaders).clone()
+            };
             let statuses = self.decide_knowing(&lead, last, &mut direct);
             let mut turned = false;
             for (at, (slot, decision)) in statuses.iter().enumerate() {
@@ -82,13 +90,14 @@ impl Oracle {
                 self.count(leader, &blocks, &mut tally);
                 found.commits.push(ScheduledCommit { leader, blocks, schedule_digest });
                 let late = u64::from(self.mutation == Mutation::ScheduleLate);
-                let counted = (found.commits.len() as u64).saturating_sub(late);
+                let counted = (self.base + found.commits.len() as u64).saturating_sub(late);
                 if counted == 0 || !counted.is_multiple_of(u64::from(rules.window)) {
                     continue;
                 }
                 let state = self.state(&found, &tally, window);
                 let table = self.next_table(rules, &state, leader.round);
                 found.tables.retain(|before| before.from_round < table.from_round);
+                drop(led.borrow_mut().split_off(&(table.from_round, 0)));
                 found.tables.push(table);
                 window = (found.decided.len(), found.commits.len());
                 match self.mutation {
@@ -181,10 +190,14 @@ impl Oracle {
     }
 }
 
-/// The leaders of a round under these tables.
-fn swapped(tables: &[Table], rules: &ScheduleRules, round: Round, candidates: &[AuthorIdx]) -> Vec<AuthorIdx> {
+/// The table that holds for a round.
+fn holding(tables: &[Table], round: Round) -> &Table {
     let table = tables.iter().filter(|table| table.from_round <= round).max_by_key(|table| table.from_round);
-    let table = table.expect("the first table holds from round 0 on");
+    table.expect("the first table holds from round 0 on")
+}
+
+/// The leaders of a round under this table.
+fn swapped(table: &Table, rules: &ScheduleRules, round: Round, candidates: &[AuthorIdx]) -> Vec<AuthorIdx> {
     let mut leaders: Vec<AuthorIdx> = Vec::new();
     for (position, author) in (0_u16..).zip(candidates) {
         let leads = if table.bad.contains(author) {

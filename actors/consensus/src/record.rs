@@ -72,7 +72,7 @@ impl Record {
     /// The canonical bytes, starting with a tag.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut w = Writer::new();
+        let mut w = Writer::with_capacity(self.block().map_or(64, |bytes| bytes.len() + 8));
         match self {
             Self::Floor { round } => {
                 w.u8(0).u32(*round);

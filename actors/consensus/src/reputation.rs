@@ -98,7 +98,7 @@ impl Reputation {
     /// and the remembered leaders stand in the commits and are left out.
     #[must_use]
     pub fn digest(&self, rules: &ScheduleRules) -> Hash {
-        let mut w = Writer::new();
+        let mut w = Writer::with_capacity(512);
         w.hash(&rules.epoch_seed).u16(rules.leaders_per_round).u32(rules.window).u8(rules.swap_percent);
         self.write_ranked(&mut w);
         h("schedule", w.as_slice())

@@ -103,6 +103,13 @@ pub fn h(tag: &str, bytes: &[u8]) -> Hash {
 /// [`h`] over the concatenation of several parts, without copying them together.
 #[must_use]
 pub fn h_parts(tag: &str, parts: &[&[u8]]) -> Hash {
+    #[cfg(feature = "digest-memo")]
+    return crate::memo::digest(tag, parts, || sha3(tag, parts));
+    #[cfg(not(feature = "digest-memo"))]
+    sha3(tag, parts)
+}
+
+fn sha3(tag: &str, parts: &[&[u8]]) -> Hash {
     debug_assert!(tag.len() <= usize::from(u8::MAX), "hash tags are short literals");
     let mut hasher = Sha3_256::new();
     #[allow(clippy::cast_possible_truncation)]

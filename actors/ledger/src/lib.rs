@@ -12,6 +12,8 @@ pub mod genesis;
 pub mod hash;
 pub mod identity;
 pub mod ledger;
+#[cfg(feature = "digest-memo")]
+pub mod memo;
 pub mod merkle;
 pub mod module;
 pub mod receipt;

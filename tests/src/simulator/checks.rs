@@ -2,14 +2,17 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
 use std::sync::Arc;
 
+use aurigraph_consensus::commit::genesis_commit;
 use aurigraph_consensus::oracle::{Mutation, Oracle};
 use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
-    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommittedBlock, Config,
-    Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, Round, SignedCore, Status,
+    Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommitRef, CommittedBlock,
+    Committee, Config, EpochCert, Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, Round, SignedCore,
+    StakeSet, Status,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
 
@@ -19,6 +22,7 @@ use super::coverage::{Coverage, Mark};
 use super::disk::Entry;
 use super::node::{Node, core_of};
 use super::puppet::is_signed;
+use super::work::Work;
 
 /// A batch may be delivered again, as a faulty validator can bring about, after so many times the depth of garbage
 /// collection: state that grows for ever is the price of more. Nonces keep its transactions from counting twice.
@@ -39,47 +43,77 @@ pub(crate) fn broken<T>(property: Property, detail: String) -> Result<T, Broken>
 /// What the commit before leaves behind.
 #[derive(Debug, Clone, Copy, Default)]
 struct Before {
+    /// Of the commit itself.
+    epoch: u64,
     /// Blocks at or below can no longer be ordered.
     gc_round: u32,
     /// Batches delivered by leaders of earlier rounds are forgotten.
     oldest: u32,
 }
 
+/// What the oracle needs to know of a block, read once for all validators.
+#[derive(Debug)]
+struct Read {
+    parents: Vec<BlockRef>,
+    /// Whom it proves to have equivocated.
+    accused: Vec<AuthorIdx>,
+}
+
+impl Read {
+    fn of(bytes: &[u8]) -> Result<Rc<Self>, String> {
+        let block = Block::decode(bytes).map_err(|error| error.to_string())?;
+        let evidence = block.extras.evidence.iter().filter(|it| it.kind == EvidenceKind::Equivocation && is_proof(it));
+        Ok(Rc::new(Self { accused: evidence.map(|it| it.a.core.author).collect(), parents: block.parents }))
+    }
+}
+
 /// What is known of the run as a whole.
 pub(crate) struct Checks {
-    ctx: EpochContext,
+    /// By epoch.
+    contexts: Vec<EpochContext>,
+    /// What stands before the first commit of each epoch.
+    genesis: Vec<Hash>,
+    /// What each epoch's end was certified to be.
+    ends: BTreeMap<u64, (CommitRef, CkptRef)>,
+    /// Rounds of earlier epochs.
+    past_rounds: u32,
     /// Whose blocks are held to the rules of correct validators.
     pub(crate) correct: Vec<bool>,
     /// Commits in order, as the first validator had them.
     agreed: Vec<(Hash, Arc<Commit>)>,
     delivered: BTreeSet<BlockRef>,
-    /// Delivered batches with the round of the leader that delivered them last.
-    pub(crate) batches: BTreeMap<Hash, u32>,
+    /// Delivered batches with the epoch and the round of the leader that delivered them last.
+    pub(crate) batches: BTreeMap<Hash, (u64, u32)>,
     /// Which block owns each delivered slot.
-    slots: BTreeMap<Slot, BlockRef>,
+    slots: BTreeMap<(u64, Slot), BlockRef>,
     heights: BTreeMap<u64, Hash>,
     checkpoints: BTreeMap<u64, Hash>,
-    blocks_said: BTreeMap<(AuthorIdx, u32), Hash>,
+    blocks_said: BTreeMap<(AuthorIdx, u64, u32), Hash>,
     attested: BTreeMap<(AuthorIdx, u64), Hash>,
     /// Digest of the leader schedule after each decided slot that somebody was seen at.
-    schedules: BTreeMap<(u32, u16), Hash>,
-    voted: BTreeMap<(AuthorIdx, u64), Hash>,
+    schedules: BTreeMap<(u64, (u32, u16)), Hash>,
+    voted: BTreeMap<(AuthorIdx, u64, u64), Hash>,
     /// In a quiet network: since which round a validator holds evidence.
     owed: BTreeMap<usize, u32>,
     /// Faults that commits have proven.
-    pub(crate) proven: BTreeSet<(AuthorIdx, FaultKind)>,
+    pub(crate) proven: BTreeSet<(u64, AuthorIdx, FaultKind)>,
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
     pub(crate) corruption: Corruption,
+    pub(crate) work: Work,
     /// Who would lead each round if nobody were swapped: drawn from the epoch's seed, so the same for everybody.
-    drawn: RefCell<BTreeMap<Round, Vec<AuthorIdx>>>,
+    drawn: RefCell<BTreeMap<(u64, Round), Vec<AuthorIdx>>>,
+    /// Blocks that the oracle has seen. Which block a reference names follows from its digest.
+    read: RefCell<BTreeMap<BlockRef, Result<Rc<Read>, String>>>,
 }
 
 impl Checks {
     pub(crate) fn new(config: &Config, correct: Vec<bool>) -> Self {
-        let committee = aurigraph_consensus::Committee::new(config.stakes.clone()).expect("valid stakes");
-        Self {
-            ctx: EpochContext::new(config, committee),
+        let mut checks = Self {
+            contexts: Vec::new(),
+            genesis: Vec::new(),
+            ends: BTreeMap::new(),
+            past_rounds: 0,
             correct,
             agreed: Vec::new(),
             delivered: BTreeSet::new(),
@@ -95,8 +129,70 @@ impl Checks {
             proven: BTreeSet::new(),
             lost: BTreeSet::new(),
             corruption: Corruption::default(),
+            work: Work::default(),
             drawn: RefCell::default(),
+            read: RefCell::default(),
+        };
+        checks.begin(config);
+        checks
+    }
+
+    /// An epoch that nobody was in before.
+    pub(crate) fn begin(&mut self, config: &Config) {
+        let committee = Committee::new(config.stakes.clone()).expect("valid stakes");
+        self.contexts.push(EpochContext::new(config, committee));
+        let Config { chain_id, epoch, epoch_seed, base, .. } = config;
+        self.genesis.push(genesis_commit(chain_id, *epoch, epoch_seed, *base).digest);
+    }
+
+    /// The rules of an epoch that somebody has reached.
+    pub(crate) fn context(&self, epoch: u64) -> &EpochContext {
+        let at = usize::try_from(epoch).unwrap_or(0);
+        self.contexts.get(at).unwrap_or(&self.contexts[0])
+    }
+
+    /// A validator has come to the end of an epoch, and would go on with the next.
+    pub(crate) fn ended(&mut self, number: usize, node: &Node, cert: &EpochCert) -> Result<(), Broken> {
+        let found = (cert.commit, cert.checkpoint);
+        let agreed = *self.ends.entry(cert.epoch).or_insert(found);
+        if agreed != found {
+            let detail = format!("{number} ends epoch {} with {found:?}, before {agreed:?}", cert.epoch);
+            return broken(Property::EpochSafety, detail);
         }
+        let bad = |detail: &str| broken(Property::EpochSafety, format!("{number}, end of {}: {detail}", cert.epoch));
+        if node.disk.epoch_cert(cert.epoch).is_none() {
+            return bad("its certificate is not durable");
+        }
+        let committee = &self.context(cert.epoch).committee;
+        let signed = |it: &SignedCore| {
+            let says = it.core.epoch == cert.epoch
+                && it.core.attestation == cert.checkpoint
+                && it.core.commit_vote == cert.commit;
+            says && is_signed(it.core.author, &it.core.digest(), &it.signature)
+        };
+        let stake = StakeSet::of(committee, cert.cores.iter().map(|it| it.core.author)).stake();
+        if stake < committee.quorum() || !cert.cores.iter().all(signed) {
+            return bad("no quorum has signed it");
+        }
+        let last = self.agreed.get(usize::try_from(cert.commit.index).unwrap_or(0).wrapping_sub(1));
+        if last.is_none_or(|(digest, commit)| *digest != cert.commit.digest || commit.epoch_end.is_none()) {
+            return bad("its commit is not the one that was delivered, or does not end it");
+        }
+        Ok(())
+    }
+
+    /// A validator is about to sign in an epoch.
+    pub(crate) fn may_sign(&self, number: usize, node: &mut Node, epoch: u64) -> Result<(), Broken> {
+        let now = Some((node.life, epoch));
+        if node.signs_in == now {
+            return Ok(());
+        }
+        node.signs_in = now;
+        if epoch > 0 && node.disk.epoch_cert(epoch - 1).is_none() {
+            let detail = format!("{number} signs in epoch {epoch} without a durable end of the one before");
+            return broken(Property::EpochSafety, detail);
+        }
+        Ok(())
     }
 
     pub(crate) fn commits(&self) -> u64 {
@@ -104,7 +200,7 @@ impl Checks {
     }
 
     pub(crate) fn round(&self) -> u32 {
-        self.agreed.last().map_or(0, |(_, commit)| commit.header.leader.round)
+        self.agreed.last().map_or(0, |(_, commit)| self.past_rounds + commit.header.leader.round)
     }
 
     pub(crate) fn height(&self) -> u64 {
@@ -117,7 +213,7 @@ impl Checks {
 
     /// The leader schedule is a function of the decided slots: equal on all validators, in all their lives.
     pub(crate) fn schedule(&mut self, number: usize, machine: &Machine) -> Result<(), Broken> {
-        let slot = machine.last_decided().position();
+        let slot = (machine.config().epoch, machine.last_decided().position());
         let digest = machine.schedule().digest();
         let agreed = *self.schedules.entry(slot).or_insert(digest);
         if agreed != digest {
@@ -161,15 +257,31 @@ impl Checks {
     /// The first time that a commit is seen: everything that can be said of its content.
     fn first_commit(&mut self, node: &Node, commit: &Commit, marks: &mut Coverage) -> Result<(), Broken> {
         let header = &commit.header;
-        let (before, time, previous) = match self.agreed.last() {
-            None => (Before::default(), 0, None),
-            Some((digest, last)) => {
-                let oldest = last.header.leader.round.saturating_sub(BATCH_WINDOWS * self.ctx.gc_depth);
-                let gc_round = last.header.gc_round;
-                (Before { gc_round, oldest }, last.header.timestamp_ms, Some(*digest))
+        let epoch = header.epoch;
+        let gc_depth = self.context(epoch).gc_depth;
+        let time = self.agreed.last().map_or(0, |(_, last)| last.header.timestamp_ms);
+        let (ended, past_rounds) = match self.agreed.last() {
+            None => (epoch == 0, 0),
+            Some((_, last)) if last.header.epoch == epoch => (last.epoch_end.is_none(), self.past_rounds),
+            Some((_, last)) => {
+                let next = last.epoch_end.is_some() && last.header.epoch + 1 == epoch;
+                (next && self.ends.contains_key(&last.header.epoch), self.past_rounds + last.header.leader.round)
             }
         };
-        if previous.is_some_and(|digest| digest != header.prev_digest) {
+        if !ended {
+            return broken(Property::EpochSafety, format!("commit {} is of epoch {epoch}", header.index));
+        }
+        self.past_rounds = past_rounds;
+        let (before, previous) = match self.agreed.last().filter(|(_, last)| last.header.epoch == epoch) {
+            None => {
+                (Before { epoch, ..Before::default() }, self.genesis.get(usize::try_from(epoch).unwrap_or(0)).copied())
+            }
+            Some((digest, last)) => {
+                let oldest = last.header.leader.round.saturating_sub(BATCH_WINDOWS * gc_depth);
+                (Before { epoch, gc_round: last.header.gc_round, oldest }, Some(*digest))
+            }
+        };
+        if previous != Some(header.prev_digest) {
             return broken(Property::TotalOrder, format!("commit {} does not follow its predecessor", header.index));
         }
         if header.timestamp_ms < time {
@@ -185,7 +297,7 @@ impl Checks {
                 marks.hit(Mark::Downtime);
                 continue;
             }
-            let again = !self.proven.insert((fault.author, fault.kind));
+            let again = !self.proven.insert((epoch, fault.author, fault.kind));
             if self.is_correct(fault.author) || again {
                 let detail = format!("commit {} proves {fault:?}, again: {again}", header.index);
                 return broken(Property::NoFalseEvidence, detail);
@@ -210,7 +322,7 @@ impl Checks {
         let bad = |detail: &str| broken(Property::Integrity, format!("{reference}: {detail}"));
         let decoded = node.blocks.get(&reference).map(|(bytes, _)| Block::decode(bytes));
         let Some(Ok(block)) = decoded else { return bad("is not in the log") };
-        if let Err(invalid) = self.ctx.check(&block) {
+        if let Err(invalid) = self.context(before.epoch).check(&block) {
             return bad(&invalid.to_string());
         }
         if block.reference() != reference || !is_signed(reference.author, &reference.digest, &block.signature) {
@@ -223,10 +335,12 @@ impl Checks {
         if !self.delivered.insert(reference) {
             return broken(Property::TotalOrder, format!("{reference} is delivered twice"));
         }
-        let owner = *self.slots.entry(reference.slot()).or_insert(reference);
+        let owner = *self.slots.entry((before.epoch, reference.slot())).or_insert(reference);
         let mut expected: Vec<BatchRef> = Vec::new();
         if owner == reference {
-            let lately = |batch: &&BatchRef| self.batches.get(&batch.digest).is_some_and(|at| *at >= before.oldest);
+            // An epoch knows nothing of the batches of the one before: elsewhere their digests differ.
+            let late = |at: &(u64, u32)| at.0 == before.epoch && at.1 >= before.oldest;
+            let lately = |batch: &&BatchRef| self.batches.get(&batch.digest).is_some_and(late);
             expected.extend(block.batches.iter().filter(|batch| !lately(batch)));
             marks.add(Mark::BatchDeliveredOnce, (block.batches.len() - expected.len()) as u64);
         } else {
@@ -236,7 +350,7 @@ impl Checks {
             let detail = format!("{reference} delivers {:?}, not {expected:?}", committed.batches);
             return broken(Property::TotalOrder, detail);
         }
-        self.batches.extend(expected.iter().map(|batch| (batch.digest, round)));
+        self.batches.extend(expected.iter().map(|batch| (batch.digest, (before.epoch, round))));
         Ok(())
     }
 
@@ -306,13 +420,13 @@ impl Checks {
     pub(crate) fn signed(&mut self, core: &BlockCore) -> Result<(), Broken> {
         let author = core.author;
         let digest = core.digest();
-        let said = *self.blocks_said.entry((author, core.round)).or_insert(digest);
+        let said = *self.blocks_said.entry((author, core.epoch, core.round)).or_insert(digest);
         if said != digest {
             let detail = format!("{author} signs {digest} and {said} in round {}", core.round);
             return broken(Property::NoEquivocation, detail);
         }
         let (vote, attestation) = (core.commit_vote, core.attestation);
-        let voted = *self.voted.entry((author, vote.index)).or_insert(vote.digest);
+        let voted = *self.voted.entry((author, core.epoch, vote.index)).or_insert(vote.digest);
         let attested = *self.attested.entry((author, attestation.seq)).or_insert(attestation.digest);
         if voted != vote.digest || attested != attestation.digest {
             let detail = format!("{author}: {vote:?} after {voted}, {attestation:?} after {attested}");
@@ -344,13 +458,19 @@ impl Checks {
         if self.checkpoints.get(&seq).is_some_and(|agreed| *agreed != digest) {
             return bad(format!("is of {digest}"));
         }
-        if certificate.stake(&self.ctx.committee) < self.ctx.committee.quorum() {
+        let epoch = certificate.cores.first().map_or(0, |signed| signed.core.epoch);
+        let committee = &self.context(epoch).committee;
+        if certificate.stake(committee) < committee.quorum() {
             return bad("has no quorum".to_owned());
         }
         for signed in &certificate.cores {
             let (core, attestation) = (&signed.core, signed.core.attestation);
             let known = self.checkpoints.get(&attestation.seq).is_none_or(|agreed| *agreed == attestation.digest);
-            if attestation.seq < seq || !known || !is_signed(core.author, &core.digest(), &signed.signature) {
+            if core.epoch != epoch
+                || attestation.seq < seq
+                || !known
+                || !is_signed(core.author, &core.digest(), &signed.signature)
+            {
                 return bad(format!("holds {core:?}"));
             }
         }
@@ -399,36 +519,42 @@ fn is_proof(evidence: &Evidence) -> bool {
 /// The oracle, given the blocks that a validator has logged, must see the commits that it has logged.
 pub(crate) fn against_oracle(checks: &Checks, number: usize, node: &Node) -> Result<(), Broken> {
     let Some(machine) = &node.machine else { return Ok(()) };
-    let mut oracle = Oracle::new(machine.committee().clone(), machine.config().params.gc_depth, Mutation::None);
+    let epoch = machine.config().epoch;
+    let base = machine.config().base.index;
+    let gc_depth = machine.config().params.gc_depth;
+    let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None).after(base);
     for entry in &node.disk.entries {
         if let Entry::Record(record) = entry
             && let Some(bytes) = record.block()
         {
-            let block = Block::decode(bytes).map_err(|error| (Property::Integrity, error.to_string()))?;
-            oracle.insert(block.reference(), &block.parents);
-            for evidence in block.extras.evidence.iter().filter(|it| it.kind == EvidenceKind::Equivocation) {
-                if is_proof(evidence) {
-                    oracle.accuse(block.reference(), evidence.a.core.author);
-                }
+            let core = core_of(bytes).ok_or_else(|| (Property::Integrity, "no block in the log".to_owned()))?;
+            if core.epoch != epoch {
+                continue;
             }
+            let reference = core.reference();
+            let known = checks.read.borrow_mut().entry(reference).or_insert_with(|| Read::of(bytes)).clone();
+            let known = known.map_err(|error| (Property::Integrity, error))?;
+            oracle.insert(reference, &known.parents);
+            known.accused.iter().for_each(|author| oracle.accuse(reference, *author));
         }
     }
     let schedule = machine.schedule();
     let candidates = |round| {
         let mut drawn = checks.drawn.borrow_mut();
-        drawn.entry(round).or_insert_with(|| schedule.candidates(machine.committee(), round)).clone()
+        drawn.entry((epoch, round)).or_insert_with(|| schedule.candidates(machine.committee(), round)).clone()
     };
     let expected = oracle.follow(schedule.rules(), &candidates).commits;
     let known = node.commits.len();
+    let commits = || node.commits.range(base + 1..).map(|(_, commit)| commit);
     let last = node.commits.last_key_value().map_or(0, |(index, _)| *index);
     // The blocks here may not decide yet what a quorum has certified.
     let certified = |commit: &&Arc<Commit>| node.blocks.get(&commit.header.leader).is_some_and(|(_, checked)| !checked);
-    let surplus = node.commits.values().skip(expected.len());
+    let surplus = commits().skip(expected.len());
     if known as u64 != last || !surplus.into_iter().all(|commit| certified(&commit)) {
         let detail = format!("{number} has {known} commits up to {last}, the oracle {}", expected.len());
         return broken(Property::Oracle, detail);
     }
-    for (commit, expected) in node.commits.values().zip(expected) {
+    for (commit, expected) in commits().zip(expected) {
         let mut blocks: Vec<BlockRef> = commit.blocks.iter().map(|b| b.block).collect();
         blocks.sort_unstable();
         if commit.header.leader != expected.leader || blocks != expected.blocks {

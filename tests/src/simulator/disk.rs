@@ -1,8 +1,9 @@
 //! A disk with one log: records and batch bodies in the order they came, safe only once a sync has ended.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use aurigraph_consensus::{Lsn, Record};
+use aurigraph_consensus::{EpochCert, EpochStart, Lsn, Record};
 use aurigraph_ledger::Hash;
 use bytes::Bytes;
 
@@ -28,6 +29,22 @@ pub(crate) struct Disk {
 impl Disk {
     pub(crate) fn append(&mut self, entry: Entry) {
         self.entries.push(entry);
+    }
+
+    /// The newest epoch that the log has started, and where; none in the first epoch.
+    pub(crate) fn epoch_start(&self) -> Option<(usize, Arc<EpochStart>)> {
+        self.entries.iter().enumerate().rev().find_map(|(at, entry)| match entry {
+            Entry::Record(Record::EpochStart(start)) => Some((at, start.clone())),
+            _ => None,
+        })
+    }
+
+    /// The certificate of an epoch's end, if it is safe.
+    pub(crate) fn epoch_cert(&self, epoch: u64) -> Option<Arc<EpochCert>> {
+        self.entries[..self.synced].iter().rev().find_map(|entry| match entry {
+            Entry::Record(Record::EpochCert(cert)) if cert.epoch == epoch => Some(cert.clone()),
+            _ => None,
+        })
     }
 
     pub(crate) fn start_sync(&mut self, lsn: Lsn) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, BatchRef, Effect, Event, Lane, Message};
+use aurigraph_consensus::{AuthorIdx, BatchRef, Effect, Event, Lane, Message, Offence};
 use aurigraph_ledger::Hash;
 use bytes::Bytes;
 
@@ -50,20 +50,20 @@ impl World<'_> {
         self.say(|| format!("node {node} starts"));
         let now = self.now(node);
         let own = Some(AuthorIdx::try_from(node).expect("few"));
-        let config = aurigraph_consensus::Config { own, ..self.config.clone() };
-        let snapshots = self.scenario.snapshot_ms.is_some();
+        let config = aurigraph_consensus::Config { own, ..self.configs[0].clone() };
         let Some(state) = self.nodes.get_mut(&node).filter(|state| state.machine.is_none()) else { return Ok(()) };
         if state.life > 0 {
             self.marks.hit(Mark::Restart);
         }
         let effects = state
-            .start(config, now, &self.genesis, snapshots, &mut self.marks)
-            .map_err(|detail| (Property::Survival, format!("{node}: {detail}")))?;
+            .start(config, now, &self.genesis, self.scenario, &mut self.marks)
+            .map_err(|(property, detail)| (property, format!("{node}: {detail}")))?;
         if let Some(machine) = &state.machine {
             self.checks.schedule(node, machine)?;
         }
         let open = state.open_batches();
         self.execute(node, effects)?;
+        self.schedule_execution(node);
         for batch in open {
             self.push_event(node, 2, Event::BatchSealed { batch });
         }
@@ -77,6 +77,7 @@ impl World<'_> {
     }
 
     pub(super) fn execute(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Broken> {
+        let mut ended = None;
         for effect in effects {
             let Some(state) = self.nodes.get_mut(&node).filter(|state| state.machine.is_some()) else { break };
             if let Some((left, down_ms)) = state.crash_in {
@@ -87,9 +88,15 @@ impl World<'_> {
                 state.crash_in = Some((left - 1, down_ms));
             }
             self.trace.effect(&effect);
-            self.execute_one(node, effect)?;
+            match effect {
+                Effect::EpochEnded(cert) => ended = Some(cert),
+                other => self.execute_one(node, other)?,
+            }
         }
-        Ok(())
+        match ended {
+            Some(cert) if self.is_up(node) => self.next_epoch(node, &cert),
+            _ => Ok(()),
+        }
     }
 
     fn execute_one(&mut self, node: usize, effect: Effect) -> Result<(), Broken> {
@@ -100,7 +107,12 @@ impl World<'_> {
                 let after = self.rng.below(4);
                 self.push_event(node, after, Event::SigChecked { ticket, ok });
             }
-            Effect::Sign { ticket, core } => self.sign(node, ticket, &core),
+            Effect::Sign { ticket, core } => {
+                if let Some(state) = self.nodes.get_mut(&node) {
+                    self.checks.may_sign(node, state, core.epoch)?;
+                }
+                self.sign(node, ticket, &core);
+            }
             Effect::Append { lsn, need_fsync, record } => {
                 let Some(state) = self.nodes.get_mut(&node) else { return Ok(()) };
                 state.append(Entry::Record(record));
@@ -127,7 +139,10 @@ impl World<'_> {
             }
             Effect::ServeCommits { to, request, commit_index, from, count, newest } => {
                 self.marks.hit(Mark::ServedCommits);
-                let reply = self.nodes[&node].serve_commits(request, commit_index, from, count, newest);
+                let state = &self.nodes[&node];
+                let epoch = state.commits.get(&from).map_or(0, |commit| commit.header.epoch);
+                let committee = self.checks.context(epoch).committee.clone();
+                let reply = state.serve_commits(request, commit_index, from, count, newest, committee);
                 self.reply(node, to, &reply.map_err(|detail| (Property::Survival, format!("{node}: {detail}")))?)?;
             }
             Effect::Deliver { commit } => {
@@ -141,7 +156,7 @@ impl World<'_> {
                 self.schedule_execution(node);
             }
             Effect::SetTimer { at_mono_ms } => {
-                let late = self.rng.below(3);
+                let late = self.rng.below(self.scenario.timers_late_ms + 1);
                 let at = at_mono_ms.max(self.time) + late;
                 if let Some(state) = self.nodes.get_mut(&node) {
                     state.timer_at = at;
@@ -158,17 +173,23 @@ impl World<'_> {
             }
             Effect::Charge { peer, offence } => {
                 self.marks.hit(Mark::Charge);
+                if offence == Offence::Quota {
+                    self.marks.hit(Mark::QuotaCharged);
+                }
                 self.say(|| format!("node {author} charges {peer} with {offence:?}"));
             }
             Effect::Alarm(alarm) => {
                 self.say(|| format!("node {author}: {alarm:?}"));
                 self.checks.alarm(node, &alarm, &mut self.marks)?;
             }
-            // The seeds have one epoch each.
-            Effect::ServeEpochCert { .. } => {}
-            Effect::EpochEnded(cert) => {
-                return broken(Property::Survival, format!("{node} ends epoch {}", cert.epoch));
+            Effect::ServeEpochCert { to, epoch } => {
+                if let Some(cert) = self.nodes[&node].disk.epoch_cert(epoch) {
+                    self.marks.hit(Mark::EpochCertServed);
+                    let reply = Message::EpochCert((*cert).clone());
+                    self.reply(node, to, &reply)?;
+                }
             }
+            Effect::EpochEnded(_) => {}
             Effect::Halt(reason) => return broken(Property::Survival, format!("{node} halts: {reason}")),
         }
         Ok(())
@@ -205,7 +226,9 @@ impl World<'_> {
             return;
         }
         let ordered = self.adversarial_delay(to, bytes).map(|delay| vec![delay]);
-        let delays = ordered.unwrap_or_else(|| self.network.transmit(from, to, &mut self.rng, &mut self.marks));
+        let delays = ordered.unwrap_or_else(|| {
+            self.network.transmit((from, to), (self.time, bytes.len()), &mut self.rng, &mut self.marks)
+        });
         for delay in delays {
             self.push(delay, Happening::Message { from, to, bytes: bytes.clone() });
         }
@@ -220,11 +243,12 @@ impl World<'_> {
         let author = AuthorIdx::try_from(node).expect("few");
         let Some(state) = self.nodes.get_mut(&node) else { return };
         let (batch, body) = self.workload.batch(author, state.executor.ledger.height(), false);
+        let sent = (self.time, body.len());
         state.append(Entry::Body { digest: batch.digest, own: true, body });
         self.push_event(node, 0, Event::BatchSealed { batch });
         for to in 0..self.scenario.stakes.len() {
             if to != node && *self.network.believes(node, to) {
-                for delay in self.network.transmit(node, to, &mut self.rng, &mut self.marks) {
+                for delay in self.network.transmit((node, to), sent, &mut self.rng, &mut self.marks) {
                     self.push(delay, Happening::Body { from: node, to, digest: batch.digest });
                 }
             }
@@ -276,7 +300,8 @@ impl World<'_> {
         let reachable =
             candidate != node && self.is_up(candidate) && !self.network.is_cut(node, candidate) && !self.rng.chance(50);
         if reachable && let Some(body) = self.body_of(candidate, &batch.digest) {
-            let answers = self.network.transmit(candidate, node, &mut self.rng, &mut self.marks);
+            let sent = (self.time, body.len());
+            let answers = self.network.transmit((candidate, node), sent, &mut self.rng, &mut self.marks);
             if !answers.is_empty() {
                 self.marks.hit(Mark::BatchFetched);
                 self.store_body(node, batch.digest, body);
@@ -288,7 +313,7 @@ impl World<'_> {
         self.push(after, Happening::BodyRequest { node, life, batch, candidates, next: next + 1 });
     }
 
-    fn schedule_execution(&mut self, node: usize) {
+    pub(super) fn schedule_execution(&mut self, node: usize) {
         let after = self.rng.between(1, 12);
         let now = self.time;
         let Some(state) = self.nodes.get_mut(&node).filter(|state| !state.executor.busy) else { return };
@@ -306,7 +331,7 @@ impl World<'_> {
         let Some(state) = self.nodes.get_mut(&node) else { return Ok(()) };
         state.executor.busy = false;
         let mut exported = None;
-        let mut last = 0;
+        let mut told = 0;
         for _ in 0..EXECUTED_AT_ONCE {
             let Some(commit) = state.executor.queue.pop_front() else { break };
             let body = |digest: &Hash| {
@@ -314,11 +339,16 @@ impl World<'_> {
                 found.ok_or_else(|| (Property::Integrity, format!("{node} lacks batch {digest} of a commit")))
             };
             let bodies = commit.batches().map(|(_, batch)| body(&batch.digest)).collect::<Result<Vec<_>, _>>()?;
-            last = commit.header.index;
+            let last = commit.header.index;
+            // The end of an epoch is told of with its checkpoint.
+            told = if commit.epoch_end.is_some() { last - 1 } else { last };
             let outcome = state
                 .executor
                 .execute(node, &commit, &bodies, &mut self.workload, forgets)
                 .map_err(|detail| (Property::Survival, format!("{node}: {detail}")))?;
+            if commit.epoch_end.is_some() && outcome.checkpoint.is_none() {
+                return broken(Property::Survival, format!("{node}: no checkpoint at the end of an epoch, {last}"));
+            }
             self.checks.executed(node, &outcome, &mut self.marks)?;
             if outcome.checkpoint.is_some() {
                 exported = Some(state.executor.export().map_err(|detail| (Property::Survival, detail))?);
@@ -330,8 +360,8 @@ impl World<'_> {
             let after = if self.scenario.store_ahead { self.rng.below(5) } else { self.rng.between(100, 300) };
             self.push(after, Happening::Stored { node, life, stored });
         }
-        if last > 0 {
-            self.push_event(node, 1, Event::Executed { commit_index: last, checkpoint: None });
+        if told > 0 {
+            self.push_event(node, 1, Event::Executed { commit_index: told, checkpoint: None });
         }
         self.schedule_execution(node);
         Ok(())

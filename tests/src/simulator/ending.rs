@@ -9,6 +9,7 @@ use aurigraph_ledger::Hash;
 use super::Property;
 use super::checks::{Broken, against_oracle, broken};
 use super::coverage::{Coverage, Mark};
+use super::executor::Executor;
 use super::node::Node;
 use super::scenario::Ms;
 use super::world::{Happening, LOOK_MS, World};
@@ -47,7 +48,7 @@ impl World<'_> {
             }
         }
         let number = self.rng.index(n);
-        if self.rng.chance(60)
+        if self.rng.chance(self.scenario.oracle_permille)
             && let Some(state) = self.nodes.get(&number)
         {
             against_oracle(&self.checks, number, state)?;
@@ -91,7 +92,7 @@ impl World<'_> {
     }
 
     pub(super) fn last_look(&mut self) -> Result<(), Broken> {
-        let supply = self.genesis.supply().unwrap_or(0);
+        let supply = Executor::new(&self.genesis).supply();
         self.checks.corruption.ended()?;
         let mut roots: BTreeMap<u64, Hash> = BTreeMap::new();
         for (number, state) in &mut self.nodes {

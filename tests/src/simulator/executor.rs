@@ -119,12 +119,12 @@ impl Executor {
         Ok(Stored { pages, commit_index: self.ledger.commit_index(), checkpoint })
     }
 
-    /// All balances and the fee pool.
+    /// All balances, the fee pool, and what the table of stakes holds.
     pub(crate) fn supply(&mut self) -> u128 {
         let view = self.ledger.snapshot();
         let balances =
             (0..view.account_count()).filter_map(|index| view.balance(aurigraph_ledger::AccountIndex(index)));
-        balances.sum::<u128>() + view.fee_pool()
+        balances.sum::<u128>() + view.fee_pool() + view.staking().map_or(0, |table| table.held())
     }
 
     pub(crate) fn state_root(&mut self) -> Hash {

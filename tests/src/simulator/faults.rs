@@ -28,6 +28,14 @@ impl World<'_> {
                 self.marks.hit(Mark::RestartOfAll);
                 return self.crash_all(*down_ms, *late);
             }
+            Fault::CrashSome { nodes, down_ms } => {
+                self.marks.hit(Mark::RestartOfSome);
+                for node in nodes {
+                    let after = down_ms + self.rng.below(200);
+                    self.crash_whole(*node, Some(after))?;
+                }
+                return Ok(());
+            }
             Fault::Partition { side, for_ms } => {
                 self.marks.hit(Mark::Partition);
                 self.cut(&across(side, self.scenario.stakes.len()));
@@ -52,6 +60,18 @@ impl World<'_> {
                 self.marks.hit(Mark::ClockJump);
                 if let Some(state) = self.nodes.get_mut(node) {
                     state.jump_ms += by_ms;
+                }
+                *for_ms
+            }
+            Fault::Narrow { node, bytes_per_ms, for_ms } => {
+                self.network.narrow[*node] = Some(*bytes_per_ms);
+                *for_ms
+            }
+            Fault::FrozenClock { node, for_ms } => {
+                self.marks.hit(Mark::FrozenClock);
+                let wall_ms = self.now(*node).wall_ms;
+                if let Some(state) = self.nodes.get_mut(node) {
+                    state.frozen_ms = Some(wall_ms);
                 }
                 *for_ms
             }
@@ -89,11 +109,17 @@ impl World<'_> {
                 Some((stays, more)) if stays == node => more.map(|more| down_ms + more),
                 _ => Some(down_ms + self.rng.below(200)),
             };
-            if self.is_up(node) {
-                self.crash(node, down)?;
-            }
+            self.crash_whole(node, down)?;
         }
         Ok(())
+    }
+
+    /// A process ends between two events; what it knew is kept to compare with what it recovers to.
+    fn crash_whole(&mut self, node: usize, down_ms: Option<Ms>) -> Result<(), Broken> {
+        let Some(state) = self.nodes.get_mut(&node) else { return Ok(()) };
+        let Some(machine) = &state.machine else { return Ok(()) };
+        state.before = Some((state.disk.entries.len(), machine.snapshot()));
+        self.crash(node, down_ms)
     }
 
     pub(super) fn fault_over(&mut self, number: usize) {
@@ -113,7 +139,17 @@ impl World<'_> {
                     state.jump_ms -= by_ms;
                 }
             }
-            Fault::Crash { .. } | Fault::Loss { .. } | Fault::CrashAll { .. } | Fault::ExecutorStall { .. } => {}
+            Fault::Narrow { node, .. } => self.network.narrow[*node] = None,
+            Fault::FrozenClock { node, .. } => {
+                if let Some(state) = self.nodes.get_mut(node) {
+                    state.frozen_ms = None;
+                }
+            }
+            Fault::Crash { .. }
+            | Fault::Loss { .. }
+            | Fault::CrashAll { .. }
+            | Fault::CrashSome { .. }
+            | Fault::ExecutorStall { .. } => {}
         }
     }
 

@@ -15,6 +15,7 @@ mod coverage;
 mod disk;
 mod driver;
 mod ending;
+mod epochs;
 mod executor;
 mod faults;
 mod network;
@@ -25,6 +26,7 @@ pub(crate) mod rng;
 mod scenario;
 mod shrink;
 mod trace;
+mod work;
 mod workload;
 mod world;
 
@@ -56,14 +58,20 @@ pub enum Property {
     Accountability,
     /// P9: what waits stays within its bounds.
     BoundedMemory,
+    /// P10: the work that a peer causes stays within its quota.
+    BoundedWork,
     /// P11: one seed, one trace.
     Determinism,
     /// P12: commit times do not go back.
     MonotonicTime,
     /// P13: the leader schedule is a function of the decided slots, also after a restart, and that of the oracle.
     Schedule,
+    /// P14: nobody signs in an epoch before the end of the one before is certified and safe; each has one end.
+    EpochSafety,
     /// P15: what is certified is what correct validators execute; a wrong executor is found, and only that node stops.
     Checkpoint,
+    /// P17: recovery comes to the state of the process before, and of the whole log.
+    Recovery,
     /// P16: the committer decides what the oracle decides.
     Oracle,
     /// The sum of balances and fees never changes.

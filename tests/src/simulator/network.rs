@@ -4,6 +4,9 @@ use super::coverage::{Coverage, Mark};
 use super::rng::Rng;
 use super::scenario::{Links, Ms};
 
+/// What a narrow link holds before it drops.
+const LINK_HOLDS_MS: Ms = 1_500;
+
 /// All directed links.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -15,13 +18,26 @@ pub(crate) struct Network {
     pub(crate) slow_ms: Vec<Ms>,
     /// What is added to losses.
     pub(crate) burst_permille: u64,
+    /// Bytes of a millisecond that a validator's narrow link lets through.
+    pub(crate) narrow: Vec<Option<u64>>,
+    /// When that link has sent what it holds.
+    busy_until: Vec<Ms>,
     /// Whether the first believes that its link to the second is up.
     believed: Vec<bool>,
 }
 
 impl Network {
     pub(crate) fn new(n: usize, links: Links) -> Self {
-        Self { n, links, cuts: vec![0; n * n], slow_ms: vec![0; n], burst_permille: 0, believed: vec![false; n * n] }
+        Self {
+            n,
+            links,
+            cuts: vec![0; n * n],
+            slow_ms: vec![0; n],
+            burst_permille: 0,
+            narrow: vec![None; n],
+            busy_until: vec![0; n],
+            believed: vec![false; n * n],
+        }
     }
 
     pub(crate) fn cut(&mut self, pairs: &[(usize, usize)]) {
@@ -46,17 +62,38 @@ impl Network {
     }
 
     /// When the copies of a message arrive: none, one or two delays.
-    pub(crate) fn transmit(&self, from: usize, to: usize, rng: &mut Rng, marks: &mut Coverage) -> Vec<Ms> {
+    pub(crate) fn transmit(
+        &mut self,
+        (from, to): (usize, usize),
+        (now, bytes): (Ms, usize),
+        rng: &mut Rng,
+        marks: &mut Coverage,
+    ) -> Vec<Ms> {
         if self.is_cut(from, to) || rng.chance(self.links.loss_permille + self.burst_permille) {
             marks.hit(Mark::MessageLost);
             return Vec::new();
         }
-        let mut delays = vec![self.delay(from, to, rng, marks)];
+        let Some(waits) = self.queue(from, now, bytes, marks) else { return Vec::new() };
+        let mut delays = vec![waits + self.delay(from, to, rng, marks)];
         if rng.chance(self.links.duplicate_permille) {
             marks.hit(Mark::MessageDuplicated);
-            delays.push(self.delay(from, to, rng, marks));
+            delays.push(waits + self.delay(from, to, rng, marks));
         }
         delays
+    }
+
+    /// How long a message takes to get through the sender's narrow link; nothing gets in when too much waits.
+    fn queue(&mut self, from: usize, now: Ms, bytes: usize, marks: &mut Coverage) -> Option<Ms> {
+        let Some(rate) = self.narrow[from] else { return Some(0) };
+        let waits = self.busy_until[from].saturating_sub(now);
+        if waits > LINK_HOLDS_MS {
+            marks.hit(Mark::LinkFull);
+            return None;
+        }
+        marks.hit(Mark::NarrowLink);
+        let waits = waits + bytes as u64 / rate;
+        self.busy_until[from] = now + waits;
+        Some(waits)
     }
 
     fn delay(&self, from: usize, to: usize, rng: &mut Rng, marks: &mut Coverage) -> Ms {

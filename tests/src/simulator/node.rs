@@ -5,17 +5,20 @@ use std::sync::Arc;
 
 use aurigraph_consensus::config::{CORE_LEN, SIGNED_CORE_LEN};
 use aurigraph_consensus::{
-    BatchRef, BlockCore, BlockRef, Commit, Config, ConsensusSnapshot, Effect, LeaderSlot, Machine, Message, Now,
-    RangeBuilder, Record, Recovery, ServedBlock, SignedCore,
+    BatchRef, BlockCore, BlockRef, Commit, Committee, Config, ConsensusSnapshot, Effect, EvidenceState, LeaderSlot,
+    Machine, Message, Now, RangeBuilder, Record, Recovery, ServedBlock, SignedCore,
 };
 use aurigraph_ledger::{Genesis, Hash};
 use bytes::Bytes;
 
+use super::Property;
+use super::checks::Broken;
 use super::coverage::{Coverage, Mark};
 use super::disk::{Disk, Entry};
 use super::executor::Executor;
 use super::puppet::is_signed;
 use super::rng::Rng;
+use super::scenario::Scenario;
 
 /// One validator with its process, if it runs.
 pub(crate) struct Node {
@@ -34,12 +37,18 @@ pub(crate) struct Node {
     pub(crate) seen: Option<LeaderSlot>,
     /// Who was out of the rotation of leaders when it was looked at last.
     pub(crate) out: BTreeSet<u16>,
+    /// The process life and epoch that it was last seen to sign in.
+    pub(crate) signs_in: Option<(u32, u64)>,
     /// Effects until it crashes, and for how long.
     pub(crate) crash_in: Option<(u32, Option<u64>)>,
     /// The newest commit delivered in this process life, or executed before it.
     pub(crate) delivered: u64,
     pub(crate) skew_ms: i64,
     pub(crate) jump_ms: i64,
+    /// At what time its wall clock stands still.
+    pub(crate) frozen_ms: Option<u64>,
+    /// How long the log was when the process ended between two events, and what it knew.
+    pub(crate) before: Option<(usize, ConsensusSnapshot)>,
     /// An operator has put an empty directory in place of the lost one.
     after_loss: bool,
 }
@@ -62,10 +71,13 @@ impl Node {
             timer_at: 0,
             seen: None,
             out: BTreeSet::new(),
+            signs_in: None,
             crash_in: None,
             delivered: 0,
             skew_ms,
             jump_ms: 0,
+            frozen_ms: None,
+            before: None,
             after_loss: false,
         }
     }
@@ -124,12 +136,14 @@ impl Node {
     /// If the log or the store cannot be read back.
     pub(crate) fn start(
         &mut self,
-        config: Config,
+        mut config: Config,
         now: Now,
         genesis: &Genesis,
-        snapshots: bool,
+        scenario: &Scenario,
         marks: &mut Coverage,
-    ) -> Result<Vec<Effect>, String> {
+    ) -> Result<Vec<Effect>, Broken> {
+        let broken = |detail: String| (Property::Survival, detail);
+        let before = self.before.take();
         (self.bodies, self.blocks, self.commits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         let entries = std::mem::take(&mut self.disk.entries);
         entries.iter().for_each(|entry| self.index(entry));
@@ -137,19 +151,35 @@ impl Node {
         if self.executor.stored.is_some() {
             marks.hit(Mark::StoreImported);
         }
-        self.executor.restart(genesis)?;
+        self.executor.restart(genesis).map_err(broken)?;
         self.delivered = self.executor.stored_index();
         let logged = self.commits.last_key_value().map_or(0, |(index, _)| *index);
         if self.delivered > logged {
             marks.hit(Mark::StoreAheadOfLog);
         }
-        let (snapshot, from) = if snapshots { self.newest_snapshot() } else { (None, 0) };
-        let records = self.records(from)?;
+        let began = self.disk.epoch_start();
+        if let Some((_, start)) = &began {
+            marks.hit(Mark::RestartInLaterEpoch);
+            config = config.at(start, scenario.stakes_in(start.epoch).to_vec(), config.own);
+        }
+        let base = config.base.index;
+        if base > self.delivered {
+            self.execute_again(base, marks).map_err(broken)?;
+        }
+        let first = began.as_ref().map_or(0, |(at, _)| *at);
+        let snapshots = scenario.snapshot_ms.is_some();
+        let (snapshot, from) = if snapshots { self.newest_snapshot(first) } else { (None, first) };
+        let mut records = self.records(from.max(first)).map_err(broken)?;
+        if let Some((at, start)) = began
+            && from > at
+        {
+            records.insert(0, Record::EpochStart(start));
+        }
         let (machine, effects) = if records.is_empty() && snapshot.is_none() && !self.after_loss {
             if self.life > 0 {
                 marks.hit(Mark::RestartFresh);
             }
-            Machine::new(config, now).map_err(|error| error.to_string())?
+            Machine::new(config, now).map_err(|error| broken(error.to_string()))?
         } else {
             if snapshot.is_some() {
                 marks.hit(Mark::RestartFromSnapshot);
@@ -157,7 +187,31 @@ impl Node {
             let checkpoint = self.executor.stored.as_ref().map(|stored| stored.checkpoint);
             let recovery = Recovery { snapshot, executed_index: self.delivered, checkpoint, restored: false };
             let window = u64::from(config.params.schedule_window);
-            let recovered = Machine::recover(config, now, recovery, records).map_err(|error| error.to_string())?;
+            let whole = if recovery.snapshot.is_some() { Some((config.clone(), recovery.clone())) } else { None };
+            let recover = |config, recovery, records| {
+                Machine::recover(config, now, recovery, records).map_err(|error| broken(error.to_string()))
+            };
+            let recovered = recover(config, recovery, records)?;
+            if let Some((config, recovery)) = whole {
+                marks.hit(Mark::RecoveredAlike);
+                let recovery = Recovery { snapshot: None, ..recovery };
+                let (other, _) = recover(config, recovery, self.records(first).map_err(broken)?)?;
+                equivalent("the whole log", &recovered.0.snapshot(), &other.snapshot())?;
+            }
+            if let Some((len, before)) = before
+                && len == self.disk.entries.len()
+                && before.epoch == recovered.0.config().epoch
+            {
+                let found = recovered.0.snapshot();
+                // Batches that had come and were not told of yet may let it decide more.
+                if found.last_decided == before.last_decided {
+                    marks.hit(Mark::RecoveredAsBefore);
+                    equivalent("the process before", &found, &before)?;
+                } else if found.last_decided.position() < before.last_decided.position() {
+                    let (found, before) = (found.last_decided, before.last_decided);
+                    return Err((Property::Recovery, format!("recovered up to {found:?}, before {before:?}")));
+                }
+            }
             let index = recovered.0.last_commit().index;
             if index < window {
                 marks.hit(Mark::RestartInFirstWindow);
@@ -170,6 +224,17 @@ impl Node {
         Ok(effects)
     }
 
+    /// The machine is in a later epoch than the ledger: commits of the log are executed that it no longer delivers.
+    fn execute_again(&mut self, base: u64, marks: &mut Coverage) -> Result<(), String> {
+        marks.hit(Mark::EpochsExecutedAgain);
+        for index in self.delivered + 1..=base {
+            let commit = self.commits.get(&index).ok_or_else(|| format!("commit {index} is not in the log"))?;
+            self.executor.queue.push_back(commit.clone());
+        }
+        self.delivered = base;
+        Ok(())
+    }
+
     /// The log's records from a place on, through their encoding and back.
     fn records(&self, from: usize) -> Result<Vec<Record>, String> {
         let records = self.disk.entries[from..].iter().filter_map(|entry| match entry {
@@ -179,11 +244,11 @@ impl Node {
         records.collect()
     }
 
-    /// The newest snapshot, and from where the log is replayed with it.
-    fn newest_snapshot(&self) -> (Option<ConsensusSnapshot>, usize) {
+    /// The newest snapshot of the epoch that starts at this place, and from where the log is replayed with it.
+    fn newest_snapshot(&self, first: usize) -> (Option<ConsensusSnapshot>, usize) {
         let mut found: Vec<(usize, &ConsensusSnapshot)> = Vec::new();
         let mut first_open = None;
-        for (at, entry) in self.disk.entries.iter().enumerate() {
+        for (at, entry) in self.disk.entries.iter().enumerate().skip(first) {
             match entry {
                 Entry::Record(Record::Snapshot(snapshot)) => found.push((at, snapshot)),
                 Entry::Record(Record::Commit(commit)) if commit.header.index == self.delivered + 1 => {
@@ -192,9 +257,9 @@ impl Node {
                 _ => {}
             }
         }
-        let Some((_, newest)) = found.pop() else { return (None, 0) };
+        let Some((_, newest)) = found.pop() else { return (None, first) };
         let earlier = found.iter().rev().find(|(_, earlier)| newest.can_replay_from(earlier));
-        let from = earlier.map_or(0, |(at, _)| *at);
+        let from = earlier.map_or(first, |(at, _)| *at);
         (Some(newest.clone()), from.min(first_open.unwrap_or(from)))
     }
 
@@ -232,9 +297,8 @@ impl Node {
         from: u64,
         count: u16,
         newest: Vec<SignedCore>,
+        committee: Committee,
     ) -> Result<Message, String> {
-        let Some(machine) = &self.machine else { return Err("no machine serves".to_owned()) };
-        let committee = machine.committee().clone();
         let mut range = RangeBuilder::new(request, commit_index, count, committee, newest, &signed);
         for index in from.. {
             let Some(commit) = self.commits.get(&index) else { break };
@@ -250,6 +314,22 @@ impl Node {
         }
         Ok(Message::CommitRangeReply(range.finish()))
     }
+}
+
+/// P17: the same accepted blocks give the same state, whichever way it was come by.
+fn equivalent(what: &str, found: &ConsensusSnapshot, other: &ConsensusSnapshot) -> Result<(), Broken> {
+    // The own block and what the log is doubted for are those of a process.
+    let plain = |it: &ConsensusSnapshot| ConsensusSnapshot {
+        own_last: None,
+        floor: 0,
+        highest_round: 0,
+        evidence: EvidenceState::default(),
+        ..it.clone()
+    };
+    if plain(found) == plain(other) {
+        return Ok(());
+    }
+    Err((Property::Recovery, format!("recovered to another state than {what}: {found:?}, not {other:?}")))
 }
 
 fn signed(core: &SignedCore) -> bool {

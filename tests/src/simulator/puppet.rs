@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aurigraph_consensus::block::{genesis_ref, parents_root, payload_root};
 use aurigraph_consensus::commit::genesis_commit;
-use aurigraph_consensus::config::BLOCK_VERSION;
+use aurigraph_consensus::config::{BLOCK_VERSION, CORE_LEN};
 use aurigraph_consensus::message::encode_block;
 use aurigraph_consensus::{
     AuthorIdx, BatchRef, Block, BlockCore, BlockRef, CkptRef, CommitRange, CommitRef, Committee, Config, Extras,
@@ -17,12 +17,20 @@ use aurigraph_ledger::{Hash, h};
 use bytes::Bytes;
 
 use super::coverage::{Coverage, Mark};
+use super::node::core_of;
 use super::rng::Rng;
 use super::scenario::{Behaviour, Ms};
 use super::workload::Workload;
 
 /// Rounds of the DAG that are remembered.
 const REMEMBERED: Round = 40;
+
+/// Tricks that stand beside those of [`Behaviour::Mixed`].
+const CONES: u64 = 100;
+const FLOOD: u64 = 101;
+/// A flood comes every so many rounds, with so many requests.
+const FLOOD_EVERY: Round = 40;
+const FLOOD_OF: u64 = 600;
 
 /// What stands at the beginning of a signature: the digest and whose key it was. Nobody in the simulator forges; a hash
 /// here would be a tenth of a run.
@@ -64,6 +72,8 @@ pub(crate) struct Puppet {
     /// The newest own round and its versions.
     own: (Round, Vec<BlockRef>),
     blocks: BTreeMap<BlockRef, Arc<[u8]>>,
+    /// Newest blocks of the others, as they came.
+    relayed: BTreeMap<BlockRef, Vec<u8>>,
     pub(crate) bodies: BTreeMap<Hash, Bytes>,
     foreign_batches: Vec<BatchRef>,
     /// Who is shown the first version.
@@ -85,39 +95,44 @@ impl Puppet {
     pub(crate) fn new(author: AuthorIdx, behaviour: Behaviour, config: Config, mut rng: Rng) -> Self {
         let committee = Committee::new(config.stakes.clone()).expect("valid stakes");
         let side = (0..committee.len()).map(|_| rng.chance(500)).collect();
-        let genesis = genesis_ref(&config.chain_id, config.epoch, &config.epoch_seed, author);
         let mut puppet = Self {
             author,
             behaviour,
             committee,
             rng,
             seen: BTreeMap::new(),
-            own: (0, vec![genesis]),
+            own: (0, Vec::new()),
             blocks: BTreeMap::new(),
+            relayed: BTreeMap::new(),
             bodies: BTreeMap::new(),
             foreign_batches: Vec::new(),
             side,
             scheduled: false,
-            config,
+            config: config.clone(),
         };
-        for other in puppet.committee.authors() {
-            let config = &puppet.config;
-            let block = genesis_ref(&config.chain_id, config.epoch, &config.epoch_seed, other);
-            puppet.seen.entry(0).or_default().insert(other, vec![block]);
-        }
+        puppet.enter(config);
         puppet
     }
 
     /// Takes a message; gives back what it answers at once.
-    pub(crate) fn receive(&mut self, from: usize, bytes: &[u8]) -> Vec<Act> {
+    pub(crate) fn receive(&mut self, from: usize, bytes: &[u8], configs: &[Config], marks: &mut Coverage) -> Vec<Act> {
         let reply = |message: Message| vec![Act::Message { to: from, bytes: message.encode().into(), after_ms: 1 }];
         match Message::decode(bytes) {
             Ok(Message::Block(block)) => {
+                self.follow(&block, configs);
                 self.observe(&block);
                 Vec::new()
             }
             Ok(Message::FetchRequest { request, refs, .. }) if self.rng.chance(700) => {
-                let blocks = refs.iter().filter_map(|block| self.blocks.get(block)).map(|b| b.to_vec()).collect();
+                let mut blocks: Vec<Vec<u8>> =
+                    refs.iter().filter_map(|block| self.blocks.get(block)).map(|b| b.to_vec()).collect();
+                for block in refs.iter().filter_map(|block| self.relayed.get(block)) {
+                    blocks.push(block.clone());
+                    if self.behaviour == Behaviour::Mixed && self.rng.chance(400) {
+                        marks.hit(Mark::SpoiltRelay);
+                        spoil(&mut blocks);
+                    }
+                }
                 reply(Message::FetchReply { request, commit_index: self.claim(), blocks })
             }
             Ok(Message::CommitRangeRequest { request, .. }) if self.rng.chance(700) => {
@@ -138,16 +153,43 @@ impl Puppet {
         if self.rng.chance(300) { 1_000_000 } else { 0 }
     }
 
+    /// A block of a later epoch takes it there.
+    fn follow(&mut self, block: &[u8], configs: &[Config]) {
+        let epoch = core_of(block).map_or(0, |core| core.epoch);
+        let known = usize::try_from(epoch).ok().and_then(|epoch| configs.get(epoch));
+        if let Some(config) = known.filter(|_| epoch > self.config.epoch) {
+            self.enter(config.clone());
+        }
+    }
+
+    fn enter(&mut self, config: Config) {
+        self.committee = Committee::new(config.stakes.clone()).expect("valid stakes");
+        self.config = config;
+        self.seen = BTreeMap::new();
+        for author in self.committee.authors() {
+            let Config { chain_id, epoch, epoch_seed, .. } = &self.config;
+            let genesis = genesis_ref(chain_id, *epoch, epoch_seed, author);
+            self.seen.entry(0).or_default().insert(author, vec![genesis]);
+            if author == self.author {
+                self.own = (0, vec![genesis]);
+            }
+        }
+    }
+
     fn observe(&mut self, bytes: &[u8]) {
-        let Ok(block) = Block::decode(bytes) else { return };
+        let Some(block) = Block::decode(bytes).ok().filter(|block| block.core.epoch == self.config.epoch) else {
+            return;
+        };
         let reference = block.reference();
         let versions = self.seen.entry(reference.round).or_default().entry(reference.author).or_default();
         if !versions.contains(&reference) {
             versions.push(reference);
+            self.relayed.insert(reference, bytes.to_vec());
             self.foreign_batches = block.batches;
         }
         let oldest = self.seen.last_key_value().map_or(0, |(round, _)| round.saturating_sub(REMEMBERED));
         self.seen = self.seen.split_off(&oldest);
+        self.relayed.retain(|block, _| block.round >= oldest);
     }
 
     /// The highest round that it can build a valid block for, if it has not yet.
@@ -162,12 +204,24 @@ impl Puppet {
     /// Builds for the next round, by one of its tricks.
     pub(crate) fn propose(&mut self, wall_ms: u64, workload: &mut Workload, marks: &mut Coverage) -> Vec<Act> {
         let Some(round) = self.buildable() else { return Vec::new() };
-        let trick = if self.behaviour == Behaviour::Twins { 0 } else { self.rng.below(10) };
+        let trick = match self.behaviour {
+            Behaviour::Twins => 0,
+            Behaviour::Cones => CONES,
+            Behaviour::Flood => FLOOD,
+            Behaviour::Mixed | Behaviour::Silent => self.rng.below(10),
+        };
         let mut acts = Vec::new();
         let mut versions = Vec::new();
-        let count = if trick <= 2 { 2 + usize::from(self.rng.chance(150)) } else { 1 };
-        for _ in 0..count {
-            let draft = self.draft(round, wall_ms, workload, marks, &mut acts);
+        let count = match trick {
+            0..=2 => 2 + usize::from(self.rng.chance(150)),
+            CONES => 3,
+            _ => 1,
+        };
+        for version in 0..count {
+            let mut draft = self.draft(round, wall_ms, workload, marks, &mut acts);
+            if trick == CONES {
+                draft.parents[0] = self.own.1[version % self.own.1.len()];
+            }
             versions.push(self.build(draft));
         }
         match trick {
@@ -189,6 +243,19 @@ impl Puppet {
                 marks.hit(Mark::Garbage);
                 push(&mut acts, &versions[0], &self.others(), 0);
                 self.garbage(&versions[0], &mut acts);
+                marks.hit(Mark::WrongPlace);
+                self.misplaced(&versions[0], &mut acts);
+            }
+            CONES => {
+                marks.hit(Mark::ConesSent);
+                versions.iter().for_each(|version| push(&mut acts, version, &self.others(), 0));
+            }
+            FLOOD => {
+                push(&mut acts, &versions[0], &self.others(), 0);
+                if round % FLOOD_EVERY == 1 {
+                    marks.hit(Mark::Flooded);
+                    self.flood(&versions[0], &mut acts);
+                }
             }
             _ => push(&mut acts, &versions[0], &self.others(), 0),
         }
@@ -329,10 +396,69 @@ impl Puppet {
         }
     }
 
+    /// Blocks of another epoch, of another chain, of an author that there is not, in another's name.
+    fn misplaced(&self, block: &Block, acts: &mut Vec<Act>) {
+        let others = self.others();
+        for epoch in [1, 2, 1_000] {
+            let mut later = block.clone();
+            later.core.epoch += epoch;
+            push(acts, &self.reseal(later), &others, 0);
+        }
+        let mut earlier = block.clone();
+        earlier.core.epoch = block.core.epoch.saturating_sub(1);
+        earlier.core.timestamp_ms ^= 4;
+        if earlier.core.epoch != block.core.epoch {
+            push(acts, &self.reseal(earlier), &others, 0);
+        }
+        let mut foreign = block.clone();
+        foreign.core.chain_id = h("another", b"chain");
+        push(acts, &self.reseal(foreign), &others, 0);
+        let members = u16::try_from(self.committee.len()).unwrap_or(u16::MAX);
+        for author in [members, u16::MAX, (self.author + 1) % members] {
+            let mut named = block.clone();
+            named.core.author = author;
+            if let Some(own) = named.parents.first_mut() {
+                own.author = author;
+            }
+            push(acts, &self.reseal(named), &others, 0);
+        }
+    }
+
+    /// Hundreds of requests and of blocks to one validator, at once.
+    fn flood(&mut self, block: &Block, acts: &mut Vec<Act>) {
+        let to = *self.rng.pick(&self.others()).expect("others");
+        let epoch = self.config.epoch;
+        let mut send = |bytes: Vec<u8>| acts.push(Act::Message { to, bytes: bytes.into(), after_ms: 1 });
+        for request in 0..FLOOD_OF {
+            send(Message::FetchRequest { epoch, request, ancestors_above: 0, refs: vec![block.parents[0]] }.encode());
+            if request % 3 == 0 {
+                send(Message::CommitRangeRequest { request, from: 1, count: 1 }.encode());
+                send(Message::ProbeRequest { epoch, nonce: request }.encode());
+            }
+        }
+        for ahead in 1..FLOOD_OF / 2 {
+            let mut more = block.clone();
+            let ahead = Round::try_from(ahead).unwrap_or(1);
+            more.core.round += ahead % 100;
+            more.core.timestamp_ms = more.core.timestamp_ms.wrapping_add(u64::from(ahead));
+            for parent in more.parents.iter_mut() {
+                parent.round += ahead % 100;
+            }
+            send(encode_block(&self.reseal(more).encode()));
+        }
+    }
+
     fn reseal(&self, mut block: Block) -> Block {
         block.core.parents_root = parents_root(block.core.round, &block.parents);
         block.signature = sign(self.author, &block.core.digest());
         block
+    }
+}
+
+/// The newest block of an answer gets a signature that is not its author's.
+fn spoil(blocks: &mut [Vec<u8>]) {
+    if let Some(byte) = blocks.last_mut().and_then(|block| block.get_mut(CORE_LEN + 3)) {
+        *byte ^= 1;
     }
 }
 

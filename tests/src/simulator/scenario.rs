@@ -18,6 +18,10 @@ pub enum Behaviour {
     Twins,
     /// Another trick every round.
     Mixed,
+    /// Three versions of every block to everybody, each on another version of the one before: histories that double.
+    Cones,
+    /// Requests by the hundred, and blocks of many rounds at once.
+    Flood,
 }
 
 /// Something that goes wrong.
@@ -38,6 +42,13 @@ pub enum Fault {
         down_ms: Ms,
         /// Who stays down for how much longer; for ever without a time.
         late: Option<(usize, Option<Ms>)>,
+    },
+    /// More than F of stake end at once and come back; the others go on running.
+    CrashSome {
+        /// Who.
+        nodes: Vec<usize>,
+        /// How long they are down.
+        down_ms: Ms,
     },
     /// A process ends, and comes back with an older state of its disk.
     Loss {
@@ -84,6 +95,22 @@ pub enum Fault {
         node: usize,
         /// How far.
         by_ms: i64,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// What a validator sends goes through a narrow link, one message after the other.
+    Narrow {
+        /// Whose.
+        node: usize,
+        /// Bytes of a millisecond.
+        bytes_per_ms: u64,
+        /// For how long.
+        for_ms: Ms,
+    },
+    /// A wall clock stands still.
+    FrozenClock {
+        /// Whose.
+        node: usize,
         /// For how long.
         for_ms: Ms,
     },
@@ -140,8 +167,12 @@ pub enum Sabotage {
 pub struct Scenario {
     /// Where all randomness comes from.
     pub seed: u64,
-    /// Stake of each validator.
+    /// Stake of each validator, in the first epoch and every second one after it.
     pub stakes: Vec<u64>,
+    /// In the epochs between.
+    pub other_stakes: Vec<u64>,
+    /// Commits of an epoch; without end, if 0.
+    pub epoch_commits: u64,
     /// Garbage-collection depth.
     pub gc_depth: Round,
     /// Leaders of a round.
@@ -158,6 +189,8 @@ pub struct Scenario {
     pub links: Links,
     /// Least and most time of a sync.
     pub sync_ms: (Ms, Ms),
+    /// How late timers go off, at most.
+    pub timers_late_ms: Ms,
     /// How far each wall clock is off.
     pub skew_ms: Vec<i64>,
     /// What goes wrong, and when.
@@ -170,6 +203,8 @@ pub struct Scenario {
     pub store_ahead: bool,
     /// Signatures that the signer fails to give, of a thousand.
     pub unsigned_permille: u64,
+    /// How often a look at everybody compares a validator with the oracle, of a thousand.
+    pub oracle_permille: u64,
     /// Time between batches of clients.
     pub client_ms: Ms,
     /// Least virtual time of the run.
@@ -198,6 +233,8 @@ impl Scenario {
         Self {
             seed,
             stakes: vec![1; n],
+            other_stakes: vec![1; n],
+            epoch_commits: 0,
             gc_depth: 64,
             leaders_per_round: 1,
             schedule_window: 10,
@@ -213,12 +250,14 @@ impl Scenario {
                 duplicate_permille: 0,
             },
             sync_ms: (1, 4),
+            timers_late_ms: 2,
             skew_ms: vec![0; n],
             faults: Vec::new(),
             quiet_ms: 0,
             snapshot_ms: None,
             store_ahead: false,
             unsigned_permille: 0,
+            oracle_permille: 25,
             client_ms: 60,
             least_ms: 20_000,
             least_rounds: 150,
@@ -239,6 +278,7 @@ impl Scenario {
         if uneven {
             scenario.stakes = (0..n).map(|_| rng.between(1, 4)).collect();
         }
+        scenario.other_stakes.clone_from(&scenario.stakes);
         scenario.gc_depth = *rng.pick(&[64, 64, 32, 16]).expect("not empty");
         scenario.leaders_per_round = if rng.chance(200) { 2 } else { 1 };
         scenario.min_delay_ms = (rng.between(30, 60), rng.between(60, 110));
@@ -246,6 +286,7 @@ impl Scenario {
         scenario.byzantine = byzantine(&mut rng, &scenario.stakes);
         scenario.links = links(&mut rng);
         scenario.sync_ms = (1, rng.between(2, 15));
+        scenario.timers_late_ms = *rng.pick(&[2, 2, 2, 25, 120]).expect("not empty");
         scenario.skew_ms = (0..n).map(|_| signed(&mut rng, 300)).collect();
         scenario.snapshot_ms = rng.chance(500).then(|| rng.between(700, 3_000));
         scenario.store_ahead = rng.chance(300);
@@ -253,6 +294,7 @@ impl Scenario {
         scenario.client_ms = rng.between(40, 120);
         scenario.schedule_window = *rng.pick(&[10, 10, 7, 3, 1, 300]).expect("not empty");
         scenario.draw_faults(&mut rng);
+        scenario.draw_epochs();
         scenario
     }
 
@@ -261,7 +303,7 @@ impl Scenario {
         let count = rng.between(LEAST_FAULTS as u64, 9);
         for _ in 0..count {
             let at = rng.between(FAULTS_FROM_MS, FAULTS_UNTIL_MS);
-            let fault = draw_fault(rng, self.stakes.len(), &correct);
+            let fault = draw_fault(rng, &self.stakes, &correct);
             self.faults.push((at, fault));
         }
         if rng.chance(50) {
@@ -295,6 +337,35 @@ impl Scenario {
         }
     }
 
+    /// Three of ten seeds have several epochs, most of them with other stakes in every second one. Drawn apart: the other
+    /// seeds stay what they were.
+    fn draw_epochs(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x0e90_c4a9_5eed_77aa);
+        if !rng.chance(300) {
+            return;
+        }
+        let loses = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Loss { .. }));
+        // A doubtful signing floor goes on over the end of an epoch, and takes a silence to end: not in very short ones.
+        self.epoch_commits = if loses { rng.between(80, 140) } else { rng.between(25, 90) };
+        let stakes: Vec<u64> = self.stakes.iter().map(|_| rng.between(1, 4)).collect();
+        let most = Committee::new(stakes.clone()).map_or(0, |committee| committee.faulty());
+        let stake = |node: &usize| stakes[*node];
+        let byzantine: u64 = self.byzantine.keys().map(|author| stake(&usize::from(*author))).sum();
+        let lost = self.faults.iter().filter_map(|(_, fault)| match fault {
+            Fault::Loss { node, .. } => Some(stake(node)),
+            _ => None,
+        });
+        if byzantine <= most && lost.max().unwrap_or(0) <= most {
+            self.other_stakes = stakes;
+        }
+    }
+
+    /// The stakes of an epoch.
+    #[must_use]
+    pub fn stakes_in(&self, epoch: u64) -> &[u64] {
+        if epoch.is_multiple_of(2) { &self.stakes } else { &self.other_stakes }
+    }
+
     /// Whether the validator is faulty.
     #[must_use]
     pub fn is_byzantine(&self, node: usize) -> bool {
@@ -306,6 +377,7 @@ impl Fault {
     fn duration_ms(&self) -> Ms {
         match self {
             Self::Crash { down_ms, .. } => down_ms.unwrap_or(0),
+            Self::CrashSome { down_ms, .. } => down_ms + 300,
             // The floor takes its time.
             Self::Loss { down_ms, .. } => down_ms + 5_000,
             Self::CrashAll { down_ms, late } => down_ms + late.and_then(|(_, more)| more).unwrap_or(0) + 300,
@@ -314,6 +386,8 @@ impl Fault {
             | Self::Drops { for_ms, .. }
             | Self::Slow { for_ms, .. }
             | Self::ClockJump { for_ms, .. }
+            | Self::Narrow { for_ms, .. }
+            | Self::FrozenClock { for_ms, .. }
             | Self::ExecutorStall { for_ms, .. } => *for_ms,
         }
     }
@@ -336,7 +410,15 @@ fn byzantine(rng: &mut Rng, stakes: &[u64]) -> BTreeMap<AuthorIdx, Behaviour> {
     for node in order {
         if stakes[node] <= left {
             left -= stakes[node];
-            let behaviours = [Behaviour::Silent, Behaviour::Twins, Behaviour::Mixed, Behaviour::Mixed];
+            let behaviours = [
+                Behaviour::Silent,
+                Behaviour::Twins,
+                Behaviour::Mixed,
+                Behaviour::Mixed,
+                Behaviour::Mixed,
+                Behaviour::Cones,
+                Behaviour::Flood,
+            ];
             let author = AuthorIdx::try_from(node).expect("few");
             faulty.insert(author, *rng.pick(&behaviours).expect("not empty"));
         }
@@ -355,10 +437,25 @@ fn links(rng: &mut Rng) -> Links {
     }
 }
 
-fn draw_fault(rng: &mut Rng, n: usize, correct: &[usize]) -> Fault {
+/// A little more than F of stake, of the correct ones.
+fn more_than_f(rng: &mut Rng, stakes: &[u64], correct: &[usize]) -> Vec<usize> {
+    let most = Committee::new(stakes.to_vec()).map_or(0, |committee| committee.faulty());
+    let mut order = correct.to_vec();
+    rng.shuffle(&mut order);
+    let mut sum = 0;
+    let until = order.iter().position(|node| {
+        sum += stakes[*node];
+        sum > most
+    });
+    order.truncate(until.map_or(order.len(), |at| at + 1));
+    order
+}
+
+fn draw_fault(rng: &mut Rng, stakes: &[u64], correct: &[usize]) -> Fault {
+    let n = stakes.len();
     let node = *rng.pick(correct).expect("a correct validator");
     let for_ms = rng.between(300, 2_500);
-    match rng.below(16) {
+    match rng.below(20) {
         0..=5 => {
             let effects = u32::try_from(rng.below(40)).expect("small");
             Fault::Crash { node, effects, down_ms: Some(rng.between(50, 2_500)) }
@@ -380,6 +477,9 @@ fn draw_fault(rng: &mut Rng, n: usize, correct: &[usize]) -> Fault {
         12 => Fault::Drops { permille: rng.between(100, 400), for_ms },
         13 => Fault::Slow { node, extra_ms: rng.between(50, 500), for_ms },
         14 => Fault::ClockJump { node, by_ms: signed(rng, 4_000), for_ms },
-        _ => Fault::ExecutorStall { node, for_ms },
+        15 => Fault::ExecutorStall { node, for_ms },
+        16 => Fault::FrozenClock { node, for_ms },
+        17 => Fault::Narrow { node, bytes_per_ms: rng.between(60, 400), for_ms },
+        _ => Fault::CrashSome { nodes: more_than_f(rng, stakes, correct), down_ms: rng.between(50, 1_500) },
     }
 }

@@ -99,7 +99,8 @@ pub(super) struct World<'a> {
     pub(super) nodes: BTreeMap<usize, Node>,
     pub(super) puppets: BTreeMap<AuthorIdx, Puppet>,
     pub(super) genesis: Arc<Genesis>,
-    pub(super) config: Config,
+    /// That of every epoch that somebody has reached.
+    pub(super) configs: Vec<Config>,
     pub(super) workload: Workload,
     pub(super) checks: Checks,
     pub(super) marks: Coverage,
@@ -117,6 +118,7 @@ fn config_of(scenario: &Scenario, genesis: &Genesis) -> Config {
     config.params.gc_depth = scenario.gc_depth;
     config.params.leaders_per_round = scenario.leaders_per_round;
     config.params.schedule_window = scenario.schedule_window;
+    config.params.epoch_commits = scenario.epoch_commits;
     (config.pacing.min_delay_busy_ms, config.pacing.min_delay_idle_ms) = scenario.min_delay_ms;
     config.pacing.t_leader_max_ms = 2_000;
     if let Some(fixed) = scenario.leader_timeout_ms {
@@ -133,6 +135,7 @@ fn config_of(scenario: &Scenario, genesis: &Genesis) -> Config {
 
 impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario, aloud: bool) -> Self {
+        aurigraph_ledger::memo::start();
         let mut rng = Rng::new(scenario.seed);
         let genesis = Arc::new(super::workload::genesis(scenario, WALL_START_MS));
         let config = config_of(scenario, &genesis);
@@ -166,7 +169,7 @@ impl<'a> World<'a> {
             target: None,
             least: (0, 0),
             genesis,
-            config,
+            configs: vec![config],
             rng,
         }
     }
@@ -249,8 +252,11 @@ impl<'a> World<'a> {
     }
 
     pub(super) fn now(&self, node: usize) -> Now {
-        let off = self.nodes.get(&node).map_or(0, |state| state.skew_ms + state.jump_ms);
-        Now { mono_ms: self.time, wall_ms: (WALL_START_MS + self.time).saturating_add_signed(off) }
+        let state = self.nodes.get(&node);
+        let off = state.map_or(0, |state| state.skew_ms + state.jump_ms);
+        let stands = state.and_then(|state| state.frozen_ms);
+        let wall_ms = stands.unwrap_or_else(|| (WALL_START_MS + self.time).saturating_add_signed(off));
+        Now { mono_ms: self.time, wall_ms }
     }
 
     pub(super) fn is_up(&self, node: usize) -> bool {
@@ -332,7 +338,14 @@ impl<'a> World<'a> {
             _ => {}
         }
         let Some(machine) = state.machine.as_mut() else { return Ok(()) };
+        let cause = match &event {
+            Event::Received { peer, bytes } => Some((*peer, bytes.first() == Some(&1))),
+            _ => None,
+        };
         let effects = machine.step(now, event);
+        if let Some((peer, pushed)) = cause {
+            self.checks.work.caused((node, peer), now.mono_ms, pushed, &effects, &machine.config().limits)?;
+        }
         let slot = machine.last_decided();
         if state.seen.replace(slot) != Some(slot) {
             self.checks.schedule(node, machine)?;
@@ -346,7 +359,7 @@ impl<'a> World<'a> {
         }
         let author = AuthorIdx::try_from(to).expect("few");
         if let Some(puppet) = self.puppets.get_mut(&author) {
-            let acts = puppet.receive(from, bytes);
+            let acts = puppet.receive(from, bytes, &self.configs, &mut self.marks);
             self.act(author, acts)?;
             self.schedule_puppet(author);
             return Ok(());
@@ -384,12 +397,13 @@ impl<'a> World<'a> {
                     if self.checks.correct[from] {
                         self.checks.said(author, &bytes)?;
                     }
-                    for delay in self.network.transmit(from, to, &mut self.rng, &mut self.marks) {
+                    let sent = (self.time, bytes.len());
+                    for delay in self.network.transmit((from, to), sent, &mut self.rng, &mut self.marks) {
                         self.push(after_ms + delay, Happening::Message { from, to, bytes: bytes.clone() });
                     }
                 }
                 Act::Body { to, digest } => {
-                    for delay in self.network.transmit(from, to, &mut self.rng, &mut self.marks) {
+                    for delay in self.network.transmit((from, to), (self.time, 0), &mut self.rng, &mut self.marks) {
                         self.push(delay, Happening::Body { from, to, digest });
                     }
                 }
