@@ -177,6 +177,7 @@ impl NodeContext {
         config.pacing.min_delay_busy_ms = pacing.min_delay_busy_ms;
         config.pacing.min_delay_idle_ms = pacing.min_delay_idle_ms;
         config.pacing.t_leader_initial_ms = pacing.leader_timeout_ms;
+        config.supports = crate::release::supports();
         config.pipelining = self.settings.features.consensus_pipelining;
         config
     }

@@ -1,4 +1,4 @@
-//! What this build knows: the newest version of the store's schema.
+//! What this build knows: the newest version of the store's schema, the newest of the protocol.
 //!
 //! A build for tests can take the place of the release before, so that a cluster of both can be run. A release has no such
 //! code: it is compiled with debug assertions alone.
@@ -31,6 +31,13 @@ pub fn schema_plan(bodies: Option<Arc<dyn Bodies>>) -> Plan {
     if is_older() { plan.up_to(OLDER_SCHEMA) } else { plan }
 }
 
+/// The newest protocol version that this build runs, which its blocks advertise.
+pub(crate) fn supports() -> u16 {
+    if is_older() { OLDER_PROTOCOL } else { aurigraph_consensus::PROTOCOL_VERSION }
+}
+
+/// The newest protocol version of the release before.
+const OLDER_PROTOCOL: u16 = 1;
 /// The newest schema version of the release before.
 const OLDER_SCHEMA: u32 = 4;
 

@@ -9,8 +9,8 @@ use crate::types::{AuthorIdx, Epoch, Round, SIGNATURE_LEN, Stake, TimeMs};
 
 /// Version of the block encoding.
 pub const BLOCK_VERSION: u16 = 1;
-/// Newest version of the protocol that this program runs.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub use aurigraph_ledger::{FIRST_PROTOCOL_VERSION, PROTOCOL_VERSION};
+
 /// Most validators of an epoch.
 pub const MAX_VALIDATORS: usize = 128;
 /// Largest total stake of an epoch.
@@ -151,7 +151,7 @@ impl Config {
             epoch: 0,
             epoch_seed,
             base: EpochBase::default(),
-            version: PROTOCOL_VERSION,
+            version: FIRST_PROTOCOL_VERSION,
             own,
             supports: PROTOCOL_VERSION,
             params: EpochParams {

@@ -256,7 +256,7 @@ fn when_no_digest_reaches_a_quorum_the_epoch_does_not_change() {
 #[test]
 fn a_version_activates_when_a_quorum_supports_it_and_stops_who_cannot_run_it() {
     let mut c = with_epochs(4, 10, 20);
-    c.supports.extend([(0, 2), (1, 2)]);
+    c.supports.extend([(0, 2), (1, 2), (2, 1), (3, 1)]);
     c.start_all();
     c.run_until(30_000, "epoch 1", |c| all_in(c, 4, 1));
     assert_eq!(c.status(0).epoch.version, 1, "two of four are no quorum");

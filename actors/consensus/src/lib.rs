@@ -122,7 +122,7 @@ pub use checkpoint::{Certified, Checkpoints, Divergence};
 pub use closing::EpochError;
 pub use commit::{Commit, CommitHeader, CommittedBlock, FaultKind, ProvenFault};
 pub use committee::{Committee, StakeSet};
-pub use config::{Config, ConfigError, EpochParams, Limits, Pacing};
+pub use config::{Config, ConfigError, EpochParams, FIRST_PROTOCOL_VERSION, Limits, PROTOCOL_VERSION, Pacing};
 pub use epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
 pub use event::{Alarm, Effect, Event, HaltReason, Offence};
 pub use light::{EpochHop, Finality, FinalityProof, LightError, TrustedSet};

@@ -81,6 +81,7 @@ fn chain(stakes: &[Stake]) -> Chain {
     let (mut headers, mut checkpoints, mut account) = (Vec::new(), Vec::new(), None);
     for index in 1..=9 {
         let input = CommitInput {
+            version: aurigraph_ledger::FIRST_PROTOCOL_VERSION,
             epoch: 0,
             commit_index: index,
             commit_digest: h("commit", &index.to_le_bytes()),

@@ -107,6 +107,7 @@ fn prepare(encoded: &[Vec<u8>], setup: &Setup) -> Vec<PreparedTransaction> {
 fn commit(index: u64, timestamp_ms: u64, transactions: Vec<PreparedTransaction>) -> CommitInput {
     let batch = CommittedBatch { proposer: 0, digest: h("batch", &index.to_le_bytes()), transactions };
     CommitInput {
+        version: aurigraph_ledger::FIRST_PROTOCOL_VERSION,
         epoch: 0,
         commit_index: index,
         commit_digest: Hash::ZERO,

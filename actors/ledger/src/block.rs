@@ -18,6 +18,14 @@ use crate::validator_set::EpochEnd;
 
 const VERSION: u8 = 1;
 
+/// Newest version of the protocol that this program runs.
+///
+/// 2: a transfer to oneself of an amount that one has succeeds and moves nothing, so that it no longer undoes an atomic
+/// transaction.
+pub const PROTOCOL_VERSION: u16 = 2;
+/// The version of a chain's first epoch.
+pub const FIRST_PROTOCOL_VERSION: u16 = 1;
+
 /// Checks ML-DSA-87 signatures; injected, because no cryptography of keys lives in this crate.
 pub trait SignatureVerifier {
     /// Whether the signature is valid for the message under the key, with an empty context. Never panics, whatever the
@@ -85,6 +93,8 @@ impl CommittedBatch {
 pub struct CommitInput {
     /// The epoch.
     pub epoch: u64,
+    /// The protocol version that the epoch runs: from [`FIRST_PROTOCOL_VERSION`] to [`PROTOCOL_VERSION`].
+    pub version: u16,
     /// The commit's index: one more than the last executed one's, across epochs.
     pub commit_index: u64,
     /// The commit's digest.
@@ -416,6 +426,16 @@ pub enum LedgerError {
         last: u64,
         /// The time it has.
         found: u64,
+    },
+    /// A protocol version that this program does not know.
+    #[error(
+        "commit {commit_index} is of protocol version {found}, this program knows {FIRST_PROTOCOL_VERSION} to {PROTOCOL_VERSION}"
+    )]
+    Version {
+        /// The commit.
+        commit_index: u64,
+        /// Its epoch's version.
+        found: u16,
     },
     /// A commit of another epoch than the one that runs.
     #[error("commit {commit_index} is of epoch {found}, epoch {expected} runs")]

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use crate::block::{
-    Checkpoint, CommitInput, CommitOutcome, CommittedBatch, ExecutedBlock, LedgerError, LedgerHeader, SignatureVerifier,
+    Checkpoint, CommitInput, CommitOutcome, CommittedBatch, ExecutedBlock, FIRST_PROTOCOL_VERSION, LedgerError,
+    LedgerHeader, PROTOCOL_VERSION, SignatureVerifier,
 };
 use crate::execute::{BlockExecution, Collected, Rules};
 use crate::genesis::{Genesis, GenesisError};
@@ -329,8 +330,8 @@ impl Ledger {
         if !has_content && since_block < self.rules.parameters.heartbeat_ms {
             return Ok(CommitOutcome::default());
         }
-        let CommitInput { timestamp_ms, epoch, .. } = input;
-        let facts = BlockFacts { height: self.header.height + 1, timestamp_ms, epoch };
+        let CommitInput { timestamp_ms, epoch, version, .. } = input;
+        let facts = BlockFacts { height: self.header.height + 1, timestamp_ms, epoch, version };
         let mut execution = BlockExecution::new(&mut self.state, &self.rules, facts, verifier);
         execution.faults(&input.faults);
         for batch in batches {
@@ -350,6 +351,9 @@ impl Ledger {
         let expected = self.commit_index + 1;
         if commit_index != expected {
             return Err(LedgerError::CommitOrder { expected, found: commit_index });
+        }
+        if !(FIRST_PROTOCOL_VERSION..=PROTOCOL_VERSION).contains(&input.version) {
+            return Err(LedgerError::Version { commit_index, found: input.version });
         }
         if input.timestamp_ms < self.commit_ms {
             let (last, found) = (self.commit_ms, input.timestamp_ms);

@@ -26,8 +26,8 @@ pub mod validator_set;
 
 pub use block::{
     Checkpoint, CommitInput, CommitOutcome, CommittedBatch, Event, EventKind, Exclusion, ExclusionReason,
-    ExecutedBlock, ExecutedTransaction, FailureCode, LedgerError, LedgerHeader, OperationFailure, PreparedTransaction,
-    Receipt, SignatureVerifier, Verdict,
+    ExecutedBlock, ExecutedTransaction, FIRST_PROTOCOL_VERSION, FailureCode, LedgerError, LedgerHeader,
+    OperationFailure, PROTOCOL_VERSION, PreparedTransaction, Receipt, SignatureVerifier, Verdict,
 };
 pub use codec::{CodecError, Reader, Writer};
 pub use fault::{Fault, FaultKind};

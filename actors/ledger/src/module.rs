@@ -114,6 +114,8 @@ pub struct BlockFacts {
     pub timestamp_ms: u64,
     /// Its commit's epoch.
     pub epoch: u64,
+    /// The protocol version of that epoch.
+    pub version: u16,
 }
 
 /// The money outside of modules that the end of an epoch settles.

@@ -17,7 +17,7 @@ const VERSION: u8 = 1;
 pub enum FailureCode {
     /// The amount is zero.
     ZeroAmount,
-    /// Sender and receiver are one account.
+    /// Sender and receiver are one account; in protocol version 1 alone.
     SelfTransfer,
     /// No account has the receiver's index.
     UnknownIndex,

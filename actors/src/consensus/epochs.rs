@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aurigraph_consensus::{Certificate, CkptRef, Epoch, EpochCert, EpochStart, Event, Record as LogRecord};
-use aurigraph_ledger::Checkpoint;
+use aurigraph_ledger::{Checkpoint, FIRST_PROTOCOL_VERSION};
 use aurigraph_runtime::{ActorError, Context};
 
 use super::attestation;
@@ -39,6 +39,18 @@ pub(crate) fn of_epoch(
     let Some(start) = start_of(journal, epoch)? else { return Ok(None) };
     let validators = decode_set(&start.set).map_err(|error| format!("the validators of epoch {epoch}: {error}"))?;
     Ok(Some(Members::of(settings, epoch, Some(start), &validators)))
+}
+
+/// The protocol version of an epoch that the log has started.
+///
+/// # Errors
+/// In words, if the log has not, or its record cannot be read.
+pub fn protocol_version(journal: &JournalReader, epoch: Epoch) -> Result<u16, String> {
+    if epoch == 0 {
+        return Ok(FIRST_PROTOCOL_VERSION);
+    }
+    let start = start_of(journal, epoch).map_err(|error| error.to_string())?;
+    start.map(|start| start.version).ok_or_else(|| format!("the start of epoch {epoch} is not in the log"))
 }
 
 fn start_of(journal: &JournalReader, epoch: Epoch) -> Result<Option<Arc<EpochStart>>, ActorError> {

@@ -12,6 +12,7 @@ mod validator;
 #[cfg(test)]
 mod validator_tests;
 
+pub use epochs::protocol_version;
 pub use messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
 pub(crate) use recovery::{replay_start, wait_until_running};
 pub(crate) use serve::decode_commit;

@@ -93,6 +93,7 @@ fn executed(node: &NodeContext, stream: u64) -> Box<ExecutedCommit> {
         .transfer(Target::Index(AccountIndex(2)), 5);
     let transaction = builder.build().unwrap().with_signature(&[0; SIGNATURE_LEN]).unwrap();
     let input = CommitInput {
+        version: aurigraph_ledger::FIRST_PROTOCOL_VERSION,
         epoch: 0,
         commit_index: 1,
         commit_digest: Hash([1; 32]),

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aurigraph_consensus::{Commit, ProvenFault};
+use aurigraph_consensus::{Commit, Epoch, ProvenFault};
 use aurigraph_ledger::{
     CommitInput, CommittedBatch, EpochEnd, Fault, FaultKind, PreparedTransaction, Transaction, Verdict,
 };
@@ -14,6 +14,7 @@ use aurigraph_runtime::{ActorError, Address, Behaviour, Context};
 
 use super::deliver;
 use super::messages::{ExecuteMsg, OrderedCommit, VerifiedCommit, VerifyMsg};
+use crate::consensus::protocol_version;
 use crate::context::NodeContext;
 use crate::crypto::{DispatchMsg, Priority, TransactionCheck};
 use crate::mempool::ChainView;
@@ -38,6 +39,8 @@ impl Verify {
 pub struct State {
     dispatcher: Address<DispatchMsg>,
     execute: Address<ExecuteMsg>,
+    /// The newest epoch that was asked about, and its protocol version.
+    epoch: Option<(Epoch, u16)>,
 }
 
 impl Behaviour for Verify {
@@ -45,7 +48,8 @@ impl Behaviour for Verify {
     type State = State;
 
     async fn start(&self, ctx: &Context<VerifyMsg>) -> Result<State, ActorError> {
-        Ok(State { dispatcher: ctx.registry.role("verify-dispatcher"), execute: ctx.registry.role("execute") })
+        let (dispatcher, execute) = (ctx.registry.role("verify-dispatcher"), ctx.registry.role("execute"));
+        Ok(State { dispatcher, execute, epoch: None })
     }
 
     async fn handle(&self, _ctx: &Context<VerifyMsg>, message: VerifyMsg, state: &mut State) -> Result<(), ActorError> {
@@ -60,13 +64,26 @@ impl Behaviour for Verify {
         if ordered.mark.is_none() {
             self.attach(state, &mut transactions).await;
         }
-        let verified =
-            VerifiedCommit { stream: ordered.stream, input: input(&ordered, transactions), mark: ordered.mark };
+        let version = self.version(state, ordered.commit.header.epoch)?;
+        let input = input(&ordered, version, transactions);
+        let verified = VerifiedCommit { stream: ordered.stream, input, mark: ordered.mark };
         deliver(&state.execute, ExecuteMsg::Commit(Box::new(verified))).await
     }
 }
 
 impl Verify {
+    /// The protocol version of an epoch: in the log since the epoch's start, which is ahead of its commits.
+    fn version(&self, state: &mut State, epoch: Epoch) -> Result<u16, ActorError> {
+        match state.epoch {
+            Some((known, version)) if known == epoch => Ok(version),
+            _ => {
+                let version = protocol_version(&self.node.journal, epoch)?;
+                state.epoch = Some((epoch, version));
+                Ok(version)
+            }
+        }
+    }
+
     async fn attach(&self, state: &State, batches: &mut [Vec<PreparedTransaction>]) {
         let published = self.node.published.borrow().clone();
         let checks: Vec<TransactionCheck> = batches
@@ -140,12 +157,13 @@ pub fn faults_of(commit: &Commit) -> Vec<Fault> {
     commit.faults.iter().map(|fault| fault_of(commit.header.epoch, fault)).collect()
 }
 
-fn input(ordered: &OrderedCommit, transactions: Vec<Vec<PreparedTransaction>>) -> CommitInput {
+fn input(ordered: &OrderedCommit, version: u16, transactions: Vec<Vec<PreparedTransaction>>) -> CommitInput {
     let header = &ordered.commit.header;
     let commit_digest = header.digest();
     let batches = ordered.batches.iter().zip(transactions);
     CommitInput {
         epoch: header.epoch,
+        version,
         commit_index: header.index,
         commit_digest,
         timestamp_ms: header.timestamp_ms,

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use aurigraph_actors::Fatal;
 use aurigraph_actors::config::{ClusterConfig, NodeEntry};
+use aurigraph_actors::consensus::protocol_version;
 use aurigraph_actors::mempool::{Batch, PreparedBatch};
 use aurigraph_actors::pipeline::{Mark, faults_of};
 use aurigraph_actors::pruning::{Which, own_snapshot};
@@ -183,6 +184,7 @@ impl Audit {
         });
         Ok(CommitInput {
             epoch: header.epoch,
+            version: protocol_version(&self.journal, header.epoch)?,
             commit_index: header.index,
             commit_digest: self.last_commit,
             timestamp_ms: header.timestamp_ms,

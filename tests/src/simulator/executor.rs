@@ -93,6 +93,7 @@ impl Executor {
         let header = &commit.header;
         let commit_digest = header.digest();
         let input = CommitInput {
+            version: aurigraph_ledger::FIRST_PROTOCOL_VERSION,
             epoch: header.epoch,
             commit_index: header.index,
             commit_digest,

@@ -247,6 +247,7 @@ impl<'a> BlockExecution<'a> {
             height: self.facts.height,
             timestamp_ms: self.facts.timestamp_ms,
             atomic: tx.is_atomic(),
+            to_oneself: self.facts.version >= 2,
         };
         let (failures, undone) = operations.run(tx);
         let count = u32::try_from(tx.operation_count()).expect("a transaction has at most 4,096 operations");

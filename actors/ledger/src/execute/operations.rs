@@ -34,6 +34,8 @@ pub(super) struct Operations<'a> {
     pub(super) height: u64,
     pub(super) timestamp_ms: u64,
     pub(super) atomic: bool,
+    /// Whether a transfer to oneself succeeds, as from protocol version 2 on.
+    pub(super) to_oneself: bool,
 }
 
 fn read<const N: usize>(bytes: [u8; N]) -> Amount {
@@ -102,7 +104,15 @@ impl Operations<'_> {
         if self.atomic {
             undo.push((self.sender, funds));
         }
-        let mut run = IndexRun { balances, sender: self.sender, funds, atomic: self.atomic, undo, failures };
+        let mut run = IndexRun {
+            balances,
+            sender: self.sender,
+            funds,
+            atomic: self.atomic,
+            to_oneself: self.to_oneself,
+            undo,
+            failures,
+        };
         let mut position = start;
         for (recipients, amounts) in blocks {
             if !run.block(recipients, amounts, position) {
@@ -135,7 +145,7 @@ impl Operations<'_> {
         let known = self.accounts.find(&to);
         match known {
             _ if amount == 0 => return Err(FailureCode::ZeroAmount),
-            Some(to) if to == sender => return Err(FailureCode::SelfTransfer),
+            Some(to) if to == sender => return transfer_to_oneself(self.to_oneself, funds, amount),
             // Before the account is created: a failed operation must leave nothing behind.
             _ if amount > funds => return Err(FailureCode::InsufficientBalance),
             _ => {}
@@ -201,6 +211,7 @@ struct IndexRun<'a> {
     sender: u32,
     funds: Amount,
     atomic: bool,
+    to_oneself: bool,
     undo: &'a mut Vec<(u32, Amount)>,
     failures: &'a mut Vec<OperationFailure>,
 }
@@ -214,6 +225,13 @@ impl IndexRun<'_> {
             match transfer_to_index(self.balances.amounts, self.sender, self.funds, to, amount) {
                 Ok(credited) => self.credit(to, credited, amount),
                 Err(code) => {
+                    let code = match code {
+                        FailureCode::SelfTransfer => match transfer_to_oneself(self.to_oneself, self.funds, amount) {
+                            Ok(()) => continue,
+                            Err(code) => code,
+                        },
+                        code => code,
+                    };
                     self.failures.push(OperationFailure { position, code });
                     if self.atomic {
                         return false;
@@ -243,6 +261,15 @@ impl IndexRun<'_> {
         *place = credited;
         self.balances.behind[to as usize / ROWS] = true;
         self.funds -= amount;
+    }
+}
+
+/// A transfer of a sender to itself, which moves nothing.
+const fn transfer_to_oneself(allowed: bool, funds: Amount, amount: Amount) -> Result<(), FailureCode> {
+    match (allowed, amount <= funds) {
+        (false, _) => Err(FailureCode::SelfTransfer),
+        (true, false) => Err(FailureCode::InsufficientBalance),
+        (true, true) => Ok(()),
     }
 }
 

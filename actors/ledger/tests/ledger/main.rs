@@ -11,4 +11,5 @@ mod properties;
 mod stakes;
 mod staking;
 mod store;
+mod versions;
 mod world;

@@ -107,6 +107,8 @@ pub struct World {
     pub verifier: FakeVerifier,
     pub genesis: Genesis,
     pub now: u64,
+    /// The protocol version of the epoch.
+    pub version: u16,
     pub epoch: u64,
     batches: u64,
 }
@@ -118,7 +120,7 @@ impl World {
 
     pub fn with(genesis: Genesis) -> Self {
         let ledger = Ledger::from_genesis(&genesis, Arc::new(PlainHasher)).expect("the genesis is valid");
-        Self { ledger, verifier: FakeVerifier::default(), genesis, now: GENESIS_MS, epoch: 0, batches: 0 }
+        Self { ledger, verifier: FakeVerifier::default(), genesis, now: GENESIS_MS, version: 1, epoch: 0, batches: 0 }
     }
 
     pub fn builder(&self, sender: u32, nonce: u64) -> TransactionBuilder {
@@ -142,6 +144,7 @@ impl World {
     pub fn input(&self, batches: Vec<CommittedBatch>) -> CommitInput {
         let commit_index = self.ledger.commit_index() + 1;
         CommitInput {
+            version: self.version,
             epoch: self.epoch,
             commit_index,
             commit_digest: h("test-commit", &commit_index.to_le_bytes()),

@@ -66,6 +66,7 @@ impl World {
         loop {
             let index = self.ledger.commit_index() + 1;
             let input = CommitInput {
+                version: aurigraph_ledger::FIRST_PROTOCOL_VERSION,
                 epoch: 0,
                 commit_index: index,
                 commit_digest: h("commit", &index.to_le_bytes()),

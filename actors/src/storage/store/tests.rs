@@ -101,6 +101,7 @@ impl World {
         let batch = CommittedBatch { proposer: 0, digest, transactions };
         self.now += 2_000;
         let input = CommitInput {
+            version: aurigraph_ledger::FIRST_PROTOCOL_VERSION,
             epoch: 0,
             commit_index: index,
             commit_digest: digest,
