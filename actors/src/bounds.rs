@@ -115,6 +115,10 @@ pub mod storage {
     pub const INDEX_DEADLINE: Duration = Duration::from_secs(40);
     /// How often the store actor looks at its thread.
     pub const STORE_LOOK: Duration = Duration::from_secs(1);
+    /// How long the store's thread waits when the journal's mailbox is full, and how often: some seconds together.
+    pub const JOURNAL_PAUSE: Duration = Duration::from_millis(10);
+    /// See [`JOURNAL_PAUSE`]; after that the checkpoint is given up with its incarnation.
+    pub const JOURNAL_PAUSES: u32 = 500;
     /// sled's cache: its size barely matters (measured), its memory does.
     pub const STORE_CACHE: u64 = 64 << 20;
 }

@@ -167,6 +167,7 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
         let bodies = Arc::new(InJournal(journal.reader()));
         let options = StoreOptions { upgrade, ..StoreOptions::default() };
         let store = Store::open_with(&directory, &name, options, Some(bodies))?;
+        store.complete(&journal.reader())?;
         refill(&directory, &genesis, &journal.reader(), &store)?;
         Ok((journal, store))
     });
@@ -202,11 +203,14 @@ pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
 
 fn storage(journal: Journal, store: Store, context: &Arc<NodeContext>) -> SupervisorSpec {
     let (snapshots, node, log) = (Arc::clone(context), Arc::clone(context), journal.clone());
+    let reader = journal.reader();
     SupervisorSpec::new("storage", Strategy::RestForOne)
         .child(ChildSpec::behaviour("journal", bounds::storage::JOURNAL_MAILBOX, move || {
             JournalActor::new(journal.clone())
         }))
-        .child(ChildSpec::behaviour("store", bounds::storage::STORE_MAILBOX, move || StoreActor::new(store.clone())))
+        .child(ChildSpec::behaviour("store", bounds::storage::STORE_MAILBOX, move || {
+            StoreActor::with_redo(store.clone(), reader.clone())
+        }))
         .child(ChildSpec::behaviour("snapshots", bounds::snapshots::MAILBOX, move || {
             Snapshots::new(Arc::clone(&snapshots))
         }))

@@ -37,6 +37,10 @@ pub enum RecordKind {
     EpochStart = 21,
     /// The validators of an epoch, known since the last commit of the one before was executed; key = the epoch.
     ValidatorSet = 22,
+    /// A part of what a store checkpoint is going to write; key = the checkpoint's sequence and the part's number.
+    Redo = 14,
+    /// The redo record before it is whole; always the same key, so that the newest counts.
+    RedoSeal = 15,
     /// What the base of a pruned log holds; in no segment.
     Base = 23,
     /// Evidence that was found, verdicts on what blocks carry, and statements that evidence may come of; key = a digest.
@@ -45,7 +49,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Block,
         Self::OwnBlock,
         Self::Batch,
@@ -63,6 +67,8 @@ impl RecordKind {
         Self::ValidatorSet,
         Self::Evidence,
         Self::Base,
+        Self::Redo,
+        Self::RedoSeal,
     ];
 
     /// The kind with this number, if there is one.
@@ -161,6 +167,6 @@ mod tests {
     #[test]
     fn every_kind_is_found_by_its_number_and_no_other_number_is_a_kind() {
         let known: Vec<u8> = (0..=255).filter(|byte| RecordKind::from_byte(*byte).is_some()).collect();
-        assert_eq!(known, (1..=13).chain(20..=23).collect::<Vec<u8>>());
+        assert_eq!(known, (1..=15).chain(20..=23).collect::<Vec<u8>>());
     }
 }

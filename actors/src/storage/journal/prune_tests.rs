@@ -154,7 +154,7 @@ fn damage_to_the_base_or_a_missing_first_segment_is_an_error_that_names_the_file
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[usize::try_from(at).unwrap()] ^= 0x10;
         std::fs::write(&path, bytes).unwrap();
-        let error = open(damaged.path()).err().expect("damage at {at} is not noticed").to_string();
+        let error = open(damaged.path()).expect_err("damage is noticed").to_string();
         assert!(error.contains("base-000004.keep"), "{error}");
         assert!(inspect(damaged.path()).is_err());
     }

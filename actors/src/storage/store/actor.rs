@@ -15,8 +15,10 @@ use super::checkpoint::{self, Checkpoints, Underway};
 use super::error::StoreError;
 use super::layout::{AUDIT, AUDIT_TIMES, audit_time_key, height_key};
 use super::open::Store;
+use super::redo::{Logged, Memory, Redo};
 use super::types::{CheckpointDone, StoredBlock};
 use crate::bounds::storage as bounds;
+use crate::storage::journal::JournalReader;
 
 /// What the store actor takes. Messages are applied in order.
 #[derive(Debug)]
@@ -72,13 +74,21 @@ pub enum StoreMsg {
 /// Writes the store; one per node.
 pub struct StoreActor {
     store: Store,
+    /// Where redo records go; without one, a crash amid a checkpoint leaves the one before.
+    log: Option<JournalReader>,
 }
 
 impl StoreActor {
     /// The actor of an open store.
     #[must_use]
     pub const fn new(store: Store) -> Self {
-        Self { store }
+        Self { store, log: None }
+    }
+
+    /// The same, with redo records in the log of the actor `journal`.
+    #[must_use]
+    pub const fn with_redo(store: Store, log: JournalReader) -> Self {
+        Self { store, log: Some(log) }
     }
 }
 
@@ -95,8 +105,12 @@ impl Behaviour for StoreActor {
         let lease = self.store.shared.owner.acquire(bounds::OWNER_RELEASE).await?;
         let (queue, work) = mpsc::channel(bounds::STORE_QUEUE);
         let (store, mouth) = (self.store.clone(), ctx.mouth());
+        let redo: Box<dyn Redo + Send> = match &self.log {
+            Some(log) => Box::new(Logged { reader: log.clone(), journal: Some(ctx.registry.role("journal")) }),
+            None => Box::new(Memory::default()),
+        };
         std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-            own_the_store(&store, work, &mouth);
+            own_the_store(&store, redo, work, &mouth);
             drop(lease);
         })?;
         drop(ctx.send_after(self.look_every(), StoreMsg::Look));
@@ -157,9 +171,14 @@ impl StoreActor {
 }
 
 /// The owning thread. sled panics on some damage; that ends this incarnation like an error.
-fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mouth<StoreMsg>) {
+fn own_the_store(
+    store: &Store,
+    redo: Box<dyn Redo + Send>,
+    mut work: mpsc::Receiver<StoreMsg>,
+    mouth: &Mouth<StoreMsg>,
+) {
     let mut writer = match StoreWriter::new(store) {
-        Ok(writer) => writer,
+        Ok(writer) => StoreWriter { redo, ..writer },
         Err(error) => {
             mouth.send(StoreMsg::Failed(error));
             return;
@@ -208,6 +227,7 @@ fn own_the_store(store: &Store, mut work: mpsc::Receiver<StoreMsg>, mouth: &Mout
 pub(super) struct StoreWriter<'a> {
     store: &'a Store,
     checkpoints: Checkpoints,
+    redo: Box<dyn Redo + Send>,
     /// The checkpoint that is being written, in slices between the messages.
     underway: Option<Begun>,
     /// Messages taken since its last slice.
@@ -229,7 +249,8 @@ impl<'a> StoreWriter<'a> {
         // Below a checkpoint nothing is missing; above it, what this process has indexed in a row.
         let checkpointed = headers.iter().flatten().map(|header| header.height).max().unwrap_or(0);
         store.shared.indexed.fetch_max(checkpointed, Ordering::Relaxed);
-        Ok(Self { store, checkpoints: Checkpoints::default(), underway: None, since_slice: 0, waiting: None })
+        let redo = Box::new(Memory::default());
+        Ok(Self { store, checkpoints: Checkpoints::default(), redo, underway: None, since_slice: 0, waiting: None })
     }
 
     /// Applies a message. An error of the store ends the incarnation; a refusal is the sender's alone.
@@ -271,7 +292,7 @@ impl<'a> StoreWriter<'a> {
         self.since_slice = 0;
         let Some(mut begun) = self.underway.take() else { return Ok(()) };
         let began = Instant::now();
-        let done = begun.work.slice(&self.store.shared.database);
+        let done = begun.work.slice(&self.store.shared.database, &mut *self.redo);
         self.record("store_slice_seconds", began);
         match done {
             Ok(false) => {

@@ -1,8 +1,9 @@
 //! Checkpoints of the ledger state: two slots written in turn, each closed by a header that says what must be there.
 //!
-//! The slot that is being written has no header from before its first page until after its last, each durable in
-//! between. So at every moment one slot holds a whole checkpoint, once there has been one. Registered keys stand outside
-//! the slots, once: their table only grows, and a header says how many of them are its own.
+//! What a checkpoint changes goes into its redo record first. Then the slot loses its header, durably, gets the changes
+//! from the redo record, and its header last. So at every moment one slot holds a whole checkpoint, once there has been
+//! one, and a crash between is made good from the redo record. Registered keys stand outside the slots, once: their
+//! table only grows, and a header says how many of them are its own.
 //!
 //! A checkpoint is written in slices, so that its thread can do other work in between.
 
@@ -13,9 +14,9 @@ use aurigraph_ledger::{PageGroup, PageKey, StateView, StoredPage};
 use aurigraph_schema_upgrades::{Change, Medium};
 use bytes::Bytes;
 
-use super::blocks::apply_all;
 use super::error::StoreError;
 use super::layout::{CHECKPOINTS, KEYS, PAGES, SlotHeader, SlotValue, key_row_key};
+use super::redo::{Part, Redo, Seal};
 use super::types::StoredCheckpoint;
 use crate::bounds::storage::{CHECKPOINT_FLUSH, CHECKPOINT_SLICE, STORE_VALUE};
 
@@ -54,10 +55,14 @@ pub(super) struct Written {
 
 /// What is left to be done of a checkpoint.
 enum Left {
-    /// Groups of pages, then the consensus state.
+    /// Groups of pages, then the consensus state, into the redo record.
     Groups(VecDeque<PageGroup>),
     /// What an earlier process left in the slot behind this key and does not belong there.
     Sweep(Vec<u8>),
+    /// The redo record's end, and the slot's header goes.
+    Seal,
+    /// From this part on the redo record goes into the store.
+    Apply(u32),
     /// The header.
     Header,
 }
@@ -72,6 +77,8 @@ pub(super) struct Underway {
     /// Whether an earlier process wrote the slot last: what stands there is compared, not known.
     fresh: bool,
     left: Left,
+    /// Parts of the redo record.
+    parts: u32,
     /// Bytes written since the last flush.
     unflushed: usize,
     written: Written,
@@ -80,8 +87,7 @@ pub(super) struct Underway {
 /// Changes of one slice, by tree.
 #[derive(Default)]
 struct Slice {
-    pages: Vec<Change>,
-    keys: Vec<Change>,
+    part: Part,
     /// Bytes written, and read for a comparison.
     bytes: usize,
 }
@@ -114,7 +120,8 @@ pub(super) fn headers(medium: &dyn Medium) -> Result<[Option<SlotHeader>; 2], St
 }
 
 impl Checkpoints {
-    /// Begins a checkpoint in the slot that does not hold the newest trusted one: takes its header away, durably.
+    /// Begins a checkpoint in the slot that does not hold the newest trusted one. Makes durable what was written before,
+    /// the index of the blocks up to it above all: once its redo record is whole, they are not indexed again.
     pub(super) fn begin(
         &mut self,
         medium: &dyn Medium,
@@ -132,13 +139,12 @@ impl Checkpoints {
         let keys = view.changed_groups(self.keys.as_ref())?.into_iter();
         groups.extend(keys.filter(|group| group.column == PageKey::KEY_TABLE));
 
-        medium.apply(CHECKPOINTS, &[Change::remove(&[slot])])?;
         medium.flush()?;
         let fresh = known.is_none();
         let digests = known.map_or_else(BTreeMap::new, |known| known.digests);
         let (view, left) = (view.clone(), Left::Groups(groups));
         let written = Written { sequence, values: 0, bytes: 0 };
-        Ok(Underway { slot, view, consensus, commit_index, digests, fresh, left, unflushed: 0, written })
+        Ok(Underway { slot, view, consensus, commit_index, digests, fresh, left, parts: 0, unflushed: 0, written })
     }
 
     /// Remembers what a checkpoint wrote, once its last slice is done.
@@ -152,13 +158,14 @@ impl Checkpoints {
     pub(super) fn write(
         &mut self,
         medium: &dyn Medium,
+        redo: &mut dyn Redo,
         view: &StateView,
         consensus: &[u8],
         commit_index: u64,
         distrusted: impl Fn(u64) -> bool,
     ) -> Result<Written, StoreError> {
         let mut underway = self.begin(medium, view, Bytes::copy_from_slice(consensus), commit_index, distrusted)?;
-        while !underway.slice(medium)? {}
+        while !underway.slice(medium, redo)? {}
         Ok(self.finish(underway))
     }
 }
@@ -170,7 +177,7 @@ impl Underway {
     }
 
     /// Does the next slice; true after the last, when the checkpoint is durable.
-    pub(super) fn slice(&mut self, medium: &dyn Medium) -> Result<bool, StoreError> {
+    pub(super) fn slice(&mut self, medium: &dyn Medium, redo: &mut dyn Redo) -> Result<bool, StoreError> {
         let mut slice = Slice::default();
         let next = match &mut self.left {
             Left::Groups(groups) => {
@@ -194,7 +201,7 @@ impl Underway {
                 groups.drain(..taken);
                 if groups.is_empty() {
                     self.add_consensus(medium, &mut slice)?;
-                    Some(if self.fresh { Left::Sweep(vec![self.slot]) } else { Left::Header })
+                    Some(if self.fresh { Left::Sweep(vec![self.slot]) } else { Left::Seal })
                 } else {
                     None
                 }
@@ -207,27 +214,45 @@ impl Underway {
                 }
                 let more = !own.is_empty();
                 let stale = own.into_iter().filter(|(key, _)| !self.digests.contains_key(key));
-                slice.pages.extend(stale.map(|(key, _)| Change { key, value: None }));
-                (!more).then_some(Left::Header)
+                slice.part.pages.extend(stale.map(|(key, _)| Change { key, value: None }));
+                (!more).then_some(Left::Seal)
+            }
+            Left::Seal => {
+                redo.seal(&Seal { slot: self.slot, parts: self.parts, header: self.header() })?;
+                medium.apply(CHECKPOINTS, &[Change::remove(&[self.slot])])?;
+                medium.flush()?;
+                Some(Left::Apply(0))
+            }
+            Left::Apply(number) if *number == self.parts => Some(Left::Header),
+            Left::Apply(number) => {
+                let found = redo.part(self.written.sequence, *number)?;
+                let missing = || StoreError::Redo(format!("part {number} is not there"));
+                let part = found.ok_or_else(missing)?;
+                *number += 1;
+                self.apply(medium, part)?;
+                return Ok(false);
             }
             Left::Header => {
                 self.write_header(medium)?;
                 return Ok(true);
             }
         };
-        self.left = next.unwrap_or_else(|| std::mem::replace(&mut self.left, Left::Header));
-        self.apply(medium, slice)?;
+        if !slice.part.is_empty() {
+            redo.put(self.written.sequence, self.parts, &slice.part)?;
+            self.parts += 1;
+        }
+        if let Some(next) = next {
+            self.left = next;
+        }
         Ok(false)
     }
 
-    fn apply(&mut self, medium: &dyn Medium, slice: Slice) -> Result<(), StoreError> {
-        let changes = || slice.pages.iter().chain(&slice.keys);
-        let bytes: usize = changes().filter_map(|change| change.value.as_ref()).map(Vec::len).sum();
-        self.written.values += changes().count();
+    fn apply(&mut self, medium: &dyn Medium, part: Part) -> Result<(), StoreError> {
+        let bytes = part.bytes();
+        self.written.values += part.keys.len() + part.pages.len();
         self.written.bytes += bytes;
         self.unflushed += bytes;
-        apply_all(medium, KEYS, slice.keys.into_iter())?;
-        apply_all(medium, PAGES, slice.pages.into_iter())?;
+        part.apply(medium)?;
         // Not all at the end: a sync of hundreds of megabytes would be a slice of seconds.
         if self.unflushed >= CHECKPOINT_FLUSH {
             medium.flush()?;
@@ -248,14 +273,13 @@ impl Underway {
             self.digests.range(from.key(self.slot)..=to.key(self.slot)).map(|(key, _)| key.clone()).collect();
         for key in leftovers {
             self.digests.remove(&key);
-            slice.pages.push(Change { key, value: None });
+            slice.part.pages.push(Change { key, value: None });
         }
         Ok(())
     }
 
-    fn write_header(&self, medium: &dyn Medium) -> Result<(), StoreError> {
-        medium.flush()?;
-        let header = SlotHeader {
+    fn header(&self) -> SlotHeader {
+        SlotHeader {
             sequence: self.written.sequence,
             height: self.view.height(),
             commit_index: self.commit_index,
@@ -263,8 +287,12 @@ impl Underway {
             keys: u64::from(self.view.key_count()),
             values: self.digests.len() as u64,
             digest: whole(&self.digests),
-        };
-        medium.apply(CHECKPOINTS, &[Change::put(&[self.slot], &header.encode())])?;
+        }
+    }
+
+    fn write_header(&self, medium: &dyn Medium) -> Result<(), StoreError> {
+        medium.flush()?;
+        medium.apply(CHECKPOINTS, &[Change::put(&[self.slot], &self.header().encode())])?;
         Ok(medium.flush()?)
     }
 }
@@ -288,7 +316,7 @@ fn add(
     if fresh && medium.get(PAGES, &key)?.as_deref() == Some(&sealed) {
         return Ok(());
     }
-    slice.pages.push(Change { key, value: Some(sealed) });
+    slice.part.pages.push(Change { key, value: Some(sealed) });
     Ok(())
 }
 
@@ -304,7 +332,7 @@ fn add_key_row(medium: &dyn Medium, page: &StoredPage, slice: &mut Slice) -> Res
     if there.as_deref().and_then(|value| content(&key, value)).is_some_and(|there| extends(there, &page.bytes)) {
         return Ok(());
     }
-    slice.keys.push(Change::put(&key, &seal(&key, &page.bytes).1));
+    slice.part.keys.push(Change::put(&key, &seal(&key, &page.bytes).1));
     Ok(())
 }
 
@@ -321,7 +349,7 @@ fn content<'a>(key: &[u8], value: &'a [u8]) -> Option<&'a [u8]> {
 }
 
 /// The slot to overwrite: one without a trusted header, else the older.
-fn target(headers: &[Option<SlotHeader>; 2], distrusted: impl Fn(u64) -> bool) -> u8 {
+pub(super) fn target(headers: &[Option<SlotHeader>; 2], distrusted: impl Fn(u64) -> bool) -> u8 {
     let rank = |slot: u8| {
         let header = headers[usize::from(slot)].filter(|header| !distrusted(header.sequence));
         header.map_or(0, |header| header.sequence)

@@ -47,6 +47,9 @@ pub enum StoreError {
         /// The newest one's height.
         height: u64,
     },
+    /// The redo record cannot be written to the log or read from it.
+    #[error("the redo record of a checkpoint: {0}")]
+    Redo(String),
     /// The owning thread has ended, or its predecessor does not end.
     #[error("the store's thread: {0}")]
     Thread(String),

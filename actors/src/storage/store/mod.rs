@@ -11,6 +11,7 @@ mod error;
 mod layout;
 mod open;
 mod reader;
+mod redo;
 mod types;
 mod watch;
 

@@ -16,9 +16,11 @@ use parking_lot::Mutex;
 use super::checkpoint;
 use super::error::StoreError;
 use super::reader::StoreReader;
+use super::redo;
 use super::watch::Watch;
 use crate::bounds::storage::{STORE_CACHE, STORE_DEADLINE};
 use crate::release;
+use crate::storage::journal::JournalReader;
 
 /// What may differ between nodes and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,8 +176,29 @@ impl Store {
         if let Some(there) = checkpoint::headers(database)?.into_iter().flatten().next() {
             return Err(StoreError::NotEmpty { height: there.height });
         }
-        checkpoint::Checkpoints::default().write(database, view, &[], commit_index, |_| false)?;
+        checkpoint::Checkpoints::default().write(
+            database,
+            &mut redo::Memory::default(),
+            view,
+            &[],
+            commit_index,
+            |_| false,
+        )?;
         Ok(())
+    }
+
+    /// Completes the newest checkpoint from its redo record in the log, if a crash came between the two. Returns its height,
+    /// if it did. Before any actor runs. Blocking.
+    ///
+    /// # Errors
+    /// If sled fails, or the log cannot be read.
+    pub fn complete(&self, journal: &JournalReader) -> Result<Option<u64>, StoreError> {
+        let redo = redo::Logged { reader: journal.clone(), journal: None };
+        let completed = redo::complete(&self.shared.database, &redo)?;
+        if let Some(height) = completed {
+            tracing::info!(height, "a checkpoint that a crash had cut short is completed from the log");
+        }
+        Ok(completed)
     }
 
     /// A reader; it outlives every incarnation of the store actor.

@@ -24,6 +24,7 @@ use super::checkpoint::{self, Checkpoints};
 use super::error::StoreError;
 use super::layout::{AUDIT_TIMES, BLOCKS, KEYS, PAGES, PARTIES, SlotValue, time_key};
 use super::open::{Store, StoreOptions};
+use super::redo::{self, Memory, Redo as _};
 use super::types::{
     CheckpointDone, Measures, PartyRow, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation,
 };
@@ -158,7 +159,8 @@ fn open(directory: &Path) -> Store {
 fn write(store: &Store, checkpoints: &mut Checkpoints, view: &StateView) -> checkpoint::Written {
     let shared = &store.shared;
     let distrusted = |sequence| shared.distrusts(sequence);
-    checkpoints.write(&shared.database, view, &consensus(view), view.height(), distrusted).unwrap()
+    let mut redo = Memory::default();
+    checkpoints.write(&shared.database, &mut redo, view, &consensus(view), view.height(), distrusted).unwrap()
 }
 
 /// Two accounts, each under both of its names now and then.
@@ -415,6 +417,56 @@ async fn a_store_that_does_not_answer_in_time_is_restarted_and_goes_on_once_its_
     tree.shutdown(LONG).await.unwrap();
 }
 
+/// Completes the checkpoint from its redo record, after a crash at each write of just that.
+fn crash_and_complete(store: &Store, redo: &Memory) -> Option<u64> {
+    for at in 0.. {
+        let faulty = Faulty::new(&store.shared.database, at, Fault::After);
+        match redo::complete(&faulty, redo) {
+            Ok(completed) => return completed,
+            Err(_) => assert!(faulty.is_dead()),
+        }
+        // The header may have been the last write.
+        if checkpoint::headers(&store.shared.database).unwrap().iter().flatten().any(|header| header.sequence == 3) {
+            return Some(0);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_redo_record_is_not_written_over_the_newest_checkpoint_of_another_store() {
+    let mut world = World::new();
+    let views: Vec<StateView> = (0..4).map(|n| world.pay(n * 1_499 + 1)).collect();
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (mut checkpoints, mut redo) = (Checkpoints::default(), Memory::default());
+    for view in &views {
+        let shared = &store.shared;
+        checkpoints.write(&shared.database, &mut redo, view, &[], view.height(), |_| false).unwrap();
+    }
+    // Its last redo record holds what changed since the second checkpoint, of which the other store knows nothing.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let other = open(elsewhere.path());
+    for view in &views[..2] {
+        write(&other, &mut Checkpoints::default(), view);
+        assert_eq!(redo::complete(&other.shared.database, &redo).unwrap(), None);
+        assert!(world.is(&other.reader().latest_checkpoint().unwrap().unwrap(), view));
+    }
+}
+
+#[test]
+fn redo_records_survive_their_encoding_and_nothing_else_decodes() {
+    let part = redo::Part {
+        keys: vec![Change::put(&[1; 6], &[2; 50])],
+        pages: vec![Change { key: vec![0, 0, 7], value: None }, Change::put(&[3; 8], &[])],
+    };
+    let bytes = part.encode();
+    assert_eq!(redo::Part::decode(&bytes).unwrap(), part);
+    for cut in 0..bytes.len() {
+        assert!(redo::Part::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+}
+
 #[test]
 fn a_crash_at_any_write_of_a_checkpoint_leaves_the_one_before_or_the_new_one_whole() {
     let mut world = World::new();
@@ -423,7 +475,7 @@ fn a_crash_at_any_write_of_a_checkpoint_leaves_the_one_before_or_the_new_one_who
     loop {
         let mut reached = false;
         for fault in [Fault::Before, Fault::After] {
-            for same_process in [false, true] {
+            for (same_process, redone) in [(false, false), (true, false), (false, true), (true, true)] {
                 let directory = tempfile::tempdir().unwrap();
                 let store = open(directory.path());
                 let mut checkpoints = Checkpoints::default();
@@ -433,12 +485,21 @@ fn a_crash_at_any_write_of_a_checkpoint_leaves_the_one_before_or_the_new_one_who
                     checkpoints = Checkpoints::default();
                 }
                 let faulty = Faulty::new(&store.shared.database, at, fault);
-                let result = checkpoints.write(&faulty, &views[2], &consensus(&views[2]), views[2].height(), |_| false);
+                let (view, mut redo) = (&views[2], Memory::default());
+                let result = checkpoints.write(&faulty, &mut redo, view, &consensus(view), view.height(), |_| false);
                 assert_eq!(result.is_err(), faulty.is_dead());
                 reached |= faulty.is_dead();
                 drop((checkpoints, store));
 
                 let store = open(directory.path());
+                // Without its redo record the checkpoint before counts, with it the new one.
+                if redone {
+                    let sealed = redo.sealed().unwrap().is_some();
+                    let there = store.reader().latest_checkpoint().unwrap().unwrap().sequence == 3;
+                    let completed = crash_and_complete(&store, &redo);
+                    assert_eq!(completed.is_some(), sealed && !there, "write {at} {fault:?}");
+                    assert_eq!(store.reader().latest_checkpoint().unwrap().unwrap().sequence == 3, sealed || there);
+                }
                 let found = store.reader().latest_checkpoint().unwrap().unwrap();
                 let expected = if found.sequence == 3 { &views[2] } else { &views[1] };
                 assert!(world.is(&found, expected), "write {at} {fault:?}");
