@@ -1,6 +1,7 @@
 //! The query actor over an archive that can be held up.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use aurigraph_runtime::{ChildSpec, Registry, Strategy, SupervisorSpec, Tree};
@@ -40,6 +41,15 @@ impl Gate {
 
     fn pass(&self) {
         self.opened.wait_while(&mut self.shut.lock(), |shut| *shut);
+    }
+}
+
+/// Opens the gate when a test ends, however it does: a runtime waits for the threads that stand before it.
+struct Opened(Arc<Gate>);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.0.open();
     }
 }
 
@@ -187,17 +197,30 @@ async fn an_archive_that_hangs_delays_neither_health_nor_memory_and_its_queue_is
     publish.send_replace(Some(state));
     let unknown = Hash([7; 32]);
     gate.shut();
-    let ask = |_| {
-        let port = port.clone();
-        tokio::spawn(async move { port.block_by_hash(unknown).await })
+    let _opened = Opened(Arc::clone(&gate));
+    let full = Arc::new(AtomicBool::new(false));
+    let ask = || {
+        let (port, full) = (port.clone(), Arc::clone(&full));
+        tokio::spawn(async move {
+            let answer = port.block_by_hash(unknown).await;
+            if answer == Err(PortError::Query(QueryError::Overloaded)) {
+                full.store(true, Ordering::SeqCst);
+            }
+            answer
+        })
     };
-    let waiting: Vec<_> = (0..bounds::READS_WAITING).map(ask).collect();
-    // The queue is full once one more is refused.
+    let mut waiting: Vec<_> = (0..=bounds::READS_WAITING).map(|_| ask()).collect();
+    // The queue is full once one more is refused. The mailbox before it may refuse some: others are asked.
     let began = Instant::now();
-    while port.block_by_hash(unknown).await != Err(PortError::Query(QueryError::Overloaded)) {
-        assert!(began.elapsed() < Duration::from_secs(30), "the queue has no bound");
+    while !full.load(Ordering::SeqCst) {
+        assert!(began.elapsed() < Duration::from_secs(60), "the queue has no bound");
+        waiting.push(ask());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(port.health().await.expect("an answer").status, "UP");
+    // Both while all places are taken and nothing leaves the archive; the mailbox may still be full of reads to refuse.
+    while !port.health().await.is_ok_and(|health| health.status == "UP") {
+        assert!(began.elapsed() < Duration::from_secs(90), "health waits for the archive");
+    }
     assert_eq!(port.block_by_height(0).await.expect("an answer").expect("genesis").height, 0);
     gate.open();
     for read in waiting {
