@@ -108,7 +108,7 @@ fn eight_at_once(tag: &str, messages: &[u8], message_len: usize, out: &mut [Hash
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn four_at_once(_tag: &str, _messages: &[u8], _message_len: usize, _out: &mut [Hash]) -> usize {
+fn eight_at_once(_tag: &str, _messages: &[u8], _message_len: usize, _out: &mut [Hash]) -> usize {
     0
 }
 

@@ -8,6 +8,8 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod cache;
+#[cfg(target_arch = "x86_64")]
+mod eight;
 mod expand;
 mod lanes;
 mod ntt;
@@ -26,6 +28,7 @@ use cache::KeyCache;
 use expand::ExpandedKey;
 use lanes::{Lanes, Portable};
 
+use crate::keccak::Shake256;
 use crate::verify::{BatchVerifier, PUBLIC_KEY_LEN, SIGNATURE_LEN, VerifyItem};
 
 // Table 1 of FIPS 204, the column of ML-DSA-87.
@@ -103,12 +106,17 @@ impl Native {
     }
 
     fn verify_expanded(&self, key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
+        let mut w1 = [0; verify::W1];
+        self.commitment(key, signature, &mut w1) && Shake256::digest(&[mu, &w1])[..] == signature[..verify::COMMITMENT]
+    }
+
+    fn commitment(&self, key: &ExpandedKey, signature: &[u8; SIGNATURE_LEN], w1: &mut [u8; verify::W1]) -> bool {
         match self.machine {
-            Machine::Portable => verify::verify::<Portable>(key, mu, signature),
+            Machine::Portable => verify::commitment::<Portable>(key, signature, w1),
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx2(avx2) => avx2.verify(key, mu, signature),
+            Machine::Avx2(avx2) => avx2.commitment(key, signature, w1),
             #[cfg(target_arch = "x86_64")]
-            Machine::Avx512(avx512) => avx512.verify(key, mu, signature),
+            Machine::Avx512(avx512) => avx512.commitment(key, signature, w1),
         }
     }
 }
@@ -133,6 +141,21 @@ impl BatchVerifier for Native {
         }
         let key = self.expanded(public_key);
         self.verify_expanded(&key, &key.representative(item.context, item.message), signature)
+    }
+
+    fn verify_batch(&self, items: &[VerifyItem<'_>], verdicts: &mut [bool]) {
+        verdicts.fill(false);
+        #[cfg(target_arch = "x86_64")]
+        if let Some(wide) = eight::Wide::of(self.machine) {
+            for (items, verdicts) in items.chunks(8).zip(verdicts.chunks_mut(8)) {
+                // No more verdicts than places for them.
+                self.verify_eight(wide, &items[..items.len().min(verdicts.len())], verdicts);
+            }
+            return;
+        }
+        for (item, verdict) in items.iter().zip(verdicts) {
+            *verdict = self.verify(item);
+        }
     }
 }
 

@@ -44,7 +44,8 @@ pub trait BatchVerifier: Send + Sync {
     /// Whether this signature is valid. Never panics, whatever the bytes.
     fn verify(&self, item: &VerifyItem<'_>) -> bool;
 
-    /// Sets `verdicts[i]` to whether `items[i]` is valid; a verdict without an item becomes false.
+    /// Sets `verdicts[i]` to whether `items[i]` is valid; a verdict without an item becomes false. Eights of items may cost
+    /// less than eight single ones.
     fn verify_batch(&self, items: &[VerifyItem<'_>], verdicts: &mut [bool]) {
         for (at, verdict) in verdicts.iter_mut().enumerate() {
             *verdict = items.get(at).is_some_and(|item| self.verify(item));

@@ -31,10 +31,15 @@ impl Avx2 {
         found.then_some(Self(()))
     }
 
-    /// [`verify::verify`] in AVX2.
-    pub(crate) fn verify(self, key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
+    /// [`verify::commitment`] in AVX2.
+    pub(crate) fn commitment(
+        self,
+        key: &ExpandedKey,
+        signature: &[u8; SIGNATURE_LEN],
+        w1: &mut [u8; verify::W1],
+    ) -> bool {
         // SAFETY: `self` exists, so the processor has the features.
-        unsafe { verify_avx2(key, mu, signature) }
+        unsafe { commitment_avx2(key, signature, w1) }
     }
 
     /// [`ExpandedKey::expand`] in AVX2.
@@ -51,8 +56,8 @@ impl Avx2 {
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2")]
-fn verify_avx2(key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
-    verify::verify::<Avx2>(key, mu, signature)
+fn commitment_avx2(key: &ExpandedKey, signature: &[u8; SIGNATURE_LEN], w1: &mut [u8; verify::W1]) -> bool {
+    verify::commitment::<Avx2>(key, signature, w1)
 }
 
 #[target_feature(enable = "avx2,bmi1,bmi2")]

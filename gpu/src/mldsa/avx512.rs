@@ -38,10 +38,15 @@ impl Avx512 {
         found.then_some(Self(()))
     }
 
-    /// [`verify::verify`] in AVX-512.
-    pub(crate) fn verify(self, key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
+    /// [`verify::commitment`] in AVX-512.
+    pub(crate) fn commitment(
+        self,
+        key: &ExpandedKey,
+        signature: &[u8; SIGNATURE_LEN],
+        w1: &mut [u8; verify::W1],
+    ) -> bool {
         // SAFETY: `self` exists, so the processor has the features.
-        unsafe { verify_avx512(key, mu, signature) }
+        unsafe { commitment_avx512(key, signature, w1) }
     }
 
     /// [`ExpandedKey::expand`] in AVX-512.
@@ -58,8 +63,8 @@ impl Avx512 {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2")]
-fn verify_avx512(key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
-    verify::verify::<Avx512>(key, mu, signature)
+fn commitment_avx512(key: &ExpandedKey, signature: &[u8; SIGNATURE_LEN], w1: &mut [u8; verify::W1]) -> bool {
+    verify::commitment::<Avx512>(key, signature, w1)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,bmi1,bmi2")]

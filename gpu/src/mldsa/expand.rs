@@ -55,10 +55,21 @@ impl ExpandedKey {
 
     /// Algorithm 3, step 4 and algorithm 8, step 7: the message representative mu.
     pub(crate) fn representative(&self, context: &[u8], message: &[u8]) -> [u8; 64] {
-        // Callers have checked that the context is short enough; a longer one would be cut to a wrong length byte.
-        let frame = [0, u8::try_from(context.len()).unwrap_or(u8::MAX)];
-        Shake256::digest(&[&self.tr, &frame, context, message])
+        Shake256::digest(&[&self.tr, &frame(context), context, message])
     }
+
+    /// What the representative is the hash of.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn frame(&self, context: &[u8], message: &[u8], to: &mut Vec<u8>) {
+        for part in [&self.tr[..], &frame(context), context, message] {
+            to.extend_from_slice(part);
+        }
+    }
+}
+
+/// Callers have checked that the context is short enough; a longer one would be cut to a wrong length byte.
+fn frame(context: &[u8]) -> [u8; 2] {
+    [0, u8::try_from(context.len()).unwrap_or(u8::MAX)]
 }
 
 #[inline(always)]

@@ -5,17 +5,19 @@ use super::lanes::Lanes;
 use super::ntt::{self, Poly, Q};
 use super::signature::{Hint, sample_in_ball, unpack_z};
 use super::{COLUMNS, GAMMA_2, OMEGA, ROWS};
-use crate::keccak::Shake256;
 use crate::verify::SIGNATURE_LEN;
 
 /// Bytes of the commitment's hash, with which a signature begins.
-const COMMITMENT: usize = 64;
+pub(super) const COMMITMENT: usize = 64;
+/// Bytes of w1, packed: what is hashed behind the message representative.
+pub(super) const W1: usize = ROWS * 128;
 /// Bytes of one packed polynomial of z.
 const PACKED_Z: usize = 640;
 
-/// Whether the signature is valid for the message representative.
+/// The w1 that a signature stands for; false if it stands for none. It is valid for a message representative if hashing
+/// that and w1 gives the [`COMMITMENT`] that the signature begins with.
 #[inline(always)]
-pub(crate) fn verify<L: Lanes>(key: &ExpandedKey, mu: &[u8; 64], signature: &[u8; SIGNATURE_LEN]) -> bool {
+pub(crate) fn commitment<L: Lanes>(key: &ExpandedKey, signature: &[u8; SIGNATURE_LEN], w1: &mut [u8; W1]) -> bool {
     let (commitment, rest) = signature.split_at(COMMITMENT);
     let (packed_z, packed_hint) = rest.split_at(COLUMNS * PACKED_Z);
     debug_assert_eq!(packed_hint.len(), OMEGA + ROWS);
@@ -30,14 +32,12 @@ pub(crate) fn verify<L: Lanes>(key: &ExpandedKey, mu: &[u8; 64], signature: &[u8
     for factor in &mut factors {
         ntt::transform::<L>(factor);
     }
-    let mut hash = Shake256::new();
-    hash.absorb(mu);
-    for (at, row) in key.rows.iter().enumerate() {
+    for ((at, row), packed) in key.rows.iter().enumerate().zip(w1.as_chunks_mut().0) {
         let mut w = product::<L>(row, &factors);
         ntt::inverse::<L>(&mut w);
-        hash.absorb(&high_bits(&mut w, hint.row(at)));
+        *packed = high_bits(&mut w, hint.row(at));
     }
-    hash.finish().first() == commitment
+    true
 }
 
 /// One row of Az - ct1 * 2^d, times 1 / R, in the transform's domain. Factors are below 9q in size, A's coefficients
