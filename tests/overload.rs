@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use aurigraph_actors::bounds::{mempool, pipeline, storage};
+use aurigraph_actors::bounds::{crypto, mempool, pipeline, storage};
 use aurigraph_testkit::client::Answer;
 use aurigraph_testkit::{Client, Cluster, Options, Wallet};
 use tokio::time::Instant;
@@ -18,8 +18,8 @@ const STALLED: usize = 3;
 
 /// What the documented bounds let one node of four hold at once, in bytes: its pool; the same bytes again at a batcher;
 /// own batches on their way, and bodies of three other authors that nothing names; decoded batches; commits between
-/// order and publish; what waits for the journal and what it writes as one group; the store's cache. Between two nodes:
-/// a bulk window (48 MiB) from each of three peers, and three classes of 64 MiB to each, most of all to the stalled one.
+/// order and publish; what waits for the journal and what it writes as one group; the store's cache; the cache of expanded keys. Between two
+/// nodes: a bulk window (48 MiB) from each of three peers, and three classes of 64 MiB to each, most of all to the stalled one.
 const BOUNDS: u64 = (mempool::POOL_BYTES
     + mempool::BATCHER_BYTES
     + mempool::OWN_BYTES
@@ -27,7 +27,8 @@ const BOUNDS: u64 = (mempool::POOL_BYTES
     + mempool::PREPARED_BYTES
     + pipeline::BYTES_UNDER_WAY
     + storage::JOURNAL_QUEUE_KIB as usize * 1_024
-    + storage::JOURNAL_GROUP) as u64
+    + storage::JOURNAL_GROUP
+    + crypto::EXPANDED_KEYS_BYTES) as u64
     + storage::STORE_CACHE
     + 3 * (48 << 20)
     + 3 * (64 << 20);

@@ -125,11 +125,24 @@ impl Verifier {
     }
 }
 
+/// Of which classes a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    /// Of the most urgent one that waits.
+    OneClass,
+    /// Of all but blocks of consensus: the processor is done with a few of those before a device is with a large job.
+    NoBlocks,
+    /// Of all.
+    All,
+}
+
+/// An item out of its queue, with where it stood.
+type Taken = (Priority, Lane, Item);
+
 struct Job {
     verifier: usize,
     generation: u64,
-    priority: Priority,
-    items: Vec<(Lane, Item)>,
+    items: Vec<Taken>,
     given: Instant,
 }
 
@@ -262,7 +275,7 @@ impl DispatcherState {
         match verdicts.filter(|verdicts| verdicts.len() == job.items.len()) {
             Some(verdicts) => {
                 verifier.was_done(job.items.len(), job.given);
-                for ((_, item), valid) in job.items.into_iter().zip(verdicts) {
+                for ((_, _, item), valid) in job.items.into_iter().zip(verdicts) {
                     if let Some(key) = item.key {
                         self.cache.put(key, valid);
                     }
@@ -271,35 +284,35 @@ impl DispatcherState {
             }
             None => {
                 verifier.lost_a_job(job.generation);
-                self.take_back(job.priority, job.items);
+                self.take_back(job.items);
             }
         }
     }
 
-    fn take_back(&mut self, priority: Priority, items: Vec<(Lane, Item)>) {
+    fn take_back(&mut self, items: Vec<Taken>) {
         metrics::counter!("verify_redispatched_total").increment(items.len() as u64);
-        for (lane, item) in items.into_iter().rev() {
+        for (priority, lane, item) in items.into_iter().rev() {
             self.queues.push_again(priority, lane, item);
         }
     }
 
     /// Gives jobs to verifiers until either runs out.
     fn share_out(&mut self, ctx: &Context<DispatchMsg>, deadline: Duration) {
-        while let Some((at, most)) = self.choose() {
-            let Some((priority, items)) = self.cut_job(most) else { return };
-            let checks: Arc<[Check]> = items.iter().map(|(_, item)| item.check.clone()).collect();
+        while let Some((at, most, reach)) = self.choose() {
+            let Some(items) = self.cut_job(most, reach) else { return };
+            let checks: Arc<[Check]> = items.iter().map(|(_, _, item)| item.check.clone()).collect();
             let generation = self.verifiers[at].address.generation();
             let asked = self.verifiers[at].address.ask(|reply| VerifierMsg::Job { items: checks, reply });
             let Ok(answer) = asked else {
                 self.verifiers[at].lost_a_job(generation);
-                self.take_back(priority, items);
+                self.take_back(items);
                 continue;
             };
             self.next_job += 1;
             let (number, mouth) = (self.next_job, ctx.mouth());
             self.verifiers[at].jobs += 1;
             self.verifiers[at].outstanding += items.len();
-            self.jobs.insert(number, Job { verifier: at, generation, priority, items, given: Instant::now() });
+            self.jobs.insert(number, Job { verifier: at, generation, items, given: Instant::now() });
             self.tasks.spawn(async move {
                 let verdicts = tokio::time::timeout(deadline, answer).await.ok().and_then(Result::ok);
                 mouth.send(DispatchMsg::Internal(Internal::Done { job: number, verdicts }));
@@ -307,18 +320,27 @@ impl DispatcherState {
         }
     }
 
-    /// Who gets the next job, and how many signatures it may have. A device is asked when as many wait as it needs to be
+    /// Who gets the next job, how many signatures it may have, and of which classes. A device is asked when as many wait as it needs to be
     /// faster, and gets the share of them that by the measured rates takes it as long as the others take for the rest.
-    fn choose(&self) -> Option<(usize, usize)> {
+    fn choose(&self) -> Option<(usize, usize, Reach)> {
         let running = || self.verifiers.iter().enumerate().filter(|(_, verifier)| verifier.up);
-        let waiting = self.queues.foremost();
         let others: f64 =
             running().filter(|(_, verifier)| verifier.device.is_none()).map(|(_, verifier)| verifier.rate()).sum();
         let device =
             running().filter(|(_, verifier)| verifier.jobs < bounds::JOBS_PER_DEVICE).find_map(|(at, verifier)| {
-                let (crossover, rate) = verifier.on_device().filter(|(crossover, _)| waiting >= *crossover)?;
+                let (crossover, rate) = verifier.on_device()?;
+                let is_block = |priority| priority == Priority::Consensus;
+                let blocks = others == 0.0 || self.queues.len(is_block) >= crossover;
+                let waiting = self.queues.len(|priority| blocks || !is_block(priority));
+                if waiting < crossover {
+                    return None;
+                }
                 let share = (waiting as f64 * rate / (rate + others)) as usize;
-                Some((at, share.max(crossover).min(bounds::ITEMS_PER_DEVICE_JOB)))
+                Some((
+                    at,
+                    share.max(crossover).min(bounds::ITEMS_PER_DEVICE_JOB),
+                    if blocks { Reach::All } else { Reach::NoBlocks },
+                ))
             });
         if device.is_some() {
             return device;
@@ -334,25 +356,28 @@ impl DispatcherState {
                 load(one).partial_cmp(&load(other)).unwrap_or(std::cmp::Ordering::Equal)
             })
             .filter(|(_, verifier)| verifier.device.is_none() || verifier.is_reserve() || others == 0.0)
-            .map(|(at, _)| (at, bounds::ITEMS_PER_JOB))
+            .map(|(at, _)| (at, bounds::ITEMS_PER_JOB, Reach::OneClass))
     }
 
-    /// The next items of one class. What another request has settled meanwhile is answered from the cache.
-    fn cut_job(&mut self, most: usize) -> Option<(Priority, Vec<(Lane, Item)>)> {
-        let mut items = Vec::new();
-        let mut class = None;
-        while items.len() < most
-            && let Some((priority, lane, item)) = self.queues.pop(class)
-        {
+    /// The next items, the most urgent classes first. A small job is of one class: nothing urgent waits behind it for long.
+    /// A device's job, which is done as a whole, is filled up out of the classes below. What another request has settled
+    /// meanwhile is answered from the cache.
+    fn cut_job(&mut self, most: usize, reach: Reach) -> Option<Vec<Taken>> {
+        let mut items: Vec<Taken> = Vec::new();
+        while items.len() < most {
+            let class = items.first().map(|(class, _, _)| *class);
+            let may = |priority| match reach {
+                Reach::OneClass => class.is_none_or(|class| class == priority),
+                Reach::NoBlocks => priority != Priority::Consensus,
+                Reach::All => true,
+            };
+            let Some((priority, lane, item)) = self.queues.pop(may) else { break };
             match item.key.and_then(|key| self.cache.get(&key)) {
                 Some(valid) => self.requests.fill(item.place, valid),
-                None => {
-                    class = Some(priority);
-                    items.push((lane, item));
-                }
+                None => items.push((priority, lane, item)),
             }
         }
-        class.map(|class| (class, items))
+        (!items.is_empty()).then_some(items)
     }
 
     fn measure(&self) {

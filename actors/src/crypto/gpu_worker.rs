@@ -15,7 +15,7 @@ use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
 
 use super::gpu_state::{GpuState, GpuStatus};
 use super::messages::{Check, VerifierMsg};
-use super::verifier::{Farewell, VerifierError};
+use super::verifier::{EIGHT, Farewell, VerifierError};
 use crate::bounds::crypto as bounds;
 
 /// Opens the device, in the thread that will own it. The error is what `/info` says.
@@ -418,12 +418,14 @@ impl Owner {
 
     fn on_processor(&self, items: &[VerifyItem<'_>]) -> Option<Vec<bool>> {
         let mut verdicts = Vec::with_capacity(items.len());
-        for item in items {
+        for eight in items.chunks(EIGHT) {
             // A dead incarnation's work is done by another verifier.
             if self.ended.load(Ordering::Acquire) {
                 return None;
             }
-            verdicts.push(self.cpu.verify(item));
+            let mut some = [false; EIGHT];
+            self.cpu.verify_batch(eight, &mut some[..eight.len()]);
+            verdicts.extend_from_slice(&some[..eight.len()]);
         }
         Some(verdicts)
     }

@@ -215,6 +215,33 @@ async fn a_device_that_works_gets_large_batches_and_small_requests_stay_on_the_p
 }
 
 #[tokio::test]
+async fn a_device_is_given_what_waits_in_all_classes_together_but_few_blocks() {
+    let node = with_device(Mood::Works).await;
+    node.ready().await;
+    node.cpu.set(false);
+    let dispatcher = node.registry.role::<DispatchMsg>("verify-dispatcher");
+    let account = Account::new(60);
+    let ask = |nonces: std::ops::Range<u64>, priority| {
+        let checks = nonces.map(|nonce| account.check(&account.pay(nonce))).collect();
+        dispatcher.ask(|reply| DispatchMsg::VerifyTransactions { checks, priority, reply: Some(reply) }).unwrap()
+    };
+    // Two jobs that the processor does not end, a block behind them, and in no class as many as the device wants.
+    let blocks = [ask(0..1, Priority::Consensus), ask(1..2, Priority::Consensus), ask(2..3, Priority::Consensus)];
+    let few = ask(10..14, Priority::Admission);
+    let others = ask(20..24, Priority::Ahead);
+    for answer in [few, others] {
+        let verdicts = tokio::time::timeout(SOON, answer).await.unwrap().unwrap().unwrap();
+        assert!(verdicts.iter().all(|verdict| verdict.unwrap().valid));
+    }
+    assert_eq!((node.bench.checked(), node.cpu.checked()), (8, 0));
+    node.cpu.set(true);
+    for answer in blocks {
+        assert!(tokio::time::timeout(SOON, answer).await.unwrap().unwrap().unwrap()[0].unwrap().valid);
+    }
+    assert_eq!((node.bench.checked(), node.cpu.checked()), (8, 3));
+}
+
+#[tokio::test]
 async fn a_batch_that_the_device_fails_is_checked_on_the_processor_and_the_device_is_left_alone() {
     for mood in [Mood::Fails, Mood::Short] {
         let node = with_device(mood).await;

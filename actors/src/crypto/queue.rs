@@ -81,17 +81,17 @@ impl<T> Queues<T> {
         self.class(priority).lane(lane, true).push_front(item);
     }
 
-    /// The next item of the highest class that has one; `only` keeps to one class.
-    pub fn pop(&mut self, only: Option<Priority>) -> Option<(Priority, Lane, T)> {
+    /// The next item of the highest class that has one, of those that are let.
+    pub fn pop(&mut self, let_through: impl Fn(Priority) -> bool) -> Option<(Priority, Lane, T)> {
         self.classes
             .iter_mut()
-            .filter(|(priority, _)| only.is_none_or(|only| only == *priority))
+            .filter(|(priority, _)| let_through(*priority))
             .find_map(|(priority, class)| class.pop().map(|(lane, item)| (*priority, lane, item)))
     }
 
-    /// How many wait in the highest class that has any.
-    pub fn foremost(&self) -> usize {
-        self.lens().map(|(_, len)| len).find(|len| *len > 0).unwrap_or(0)
+    /// How many wait in the classes that are let.
+    pub fn len(&self, let_through: impl Fn(Priority) -> bool) -> usize {
+        self.lens().filter(|(priority, _)| let_through(*priority)).map(|(_, len)| len).sum()
     }
 
     pub fn lens(&self) -> impl Iterator<Item = (Priority, usize)> + '_ {
@@ -112,7 +112,7 @@ mod tests {
         queues.push(Priority::Admission, 2, ("other", 0));
         queues.push(Priority::Ahead, 3, ("ahead", 0));
         queues.push(Priority::Consensus, 4, ("block", 0));
-        let order: Vec<_> = std::iter::from_fn(|| queues.pop(None)).map(|(_, _, item)| item).collect();
+        let order: Vec<_> = std::iter::from_fn(|| queues.pop(|_| true)).map(|(_, _, item)| item).collect();
         let expected = [("block", 0), ("flooder", 0), ("other", 0), ("flooder", 1), ("flooder", 2), ("ahead", 0)];
         assert_eq!(order, expected);
         assert!(queues.lens().all(|(_, len)| len == 0));
@@ -124,12 +124,13 @@ mod tests {
         for (lane, item) in [(1, 'a'), (1, 'b'), (2, 'c')] {
             queues.push(Priority::Execution, lane, item);
         }
-        let (_, lane, first) = queues.pop(None).unwrap();
-        let (_, other, second) = queues.pop(None).unwrap();
+        let (_, lane, first) = queues.pop(|_| true).unwrap();
+        let (_, other, second) = queues.pop(|_| true).unwrap();
         queues.push_again(Priority::Execution, other, second);
         queues.push_again(Priority::Execution, lane, first);
-        let order: String =
-            std::iter::from_fn(|| queues.pop(Some(Priority::Execution))).map(|(_, _, item)| item).collect();
+        let order: String = std::iter::from_fn(|| queues.pop(|priority| priority == Priority::Execution))
+            .map(|(_, _, item)| item)
+            .collect();
         assert_eq!(order.len(), 3);
         assert!(order.find('a') < order.find('b'), "{order}: the order within a lane");
     }

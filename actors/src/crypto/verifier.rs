@@ -21,6 +21,10 @@ pub(super) enum VerifierError {
     TooSlow(String),
 }
 
+/// Signatures given to the back-end together: as many as it hashes side by side, and few enough that an ended incarnation
+/// stops soon.
+pub(super) const EIGHT: usize = 8;
+
 /// One verifier actor.
 pub struct Verifier {
     back_end: Arc<dyn BatchVerifier>,
@@ -39,7 +43,7 @@ struct Job {
     reply: Reply<Vec<bool>>,
 }
 
-/// What an incarnation holds. Dropping it ends the thread after the signature that it is checking.
+/// What an incarnation holds. Dropping it ends the thread after the signatures, eight at most, that it is checking.
 pub struct VerifierState {
     queue: SyncSender<Job>,
     ended: Arc<AtomicBool>,
@@ -103,12 +107,16 @@ fn check_until_ended(back_end: &dyn BatchVerifier, jobs: &Receiver<Job>, ended: 
     let checks = metrics::counter!("signature_checks_total", "backend" => back_end.name());
     while let Ok(job) = jobs.recv() {
         let mut verdicts = Vec::with_capacity(job.items.len());
-        for item in job.items.iter() {
+        for eight in job.items.chunks(EIGHT) {
             // A dead incarnation's work is done by another verifier: dropping the reply says so.
             if ended.load(Ordering::Acquire) {
                 return;
             }
-            verdicts.push(back_end.verify(&VerifyItem::new(&item.public_key, &item.message, &item.signature)));
+            let items: Vec<VerifyItem<'_>> =
+                eight.iter().map(|item| VerifyItem::new(&item.public_key, &item.message, &item.signature)).collect();
+            let mut some = [false; EIGHT];
+            back_end.verify_batch(&items, &mut some[..items.len()]);
+            verdicts.extend_from_slice(&some[..items.len()]);
         }
         checks.increment(verdicts.len() as u64);
         super::back_end::measure();

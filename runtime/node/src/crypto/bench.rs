@@ -126,7 +126,18 @@ fn verifications() -> Result<Vec<Work>, SignError> {
         });
         Work { what, back_end, operations: 1, call }
     });
-    Ok(works.collect())
+    let mut works: Vec<Work> = works.collect();
+    for native in [Native::avx2(CACHE_BYTES), Native::avx512(CACHE_BYTES)].into_iter().flatten() {
+        let (public_key, signature) = (signer.public_key().to_vec(), signature.clone());
+        let back_end = native.name();
+        let call = Box::new(move || {
+            let mut verdicts = [false; 8];
+            native.verify_batch(&[VerifyItem::new(&public_key, &MESSAGE, &signature); 8], &mut verdicts);
+            assert!(verdicts == [true; 8], "{back_end} refuses");
+        });
+        works.push(Work { what: "verify ML-DSA-87, known key, eights", back_end, operations: 8, call });
+    }
+    Ok(works)
 }
 
 fn signing() -> Result<Vec<Work>, SignError> {

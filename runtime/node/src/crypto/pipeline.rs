@@ -10,8 +10,8 @@ use aurigraph_actors::bounds::crypto as bounds;
 use aurigraph_actors::crypto::{
     DispatchMsg, KnownKey, Priority, TransactionCheck, Verifier, VerifyDispatcher, Worker, cpu_back_end,
 };
-use aurigraph_gpu::{Seed, Signer, VerifyItem};
-use aurigraph_ledger::transaction::{SenderKey, Target, Transaction, TransactionBuilder};
+use aurigraph_gpu::{BatchVerifier, Seed, Signer, VerifyItem};
+use aurigraph_ledger::transaction::{SenderKey, Target, TransactionBuilder};
 use aurigraph_ledger::{AccountIndex, FeeSchedule, Hash};
 use aurigraph_runtime::{Budget, ChildSpec, Registry, Strategy, SupervisorSpec, Tree};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use super::refused;
 use crate::error::{CliError, CliResult};
 use crate::output::{Output, fields};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 7;
 /// Senders, whose keys all stay in the cache.
 const SENDERS: u32 = 64;
 /// Transactions in one request, as in a batch of small ones.
@@ -37,17 +37,20 @@ pub fn run(transactions: usize, output: Output) -> CliResult {
     let checks = checks(transactions)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(refused)?;
-    let (mut raw, mut pipeline) = (0_f64, 0_f64);
+    let (mut raw, mut pipeline, mut percents) = (0_f64, 0_f64, Vec::new());
     for round in 0..ROUNDS {
-        raw = raw.max(raw_rate(&checks)?);
-        pipeline = pipeline.max(runtime.block_on(pipeline_rate(round, &checks))?);
+        // Each round's two halves meet much the same of what else the machine does.
+        let (bare, whole) = (raw_rate(&checks)?, runtime.block_on(pipeline_rate(round, &checks))?);
+        (raw, pipeline) = (raw.max(bare), pipeline.max(whole));
+        percents.push((100.0 * whole / bare).round());
     }
-    let percent = (100.0 * pipeline / raw).round();
+    percents.sort_by(f64::total_cmp);
     let cores = cores();
     output.print(
         &json!({
             "backEnd": cpu_back_end().name(), "cores": cores, "transactions": checks.len(), "rounds": ROUNDS,
-            "rawPerSecond": raw as u64, "pipelinePerSecond": pipeline as u64, "percent": percent,
+            "rawPerSecond": raw as u64, "pipelinePerSecond": pipeline as u64, "percent": (100.0 * pipeline / raw).round(),
+            "percentOfRounds": percents,
         }),
         fields,
     );
@@ -86,9 +89,19 @@ fn checks(count: usize) -> CliResult<Vec<TransactionCheck>> {
         .collect()
 }
 
-fn good(transaction: &Transaction, key: &KnownKey) -> bool {
-    let message = transaction.signing_message();
-    cpu_back_end().verify(&VerifyItem::new(&key.bytes, &message, transaction.signature()))
+/// Whether eight, or fewer, are all good: in the form in which the back-end is fastest.
+fn good(back_end: &dyn BatchVerifier, checks: &[TransactionCheck]) -> bool {
+    let messages: Vec<_> = checks.iter().map(|check| check.transaction.signing_message()).collect();
+    let items: Vec<VerifyItem<'_>> = checks
+        .iter()
+        .zip(&messages)
+        .filter_map(|(check, message)| {
+            Some(VerifyItem::new(&check.key.as_ref()?.bytes, message, check.transaction.signature()))
+        })
+        .collect();
+    let mut verdicts = vec![false; checks.len()];
+    back_end.verify_batch(&items, &mut verdicts);
+    verdicts.into_iter().all(|valid| valid)
 }
 
 /// Bare threads, one a core.
@@ -98,9 +111,8 @@ fn raw_rate(checks: &[TransactionCheck]) -> CliResult<f64> {
         let threads: Vec<_> = checks
             .chunks(checks.len().div_ceil(cores()))
             .map(|mine| {
-                scope.spawn(move || {
-                    mine.iter().all(|check| check.key.as_ref().is_some_and(|key| good(&check.transaction, key)))
-                })
+                let back_end = cpu_back_end();
+                scope.spawn(move || mine.chunks(8).all(|eight| good(&*back_end, eight)))
             })
             .collect();
         threads.into_iter().all(|thread| thread.join().unwrap_or(false))
