@@ -454,6 +454,8 @@ impl Machine {
         };
         self.follow_schedule(&mut flush, leader.round);
         self.follow_epoch(&mut flush);
+        self.follow_anchor(&flush.commit.header);
+        flush.commit.state_digest = self.anchor.digest;
         let commit = Arc::new(flush.commit);
         for fault in &commit.faults {
             self.evidence.proven_fault(fault);

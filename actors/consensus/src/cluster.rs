@@ -135,6 +135,8 @@ pub(crate) struct Cluster {
     pub(crate) agreed: BTreeMap<u64, Hash>,
     /// What the first node that delivered a commit found proven in it.
     pub(crate) faults: BTreeMap<u64, Vec<ProvenFault>>,
+    /// Digest of the order's state that each commit names, the same on all nodes.
+    pub(crate) states: BTreeMap<u64, Hash>,
     pub(crate) steps: u64,
     /// Restarts use the newest snapshot.
     pub(crate) use_snapshots: bool,
@@ -196,6 +198,7 @@ impl Cluster {
             sequence: 0,
             agreed: BTreeMap::new(),
             faults: BTreeMap::new(),
+            states: BTreeMap::new(),
             steps: 0,
             use_snapshots: false,
             equivocator: None,
@@ -660,6 +663,8 @@ impl Cluster {
         assert_eq!(agreed, digest, "node {node} disagrees at commit {index}");
         let faults = self.faults.entry(index).or_insert_with(|| commit.faults.clone());
         assert_eq!(*faults, commit.faults, "node {node} finds other faults in commit {index}");
+        let named = *self.states.entry(index).or_insert(commit.state_digest);
+        assert_eq!(named, commit.state_digest, "node {node} has another state of the order at commit {index}");
         let state = &mut self.nodes[node];
         let expected = state.life_delivered.last().copied().unwrap_or(state.executed) + 1;
         assert_eq!(index, expected, "node {node} delivers in order, once");

@@ -3,6 +3,7 @@
 
 use aurigraph_ledger::hash::{Hash, h};
 
+use crate::anchor::Anchor;
 use crate::block::{Block, BlockCore, Evidence, EvidenceKind};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, FaultKind, ProvenFault, blocks_root};
 use crate::config::{CORE_LEN, Config, MAX_BLOCK_BYTES, MAX_RANGE_BLOCK_BYTES, SIGNED_CORE_LEN};
@@ -57,7 +58,7 @@ fn commit() -> Commit {
         fault(3, FaultKind::Downtime),
     ];
     let epoch_end = Some(EpochEnd { delivered: vec![5, 0, 1 << 40, 2], version: 2 });
-    Commit { header, blocks, epoch_end, faults }
+    Commit { header, blocks, epoch_end, faults, state_digest: Hash([6; 32]) }
 }
 
 fn snapshot() -> ConsensusSnapshot {
@@ -95,6 +96,7 @@ fn snapshot() -> ConsensusSnapshot {
             included: [((1, EvidenceKind::Equivocation), 8)].into(),
             verdicts: [(Hash([2; 32]), (8, true)), (Hash([3; 32]), (7, false))].into(),
         },
+        anchor: Anchor { index: 4, digest: Hash([8; 32]) },
     }
 }
 
@@ -256,8 +258,8 @@ fn the_bytes_never_change_unnoticed() {
     let expected = [
         "0x92c553655d5a40ad",
         "0xb139138058648b98",
-        "0xe654e395f871236e",
-        "0xcc85f26ee5f56dc6",
+        "0x894473a86946ec43",
+        "0x0d931023d814c8aa",
         "0x98d5be445e599054",
         "0x0ada7b3be7b56feb",
         "0x0b8f53f5f409a4fb",
@@ -273,9 +275,9 @@ fn the_bytes_never_change_unnoticed() {
         "0xacc05c27643e1931",
         "0x98d5be445e599054",
         "0xb19055f4281195cb",
-        "0x53c9e2602c6e3153",
+        "0xc0d5f9532a48c587",
         "0x2f7cedc7ba021e49",
-        "0x88c3c8e8a45ab7eb",
+        "0xed8c69a1a0c97ee6",
         "0x05874ad24b45c922",
         "0x9ec4609dd40de32e",
         "0x296292a674e9985d",

@@ -175,6 +175,9 @@ pub struct Commit {
     /// The faults that it proves, in the order of their blocks: each (author, kind) once in an epoch, but for downtime, which
     /// comes last and may come again.
     pub faults: Vec<ProvenFault>,
+    /// Digest of the order's state at the newest anchor, this commit or one before it; zero before the first of an epoch.
+    /// Not covered by the digest: it follows from the commits, and checkpoints carry it.
+    pub state_digest: Hash,
 }
 
 impl Commit {
@@ -231,6 +234,7 @@ impl Commit {
         for fault in &self.faults {
             fault.write(w);
         }
+        w.hash(&self.state_digest);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
@@ -254,7 +258,7 @@ impl Commit {
         };
         let count = r.varint_max("faults of a commit", MAX_COMMIT_FAULTS as u64)?;
         let faults = (0..count).map(|_| ProvenFault::read(r)).collect::<Result<_, _>>()?;
-        Ok(Self { header, blocks, epoch_end, faults })
+        Ok(Self { header, blocks, epoch_end, faults, state_digest: r.hash()? })
     }
 }
 

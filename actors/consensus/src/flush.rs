@@ -199,7 +199,7 @@ impl Linearizer {
             last_decided: slot,
         };
         self.finish(&header, refs);
-        Ok(Flush { commit: Commit { header, blocks, epoch_end: None, faults }, twins })
+        Ok(Flush { commit: Commit { header, blocks, epoch_end: None, faults, state_digest: Hash::ZERO }, twins })
     }
 
     /// Two versions of a slot in the order: proof by itself, since only signed blocks are accepted.

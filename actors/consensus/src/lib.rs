@@ -32,6 +32,7 @@
 //! * **Halt** is an effect, never a panic. A halted machine answers every event with nothing.
 
 mod accept;
+pub mod anchor;
 pub mod batches;
 pub mod block;
 pub mod catchup;
@@ -76,6 +77,8 @@ pub mod types;
 pub mod validity;
 
 #[cfg(test)]
+mod anchor_tests;
+#[cfg(test)]
 mod checkpoint_tests;
 #[cfg(test)]
 mod cluster;
@@ -116,6 +119,7 @@ mod testing;
 #[cfg(test)]
 mod vectors;
 
+pub use anchor::{Anchor, OrderState, OrderStateError};
 pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
 pub use certificate::Certificate;
 pub use checkpoint::{Certified, Checkpoints, Divergence};

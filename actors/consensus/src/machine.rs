@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use aurigraph_ledger::hash::Hash;
 
+use crate::anchor::Anchor;
 use crate::batches::Batches;
 use crate::block::{Block, BlockCore};
 use crate::catchup::CatchUp;
@@ -125,6 +126,9 @@ pub struct Machine {
     pub(crate) unchecked: BTreeSet<BlockRef>,
     /// When the first block of the newest rounds was accepted.
     pub(crate) first_seen: BTreeMap<Round, TimeMs>,
+    /// The newest anchor, and the states of the newest ones.
+    pub(crate) anchor: Anchor,
+    pub(crate) anchors: VecDeque<(CommitIndex, Arc<[u8]>)>,
     pub(crate) executed_index: CommitIndex,
     /// Commits up to here were executed in an earlier process life: they are not delivered again.
     pub(crate) delivered_before: CommitIndex,
@@ -204,6 +208,8 @@ impl Machine {
             certified: VecDeque::new(),
             unchecked: BTreeSet::new(),
             first_seen: BTreeMap::new(),
+            anchor: Anchor::default(),
+            anchors: VecDeque::new(),
             executed_index: 0,
             delivered_before: 0,
             last_payload_commit: 0,
@@ -473,6 +479,7 @@ impl Machine {
             tally: self.tally.clone(),
             proven: self.linearizer.proven().clone(),
             evidence: self.evidence.state(),
+            anchor: self.anchor,
         }
     }
 

@@ -166,6 +166,7 @@ impl Machine {
         );
         self.tally = snapshot.tally;
         self.evidence.restore(snapshot.evidence);
+        self.anchor = snapshot.anchor;
         self.proposer.floor = snapshot.floor;
         self.proposer.last = snapshot.own_last;
         self.proposer.signed_round = self.proposer.own_round();

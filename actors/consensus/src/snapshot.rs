@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
+use crate::anchor::Anchor;
 use crate::block::{Evidence, EvidenceKind};
 use crate::commit::CommitHeader;
 use crate::config::MAX_COMMIT_FAULTS;
@@ -16,8 +17,8 @@ use crate::types::{AuthorIdx, BlockRef, Epoch, LeaderSlot, Round, Slot};
 const MAX_ENTRIES: u64 = 4_000_000;
 
 /// Version of the encoding. Version 1 had no schedule state, version 2 knew of no epochs, version 3 of no evidence,
-/// version 4 of no presence: such logs give other commits now, so they are refused.
-const VERSION: u8 = 5;
+/// version 4 of no presence, version 5 of no anchors: such logs give other commits now, so they are refused.
+const VERSION: u8 = 6;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct ConsensusSnapshot {
     pub proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
     /// Evidence found here that no commit has proven.
     pub evidence: EvidenceState,
+    /// The newest anchor, which the next commits name.
+    pub anchor: Anchor,
 }
 
 /// The part of a snapshot that is about evidence.
@@ -91,7 +94,7 @@ impl EvidenceState {
     }
 }
 
-fn read_accusation(r: &mut Reader<'_>) -> Result<(AuthorIdx, EvidenceKind), CodecError> {
+pub(crate) fn read_accusation(r: &mut Reader<'_>) -> Result<(AuthorIdx, EvidenceKind), CodecError> {
     Ok((r.u16()?, EvidenceKind::read(r)?))
 }
 
@@ -166,12 +169,13 @@ impl ConsensusSnapshot {
             w.u16(*author).u8(kind.tag());
         }
         self.evidence.write(w);
+        w.u64(self.anchor.index).hash(&self.anchor.digest);
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
         if version != VERSION {
-            let what = "version of the consensus snapshot (this program reads version 5)";
+            let what = "version of the consensus snapshot (this program reads version 6)";
             return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);
@@ -187,6 +191,7 @@ impl ConsensusSnapshot {
         let (reputation, tally) = (Reputation::read(r)?, EpochTally::read(r)?);
         let proven = read_ascending(r, "proven faults", read_accusation)?.into_iter().collect();
         let evidence = EvidenceState::read(r)?;
+        let anchor = Anchor { index: r.u64()?, digest: r.hash()? };
         Ok(Self {
             chain_id,
             epoch,
@@ -203,6 +208,7 @@ impl ConsensusSnapshot {
             tally,
             proven,
             evidence,
+            anchor,
         })
     }
 }
@@ -214,7 +220,7 @@ fn read_tag(r: &mut Reader<'_>) -> Result<bool, CodecError> {
     }
 }
 
-fn read_ascending<T: Ord>(
+pub(crate) fn read_ascending<T: Ord>(
     r: &mut Reader<'_>,
     what: &'static str,
     mut item: impl FnMut(&mut Reader<'_>) -> Result<T, CodecError>,

@@ -148,7 +148,7 @@ fn commit(index: u64, batches: Vec<BatchRef>) -> Arc<Commit> {
         last_decided: LeaderSlot { round: 1, offset: 0, author: 0 },
     };
     let blocks = vec![CommittedBlock { block: leader, batches }];
-    Arc::new(Commit { header, blocks, epoch_end: None, faults: Vec::new() })
+    Arc::new(Commit { header, blocks, epoch_end: None, faults: Vec::new(), state_digest: Hash::ZERO })
 }
 
 fn ordered(stream: u64, index: u64) -> OrderedCommit {

@@ -169,8 +169,7 @@ fn input(ordered: &OrderedCommit, version: u16, transactions: Vec<Vec<PreparedTr
         timestamp_ms: header.timestamp_ms,
         leader: header.leader.author,
         round: header.leader.round,
-        // Covers the chain of commits and, through each header, the leader schedule.
-        consensus_state_digest: commit_digest,
+        consensus_state_digest: ordered.commit.state_digest,
         batches: batches
             .map(|((block, named, _), transactions)| CommittedBatch {
                 proposer: block.author,

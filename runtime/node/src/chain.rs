@@ -190,7 +190,7 @@ impl Audit {
             timestamp_ms: header.timestamp_ms,
             leader: header.leader.author,
             round: header.leader.round,
-            consensus_state_digest: self.last_commit,
+            consensus_state_digest: commit.state_digest,
             batches: batches.collect::<Result<_, _>>()?,
             faults: faults_of(commit),
             epoch_end: commit.epoch_end.as_ref().map(|end| EpochEnd { delivered: end.delivered.clone() }),

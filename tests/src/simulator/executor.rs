@@ -100,7 +100,7 @@ impl Executor {
             timestamp_ms: header.timestamp_ms,
             leader: header.leader.author,
             round: header.leader.round,
-            consensus_state_digest: commit_digest,
+            consensus_state_digest: commit.state_digest,
             batches,
             faults: Vec::new(),
             epoch_end: commit.epoch_end.as_ref().map(|end| EpochEnd { delivered: end.delivered.clone() }),

@@ -419,7 +419,7 @@ fn commit(index: u64, batches: Vec<BatchRef>) -> Commit {
         last_decided: LeaderSlot { round: 1, offset: 0, author: 0 },
     };
     header.blocks_root = aurigraph_consensus::commit::blocks_root(blocks.iter().map(|block| &block.block));
-    Commit { header, blocks, epoch_end: None, faults: Vec::new() }
+    Commit { header, blocks, epoch_end: None, faults: Vec::new(), state_digest: Hash::ZERO }
 }
 
 #[tokio::test]

@@ -1,0 +1,97 @@
+//! Going on from an anchor's state: what it holds is enough, and what is altered is noticed before it is used.
+//!
+//! That all nodes come to the same states is asserted at every commit of every simulated cluster (`cluster`).
+
+use std::sync::Arc;
+
+use crate::anchor::{ANCHOR_EVERY, OrderState, OrderStateError, digest_of};
+use crate::block::Block;
+use crate::cluster::Cluster;
+use crate::record::{Record, SIGN_NOTHING};
+use crate::status::{Mode, SigningState};
+
+/// Four validators with some hundred commits under load; the last one's disk is gone. The newest state but one of the
+/// first, and the blocks that it names.
+fn emptied(seed: u64) -> (Cluster, OrderState, Vec<Arc<[u8]>>) {
+    let mut c = Cluster::new(&[1; 4], seed);
+    c.config.params.gc_depth = 16;
+    c.config.limits.ahead = 32;
+    c.config.limits.catch_up_enter = 32;
+    c.start_all();
+    for i in 0..300_usize {
+        c.submit(i % 4, &format!("before {i}"));
+        c.run_for(100);
+    }
+    c.crash(3);
+    c.wipe(3);
+    let first = c.nodes[0].machine.as_ref().expect("up");
+    let states: Vec<_> = first.anchors().map(|(index, state)| (index, state.clone())).collect();
+    let (index, bytes) = states[states.len() - 2].clone();
+    let state = OrderState::decode(&bytes).expect("decodes");
+    assert_eq!((state.last_commit.index, state.encode().as_slice()), (index, bytes.as_ref()));
+    assert_eq!(index % ANCHOR_EVERY, 0);
+    assert_eq!(c.states[&index], digest_of(&bytes), "the anchor's own commit names it");
+    let logged = |wanted| {
+        let bytes = c.nodes[0].log.iter().rev().find_map(|bytes| {
+            let record = Record::decode(bytes).expect("own records");
+            let block = record.block()?;
+            (Block::decode(block).expect("own blocks").reference() == wanted).then(|| block.clone())
+        });
+        bytes.expect("every committed block is in the log")
+    };
+    let blocks = state.committed.iter().map(|block| logged(*block)).collect();
+    (c, state, blocks)
+}
+
+#[test]
+fn an_emptied_validator_goes_on_from_an_anchors_state_and_signs_again() {
+    for seed in 0..3 {
+        let (mut c, state, blocks) = emptied(1_900 + seed);
+        state.check(&c.config_of(3), &blocks).expect("whole");
+        let (index, target) = (state.last_commit.index, c.commits(0));
+        c.use_snapshots = true;
+        c.nodes[3].log = blocks.into_iter().map(|block| Record::CertifiedBlock(block).encode()).collect();
+        c.nodes[3].synced = c.nodes[3].log.len();
+        c.nodes[3].snapshot = Some((state.into_snapshot(SIGN_NOTHING), 0));
+        c.nodes[3].executed = index;
+        c.restart(3);
+        c.run_until(30_000, "follows", |c| c.commits(3) > target);
+        let first = c.nodes[3].delivered.keys().next().copied();
+        assert_eq!(first, Some(index + 1), "nothing before the state is delivered");
+        c.run_until(60_000, "signs", |c| {
+            c.mode(3) == Some(Mode::Active) && c.status(3).signing.state == SigningState::Signing
+        });
+        assert!(c.charges.is_empty() && c.nodes[3].alarms.iter().all(|a| !matches!(a, crate::Alarm::Diverged(_))));
+        // And restarts from its own log.
+        c.crash(3);
+        c.restart(3);
+        let target = c.commits(0);
+        c.run_until(30_000, "follows again", |c| c.commits(3) > target + 3);
+    }
+}
+
+#[test]
+fn a_state_with_other_blocks_than_it_names_is_refused() {
+    let (c, state, blocks) = emptied(1_910);
+    let config = c.config_of(3);
+    let check = |blocks: &[Arc<[u8]>]| state.check(&config, blocks);
+    assert_eq!(check(&blocks), Ok(()));
+    assert!(matches!(check(&blocks[1..]), Err(OrderStateError::Count { .. })));
+    let swapped = [&[blocks[1].clone(), blocks[0].clone()], &blocks[2..]].concat();
+    assert!(matches!(check(&swapped), Err(OrderStateError::Block { at: 0, .. })));
+    let doubled = [&[blocks[1].clone()], &blocks[1..]].concat();
+    assert!(matches!(check(&doubled), Err(OrderStateError::Block { at: 0, .. })));
+    // The block of the same core with other parents.
+    let mut altered = Block::decode(&blocks[2]).expect("decodes");
+    altered.parents.pop();
+    let mut others = blocks.clone();
+    others[2] = altered.encode().into();
+    assert!(matches!(check(&others), Err(OrderStateError::Block { at: 2, .. })));
+    let mut elsewhere = config.clone();
+    elsewhere.epoch = 1;
+    assert!(matches!(state.check(&elsewhere, &blocks), Err(OrderStateError::Elsewhere { .. })));
+    let bytes = state.encode();
+    for cut in (0..bytes.len()).step_by(97) {
+        assert!(OrderState::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+    }
+}
