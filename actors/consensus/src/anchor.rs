@@ -14,7 +14,7 @@ use crate::block::{Block, EvidenceKind};
 use crate::commit::CommitHeader;
 use crate::committee::{self, Committee};
 use crate::config::{Config, ConfigError};
-use crate::epoch::EpochTally;
+use crate::epoch::{EpochBase, EpochTally};
 use crate::machine::Machine;
 use crate::reputation::Reputation;
 use crate::schedule::Schedule;
@@ -45,6 +45,12 @@ pub struct OrderState {
     pub chain_id: Hash,
     /// The epoch.
     pub epoch: Epoch,
+    /// Its seed.
+    pub epoch_seed: Hash,
+    /// Where its commits start.
+    pub base: EpochBase,
+    /// The protocol version that it runs.
+    pub version: u16,
     /// The commit that it is the state after.
     pub last_commit: CommitHeader,
     /// Committed blocks above that commit's garbage-collection round.
@@ -107,7 +113,8 @@ impl OrderState {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u8(VERSION).hash(&self.chain_id).u64(self.epoch);
+        w.u8(VERSION).hash(&self.chain_id).u64(self.epoch).hash(&self.epoch_seed);
+        w.u64(self.base.index).u64(self.base.timestamp_ms).u16(self.version);
         self.last_commit.write(&mut w);
         w.varint(self.committed.len() as u64);
         self.committed.iter().for_each(|block| block.write(&mut w));
@@ -138,7 +145,8 @@ impl OrderState {
             VERSION => {}
             other => return Err(CodecError::Invalid { what: "version of the order's state", value: other.into() }),
         }
-        let (chain_id, epoch) = (r.hash()?, r.u64()?);
+        let (chain_id, epoch, epoch_seed) = (r.hash()?, r.u64()?, r.hash()?);
+        let (base, version) = (EpochBase { index: r.u64()?, timestamp_ms: r.u64()? }, r.u16()?);
         let last_commit = CommitHeader::read(&mut r)?;
         let committed = read_ascending(&mut r, "committed blocks", BlockRef::read)?.into_iter().collect();
         let slots =
@@ -150,6 +158,9 @@ impl OrderState {
         Ok(Self {
             chain_id,
             epoch,
+            epoch_seed,
+            base,
+            version,
             last_commit,
             committed,
             slots: slots.into_iter().collect(),
@@ -167,7 +178,11 @@ impl OrderState {
     /// [`OrderStateError`] naming the first part that does not hold.
     pub fn check(&self, config: &Config, blocks: &[Arc<[u8]>]) -> Result<(), OrderStateError> {
         let committee: Committee = committee::check(config)?;
-        if self.chain_id != config.chain_id || self.epoch != config.epoch || self.last_commit.epoch != config.epoch {
+        let epoch = (self.epoch, self.epoch_seed, self.base, self.version);
+        if self.chain_id != config.chain_id
+            || epoch != (config.epoch, config.epoch_seed, config.base, config.version)
+            || self.last_commit.epoch != config.epoch
+        {
             return Err(OrderStateError::Elsewhere { chain_id: self.chain_id, epoch: self.epoch });
         }
         if !Schedule::new(config).restore(&committee, self.reputation.clone())
@@ -244,6 +259,9 @@ impl Machine {
         let state = OrderState {
             chain_id: self.config.chain_id,
             epoch: self.config.epoch,
+            epoch_seed: self.config.epoch_seed,
+            base: self.config.base,
+            version: self.config.version,
             last_commit: header.clone(),
             committed: self.linearizer.committed().clone(),
             slots: self.linearizer.slots().clone(),

@@ -95,3 +95,40 @@ fn a_state_with_other_blocks_than_it_names_is_refused() {
         assert!(OrderState::decode(&bytes[..cut]).is_err(), "cut at {cut}");
     }
 }
+
+#[test]
+fn a_validator_far_behind_waits_for_a_snapshot_until_none_comes() {
+    let mut c = Cluster::new(&[1; 4], 1_920);
+    c.config.limits.catch_up_enter = 32;
+    c.config.limits.snapshot_distance = 60;
+    c.start_all();
+    c.run_for(1_500);
+    c.crash(3);
+    for i in 0..200_usize {
+        c.submit(i % 3, &format!("missed {i}"));
+        c.run_for(100);
+    }
+    let target = c.commits(0);
+    c.restart(3);
+    c.run_until(5_000, "waits", |c| c.status(3).awaits_snapshot);
+    let before = c.status(3).last_commit.index;
+    let tell = |c: &mut Cluster, goes_on| c.push(3, 1, crate::Event::SnapshotSync { goes_on });
+    for _ in 0..6 {
+        tell(&mut c, true);
+        c.run_for(4_000);
+        assert!(c.status(3).awaits_snapshot);
+    }
+    assert_eq!(c.status(3).last_commit.index, before, "no ranges meanwhile");
+    tell(&mut c, false);
+    c.run_until(8_000, "ranges instead", |c| c.commits(3) >= target);
+    assert!(!c.status(3).awaits_snapshot);
+    // Nobody has a word for it: it waits its time.
+    c.crash(3);
+    for i in 0..200_usize {
+        c.submit(i % 3, &format!("missed again {i}"));
+        c.run_for(100);
+    }
+    let target = c.commits(0);
+    c.restart(3);
+    c.run_until(30_000, "ranges without a word", |c| c.commits(3) >= target);
+}

@@ -30,6 +30,8 @@ const ALL_FAILED_MS: TimeMs = 500;
 const REST_MS: TimeMs = 2_000;
 /// While catching up, the vote of one pushed block of each author is checked in this time.
 const VOTE_EVERY_MS: TimeMs = 1_000;
+/// How long catch-up waits for word of a snapshot.
+const SNAPSHOT_WORD_MS: TimeMs = 10_000;
 /// Signatures of certified blocks that are checked at a time, once catch-up has ended.
 const LATE_CHECKS: usize = 32;
 
@@ -57,6 +59,8 @@ pub struct CatchUp {
     pause_until_ms: TimeMs,
     /// When the vote of a pushed block of an author was checked last.
     votes_ms: BTreeMap<AuthorIdx, TimeMs>,
+    /// Until when it waits for a snapshot; none if it does not.
+    snapshot_until_ms: Option<TimeMs>,
     /// Signature checks of certified blocks in flight.
     late: usize,
     /// Certified blocks whose signatures are bad: good ones are asked for.
@@ -103,6 +107,9 @@ impl CatchUp {
         if !self.active {
             return None;
         }
+        if self.snapshot_until_ms.is_some() {
+            return self.snapshot_until_ms;
+        }
         let stalled = self.progress_ms.saturating_add(STALLED_MS);
         Some(match &self.request {
             Some(request) => request.deadline_ms,
@@ -148,6 +155,10 @@ impl Machine {
             self.leave_catch_up();
             return;
         }
+        if self.catch_up.snapshot_until_ms.is_some_and(|until| until > now) {
+            return;
+        }
+        self.catch_up.snapshot_until_ms = None;
         if let Some(late) = self.catch_up.request.as_ref().filter(|r| r.deadline_ms <= now).map(|r| r.peer) {
             self.catch_up.failed(late);
         }
@@ -175,8 +186,26 @@ impl Machine {
         let now = self.now.mono_ms;
         self.catch_up.active = true;
         self.catch_up.progress_ms = now;
+        let behind = self.claimed_index().saturating_sub(self.linearizer.last_ref().index);
+        let distance = self.config.limits.snapshot_distance;
+        if distance > 0 && behind > distance {
+            self.catch_up.snapshot_until_ms = Some(now.saturating_add(SNAPSHOT_WORD_MS));
+        }
         self.append(Record::Mode { catching_up: true }, false);
         self.tend_catch_up();
+    }
+
+    /// Whether catch-up waits for a snapshot of the state.
+    pub(crate) const fn awaits_snapshot(&self) -> bool {
+        self.catch_up.active && self.catch_up.snapshot_until_ms.is_some()
+    }
+
+    /// Word of the snapshot that catch-up waits for.
+    pub(crate) fn on_snapshot_sync(&mut self, goes_on: bool) {
+        if self.awaits_snapshot() {
+            let until = self.now.mono_ms.saturating_add(SNAPSHOT_WORD_MS);
+            self.catch_up.snapshot_until_ms = goes_on.then_some(until);
+        }
     }
 
     fn leave_catch_up(&mut self) {
@@ -184,6 +213,7 @@ impl Machine {
         self.certified.clear();
         self.catch_up.active = false;
         self.catch_up.request = None;
+        self.catch_up.snapshot_until_ms = None;
         self.catch_up.pending.clear();
         self.catch_up.tried.clear();
         self.catch_up.votes_ms.clear();

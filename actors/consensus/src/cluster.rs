@@ -92,7 +92,7 @@ pub(crate) struct Node {
     pub(crate) machine: Option<Machine>,
     life: u32,
     pub(crate) log: Vec<Vec<u8>>,
-    synced: usize,
+    pub(crate) synced: usize,
     /// Length of the log that is safe once a sync has ended, by the append that asked for it.
     syncing: BTreeMap<u64, usize>,
     /// Where logged blocks are found again.

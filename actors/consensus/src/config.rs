@@ -107,6 +107,8 @@ pub struct Limits {
     pub catch_up_enter: u64,
     /// Catch-up ends when fewer commits behind.
     pub catch_up_leave: u64,
+    /// Catch-up waits for a snapshot of the state when this many commits behind; 0 for never.
+    pub snapshot_distance: u64,
     /// Digests of stored batches that are remembered.
     pub known_batches: usize,
 }
@@ -185,6 +187,7 @@ impl Config {
                 max_unexecuted_catch_up: 256,
                 catch_up_enter: 128,
                 catch_up_leave: 8,
+                snapshot_distance: 0,
                 known_batches: 65_536,
             },
             stakes,

@@ -79,6 +79,12 @@ pub enum Event {
         /// The newest checkpoint that is executed and durable, if there is one.
         checkpoint: Option<CkptRef>,
     },
+    /// Whether the driver, told by [`crate::Status::awaits_snapshot`], is still getting a snapshot of the state. Said now
+    /// and then while it is; catch-up goes on without one once it is not, or nothing is heard of it.
+    SnapshotSync {
+        /// A snapshot is on its way.
+        goes_on: bool,
+    },
     /// The links to a peer are up.
     PeerUp {
         /// The peer.

@@ -267,6 +267,7 @@ impl Machine {
                     self.proposer.attestation = newer;
                 }
             }
+            Event::SnapshotSync { goes_on } => self.on_snapshot_sync(goes_on),
             Event::PeerUp { peer } => self.on_peer_up(peer),
             Event::PeerDown { peer } => self.on_peer_down(peer),
             // The driver's timer has gone off, perhaps a little early: it is set anew.
@@ -408,6 +409,7 @@ impl Machine {
             last_commit_ms: last.map_or(0, |header| header.timestamp_ms),
             last_decided: self.committer.last_decided(),
             quorum_index: self.quorum_index(),
+            awaits_snapshot: self.awaits_snapshot(),
             executed_index: self.executed_index,
             checkpoint: self.proposer.attestation,
             certified: self.checkpoints.certified(),

@@ -210,6 +210,8 @@ pub struct Status {
     pub last_decided: LeaderSlot,
     /// The newest commit that validators of a quorum vote for.
     pub quorum_index: CommitIndex,
+    /// Catch-up waits for a snapshot of the state.
+    pub awaits_snapshot: bool,
     /// The newest executed commit.
     pub executed_index: CommitIndex,
     /// The newest own checkpoint: what this node attests.
