@@ -253,7 +253,7 @@ impl Machine {
 
     /// After a commit was counted for everything: takes the state if it is an anchor's.
     pub(crate) fn follow_anchor(&mut self, header: &CommitHeader) {
-        if header.index.saturating_sub(self.config.base.index) % ANCHOR_EVERY != 0 {
+        if !header.index.saturating_sub(self.config.base.index).is_multiple_of(ANCHOR_EVERY) {
             return;
         }
         let state = OrderState {
