@@ -9,8 +9,6 @@ use super::checks::{Broken, broken};
 
 /// Requests of one peer that a validator answers in a second.
 const ANSWERS: u64 = 200;
-/// What else a message may bring about, beside answers: requests for what it names.
-const REQUESTS: u64 = 100;
 /// Pushed blocks that are needed cost no tokens: so many may come in a second.
 const NEEDED: u64 = 128;
 
@@ -52,7 +50,8 @@ impl Work {
             }
         }
         let most = u64::from(limits.pushed_burst + limits.pushed_per_second) + NEEDED;
-        if second.checks > most || second.sent > ANSWERS + REQUESTS {
+        // Each block that is checked may bring about a request for what it names.
+        if second.checks > most || second.sent > ANSWERS + most {
             let detail = format!("{peer} costs {node} {second:?} in one second");
             return broken(Property::BoundedWork, detail);
         }
