@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::blocks::apply_all;
 use super::checkpoint;
 use super::error::StoreError;
-use super::layout::{CHECKPOINTS, KEYS, PAGES, SlotHeader};
+use super::layout::{BLOCKS, CHECKPOINTS, KEYS, PAGES, SlotHeader, height_key};
 use crate::bounds::storage::{CHECKPOINT_FLUSH, JOURNAL_PAUSE, JOURNAL_PAUSES, STORE_VALUE};
 use crate::storage::journal::{JournalMsg, JournalReader};
 use crate::storage::record::{Record, RecordKind};
@@ -220,6 +220,11 @@ pub(super) fn complete(medium: &dyn Medium, redo: &dyn Redo) -> Result<Option<u6
     let older = |there: &SlotHeader| there.sequence < header.sequence && there.commit_index < header.commit_index;
     // Another store than the one that it was made for may hold anything; its newest checkpoint is never touched.
     if !headers.iter().flatten().all(older) || slot != checkpoint::target(&headers, |_| false) {
+        return Ok(None);
+    }
+    // A state from which execution goes on, over an index that ends before it, would never be indexed up to there.
+    if header.height > 0 && medium.get(BLOCKS, &height_key(header.height))?.is_none() {
+        tracing::info!(height = header.height, "a redo record is left alone: the index does not reach its height");
         return Ok(None);
     }
     for number in 0..parts {

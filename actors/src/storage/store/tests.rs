@@ -433,6 +433,34 @@ fn crash_and_complete(store: &Store, redo: &Memory) -> Option<u64> {
     None
 }
 
+/// Says that the index reaches a height.
+fn index_up_to(store: &Store, height: u64) {
+    store.shared.database.apply(BLOCKS, &[Change::put(&height.to_be_bytes(), b"a row")]).unwrap();
+}
+
+/// A cut of power can take the index and leave the log: what the record leads to would never be indexed again.
+#[test]
+fn a_redo_record_above_the_end_of_the_index_is_left_alone() {
+    let mut world = World::new();
+    let view = world.pay(1_499);
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let mut redo = Memory::default();
+    // The log has it, the store nothing: the crash came right behind the seal.
+    let at = (0..).find(|at| {
+        redo = Memory::default();
+        let faulty = Faulty::new(&store.shared.database, *at, Fault::Before);
+        let result = Checkpoints::default().write(&faulty, &mut redo, &view, &[], view.height(), |_| false);
+        assert!(result.is_err(), "a checkpoint has more writes");
+        redo.sealed().unwrap().is_some()
+    });
+    assert!(at.is_some());
+    assert_eq!(redo::complete(&store.shared.database, &redo).unwrap(), None);
+    assert!(store.reader().latest_checkpoint().unwrap().is_none());
+    index_up_to(&store, view.height());
+    assert_eq!(redo::complete(&store.shared.database, &redo).unwrap(), Some(view.height()));
+}
+
 #[test]
 fn a_redo_record_is_not_written_over_the_newest_checkpoint_of_another_store() {
     let mut world = World::new();
@@ -447,6 +475,7 @@ fn a_redo_record_is_not_written_over_the_newest_checkpoint_of_another_store() {
     // Its last redo record holds what changed since the second checkpoint, of which the other store knows nothing.
     let elsewhere = tempfile::tempdir().unwrap();
     let other = open(elsewhere.path());
+    index_up_to(&other, views[3].height());
     for view in &views[..2] {
         write(&other, &mut Checkpoints::default(), view);
         assert_eq!(redo::complete(&other.shared.database, &redo).unwrap(), None);
@@ -481,6 +510,7 @@ fn a_crash_at_any_write_of_a_checkpoint_leaves_the_one_before_or_the_new_one_who
                 let mut checkpoints = Checkpoints::default();
                 write(&store, &mut checkpoints, &views[0]);
                 write(&store, &mut checkpoints, &views[1]);
+                index_up_to(&store, views[2].height());
                 if !same_process {
                     checkpoints = Checkpoints::default();
                 }
