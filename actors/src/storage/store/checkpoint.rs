@@ -218,8 +218,6 @@ impl Underway {
                 (!more).then_some(Left::Seal)
             }
             Left::Seal => {
-                // The index of the blocks up to here first: what is completed from the log is never indexed again.
-                medium.flush()?;
                 redo.seal(&Seal { slot: self.slot, parts: self.parts, header: self.header() })?;
                 medium.apply(CHECKPOINTS, &[Change::remove(&[self.slot])])?;
                 medium.flush()?;
