@@ -48,7 +48,7 @@ const ROWS: [Row; 36] = [
     ("store", "storage"),
     ("snapshots", "storage"),
     ("pruner", "storage"),
-    ("gpu-worker/0", "crypto"),
+    ("gpu-worker/i", "crypto"),
     ("gateway", "cluster"),
     ("batcher/i", "mempool"),
     ("block-fetcher", "consensus"),

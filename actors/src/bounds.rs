@@ -219,6 +219,10 @@ pub mod crypto {
     pub const JOBS_PER_VERIFIER: usize = 2;
     /// Signatures in one job: 1 ms of work, so that a block waits 2 ms at most behind transactions.
     pub const ITEMS_PER_JOB: usize = 16;
+    /// Devices that are used at most, each with a worker of its own; those beyond are left alone.
+    pub const DEVICES: usize = 16;
+    /// How long the start waits for the driver to count its devices.
+    pub const DEVICES_FOUND_WITHIN: Duration = Duration::from_secs(10);
     /// Messages to the worker of a device: its jobs, its timers and what its thread says.
     pub const DEVICE_MAILBOX: usize = 64;
     /// Jobs that the worker of a device holds: batches under way, and one that is gathered.

@@ -10,7 +10,7 @@ use aurigraph_runtime::Registry;
 use tokio::sync::watch;
 
 use crate::consensus::{Clocks, epochs};
-use crate::crypto::GpuState;
+use crate::crypto::Gpus;
 use crate::fatal::Fatal;
 use crate::members::{Members, MembersOf};
 use crate::network::Links;
@@ -46,8 +46,8 @@ pub struct NodeContext {
     /// Where execution was found to differ: nothing is executed any more. Set by the validator, from its machine or from
     /// the log, and never unset.
     pub(crate) divergence: parking_lot::Mutex<Option<Divergence>>,
-    /// Where the device for signatures stands.
-    pub gpu: Arc<GpuState>,
+    /// Where the devices for signatures stand.
+    pub gpus: Gpus,
     clocks: Clocks,
     members: watch::Sender<Arc<Members>>,
 }
@@ -69,16 +69,17 @@ pub struct NodeParts {
     pub net: Links,
     /// The way to say that the process must end.
     pub fatal: Fatal,
+    /// The devices for signatures.
+    pub gpus: Gpus,
 }
 
 impl NodeContext {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: NodeParts) -> Self {
-        let NodeParts { settings, registry, journal, store, net, fatal } = parts;
+        let NodeParts { settings, registry, journal, store, net, fatal, gpus } = parts;
         let members = watch::Sender::new(Arc::new(Members::of_genesis(&settings)));
         Self {
-            gpu: Arc::new(GpuState::new(settings.features.gpu_acceleration)),
             chain_id: settings.genesis.chain_id(),
             settings,
             registry,
@@ -86,6 +87,7 @@ impl NodeContext {
             store,
             net,
             fatal,
+            gpus,
             consensus_status: watch::Sender::new(None),
             published: watch::Sender::new(None),
             totals: parking_lot::Mutex::default(),

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::bounds::storage;
 use crate::config::ClusterConfig;
 use crate::context::{NodeContext, NodeParts};
+use crate::crypto::Gpus;
 use crate::crypto::testing::until;
 use crate::fatal::Fatal;
 use crate::network::{Links, Router};
@@ -46,7 +47,8 @@ pub(crate) fn lone_validator(
     let (_, net) = cluster::spec(cluster_settings(&settings), router).unwrap();
     let (reader, blocks) = (journal.reader(), store.reader());
     let (registry, net) = (registry.clone(), Links::new(net, Vec::new()));
-    let parts = NodeParts { settings, registry, journal: reader, store: blocks, net, fatal };
+    let gpus = Gpus::new(1, false);
+    let parts = NodeParts { settings, registry, journal: reader, store: blocks, net, fatal, gpus };
     (Arc::new(NodeContext::new(parts)), journal, store)
 }
 

@@ -15,7 +15,7 @@ use crate::bounds;
 use crate::config::public_key_of_seed;
 use crate::consensus::{BlockFetcher, CommitSync, Validator, ValidatorMailbox, epochs};
 use crate::context::{NodeContext, NodeParts};
-use crate::crypto::{GpuWorker, Verifier, VerifyDispatcher, Worker};
+use crate::crypto::{GpuWorker, Gpus, Verifier, VerifyDispatcher, Worker, describe_metrics};
 use crate::fatal::Fatal;
 use crate::mempool::{
     Admission, AdmissionParts, BatchStore, BatchStoreParts, Batcher, BatcherParts, Behind, ChainView, Latest,
@@ -116,6 +116,8 @@ where
     let registry = Registry::new(&settings.name);
     let (links_spec, net) = cluster::spec(cluster_settings(&settings), Arc::new(Router::new(&registry)))?;
     let peers = settings.peers.iter().map(|peer| peer.name.clone()).collect();
+    let gpus = if settings.features.gpu_acceleration { Gpus::found().await } else { Gpus::new(1, false) };
+    describe_metrics();
     let context = Arc::new(NodeContext::new(NodeParts {
         settings,
         registry: registry.clone(),
@@ -123,6 +125,7 @@ where
         store: store.reader(),
         net: Links::new(net, peers),
         fatal,
+        gpus,
     }));
     let mut root = SupervisorSpec::new("root", Strategy::OneForOne)
         .child(ChildSpec::supervisor(storage(journal, store, &context)))
@@ -224,23 +227,28 @@ fn crypto(context: &Arc<NodeContext>) -> SupervisorSpec {
         0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
         threads => threads,
     };
-    let mut workers: Vec<Worker> =
-        (0..threads).map(|at| Worker { role: format!("cpu-verifier/{at}"), device: None }).collect();
-    workers.push(Worker { role: "gpu-worker/0".to_owned(), device: Some(Arc::clone(&context.gpu)) });
-    let verifiers = workers[..threads].iter().map(|worker| {
-        ChildSpec::behaviour(worker.role.clone(), bounds::crypto::VERIFIER_MAILBOX, || {
-            Verifier::cpu(crate::crypto::cpu_back_end())
+    let on_processor = (0..threads).map(|at| Worker { role: format!("cpu-verifier/{at}"), device: None });
+    let on_devices = context
+        .gpus
+        .iter()
+        .map(|gpu| Worker { role: format!("gpu-worker/{}", gpu.index()), device: Some(Arc::clone(gpu)) });
+    let workers: Vec<Worker> = on_processor.chain(on_devices).collect();
+    let verifiers: Vec<ChildSpec> = workers
+        .iter()
+        .map(|worker| match worker.device.clone() {
+            None => ChildSpec::behaviour(worker.role.clone(), bounds::crypto::VERIFIER_MAILBOX, || {
+                Verifier::cpu(crate::crypto::cpu_back_end())
+            }),
+            Some(gpu) => ChildSpec::behaviour(worker.role.clone(), bounds::crypto::DEVICE_MAILBOX, move || {
+                GpuWorker::cuda(Arc::clone(&gpu))
+            }),
         })
-    });
-    let gpu = Arc::clone(&context.gpu);
-    SupervisorSpec::new("crypto", Strategy::OneForOne)
-        .children(verifiers)
-        .child(ChildSpec::behaviour("gpu-worker/0", bounds::crypto::DEVICE_MAILBOX, move || {
-            GpuWorker::cuda(Arc::clone(&gpu))
-        }))
-        .child(ChildSpec::behaviour("verify-dispatcher", bounds::crypto::DISPATCHER_MAILBOX, move || {
-            VerifyDispatcher::new(workers.clone())
-        }))
+        .collect();
+    SupervisorSpec::new("crypto", Strategy::OneForOne).children(verifiers).child(ChildSpec::behaviour(
+        "verify-dispatcher",
+        bounds::crypto::DISPATCHER_MAILBOX,
+        move || VerifyDispatcher::new(workers.clone()),
+    ))
 }
 
 /// The newest published state, for actors that start in the middle of a node's life.

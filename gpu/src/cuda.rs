@@ -21,11 +21,11 @@ use crate::device::{Device, DeviceInfo, NoDevice};
 use crate::kernels::{Argument, Batches, DeviceError, Kernel, KeyUse, Machine};
 use crate::verify::VerifyItem;
 
-/// Devices that can be used.
+/// How many devices can be used. Opens none of them.
 ///
 /// # Errors
 /// Why there is none.
-pub(crate) fn detect() -> Result<Vec<DeviceInfo>, NoDevice> {
+pub(crate) fn count() -> Result<usize, NoDevice> {
     // SAFETY: loading the driver's library runs its initialisers, which is what it is for; the call does nothing else.
     if !unsafe { cudarc::driver::sys::is_culib_present() } {
         return Err(NoDevice::NoDriver);
@@ -40,8 +40,17 @@ pub(crate) fn detect() -> Result<Vec<DeviceInfo>, NoDevice> {
     if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
         return Err(NoDevice::NoCompiler);
     }
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// What those devices are.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) fn detect() -> Result<Vec<DeviceInfo>, NoDevice> {
+    let driver = |error: DriverError| NoDevice::Driver(error.to_string());
     let mut devices = Vec::new();
-    for index in 0..usize::try_from(count).unwrap_or(0) {
+    for index in 0..count()? {
         let context = CudaContext::new(index).map_err(driver)?;
         devices.push(info(index, &context).map_err(driver)?);
     }

@@ -103,6 +103,14 @@ pub fn detect() -> Result<Vec<DeviceInfo>, NoDevice> {
     crate::cuda::detect()
 }
 
+/// How many devices this process can use; none of them is opened.
+///
+/// # Errors
+/// [`NoDevice`] with the reason.
+pub fn count_devices() -> Result<usize, NoDevice> {
+    crate::cuda::count()
+}
+
 /// Shows a device what every back-end is shown at its start: good signatures, and ones broken in each part, by both ways
 /// of its keys, and a level of a tree.
 ///

@@ -23,7 +23,7 @@ mod verify;
 pub use aws::AwsLc;
 pub use choice::{BackEnd, ChoiceError, Chosen, SelfTestError, back_ends, choose, fastest, self_test};
 pub use cuda::Cuda;
-pub use device::{Device, DeviceInfo, NoDevice, detect, test_device};
+pub use device::{Device, DeviceInfo, NoDevice, count_devices, detect, test_device};
 pub use device_check::{DeviceReport, ProcessorDevice, check_device};
 pub use envelope::{
     ENVELOPE_HEADER_LEN, EnvelopeError, EnvelopeParties, encryption_keys, envelope_digest, envelope_parties,

@@ -16,6 +16,7 @@ use super::gpu_state::GpuState;
 use super::messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
 use super::queue::{Lane, Queues};
 use super::requests::{Answer, Place, Requests};
+use super::share::{Load, share};
 use crate::bounds::crypto as bounds;
 
 /// What the dispatcher's own tasks report.
@@ -93,14 +94,15 @@ impl Verifier {
         self.device.as_ref().is_some_and(|device| device.ready().is_none())
     }
 
-    /// The device's crossover and rate, if it is there.
-    fn on_device(&self) -> Option<(usize, f64)> {
-        let (crossover, rate) = self.device.as_ref()?.ready()?;
-        Some((crossover, self.rate.unwrap_or(rate)))
+    /// From how many signatures on its device is worth asking; none if there is none.
+    fn crossover(&self) -> Option<usize> {
+        self.device.as_ref()?.ready().map(|(crossover, _)| crossover)
     }
 
-    fn rate(&self) -> f64 {
-        self.rate.unwrap_or(FIRST_RATE)
+    /// What it holds, and its rate: of a device that is there the one measured at its start, until it has done a job.
+    fn load(&self) -> Load {
+        let first = || self.device.as_ref().and_then(|device| device.ready()).map_or(FIRST_RATE, |(_, rate)| rate);
+        Load { outstanding: self.outstanding, rate: self.rate.unwrap_or_else(first) }
     }
 
     /// A job of so many signatures was done, which was given to it at that time.
@@ -320,30 +322,27 @@ impl DispatcherState {
         }
     }
 
-    /// Who gets the next job, how many signatures it may have, and of which classes. A device is asked when as many wait as it needs to be
-    /// faster, and gets the share of them that by the measured rates takes it as long as the others take for the rest.
+    /// Who gets the next job, how many signatures it may have, and of which classes. A device is asked when as many wait
+    /// as it needs to be faster, the one first that is done first, and gets the share of them with which all are done at
+    /// the same time.
     fn choose(&self) -> Option<(usize, usize, Reach)> {
         let running = || self.verifiers.iter().enumerate().filter(|(_, verifier)| verifier.up);
-        let others: f64 =
-            running().filter(|(_, verifier)| verifier.device.is_none()).map(|(_, verifier)| verifier.rate()).sum();
-        let device =
-            running().filter(|(_, verifier)| verifier.jobs < bounds::JOBS_PER_DEVICE).find_map(|(at, verifier)| {
-                let (crossover, rate) = verifier.on_device()?;
-                let is_block = |priority| priority == Priority::Consensus;
-                let blocks = others == 0.0 || self.queues.len(is_block) >= crossover;
+        let on_processor = running().any(|(_, verifier)| verifier.device.is_none());
+        let is_block = |priority| priority == Priority::Consensus;
+        let device = running()
+            .filter(|(_, verifier)| verifier.jobs < bounds::JOBS_PER_DEVICE)
+            .filter_map(|(at, verifier)| {
+                let crossover = verifier.crossover()?;
+                let blocks = !on_processor || self.queues.len(is_block) >= crossover;
                 let waiting = self.queues.len(|priority| blocks || !is_block(priority));
-                if waiting < crossover {
-                    return None;
-                }
-                let share = (waiting as f64 * rate / (rate + others)) as usize;
-                Some((
-                    at,
-                    share.max(crossover).min(bounds::ITEMS_PER_DEVICE_JOB),
-                    if blocks { Reach::All } else { Reach::NoBlocks },
-                ))
-            });
-        if device.is_some() {
-            return device;
+                let reach = if blocks { Reach::All } else { Reach::NoBlocks };
+                (waiting >= crossover).then_some((at, verifier.load(), crossover, waiting, reach))
+            })
+            .min_by(|(_, one, ..), (_, other, ..)| one.seconds().total_cmp(&other.seconds()));
+        if let Some((at, load, crossover, waiting, reach)) = device {
+            let all = running().map(|(_, verifier)| verifier).filter(|verifier| !verifier.is_reserve());
+            let share = share(waiting, load, all.map(Verifier::load));
+            return Some((at, share.max(crossover).min(bounds::ITEMS_PER_DEVICE_JOB), reach));
         }
         let others_run = running().any(|(_, verifier)| !verifier.is_reserve());
         running()
@@ -351,11 +350,10 @@ impl DispatcherState {
             .filter(|(_, verifier)| !others_run || !verifier.is_reserve())
             // Small jobs go to a device only where nobody else is there.
             .min_by(|(_, one), (_, other)| {
-                let load =
-                    |verifier: &Verifier| (verifier.device.is_some(), verifier.outstanding as f64 / verifier.rate());
-                load(one).partial_cmp(&load(other)).unwrap_or(std::cmp::Ordering::Equal)
+                let of = |verifier: &Verifier| (verifier.device.is_some(), verifier.load().seconds());
+                of(one).partial_cmp(&of(other)).unwrap_or(std::cmp::Ordering::Equal)
             })
-            .filter(|(_, verifier)| verifier.device.is_none() || verifier.is_reserve() || others == 0.0)
+            .filter(|(_, verifier)| verifier.device.is_none() || verifier.is_reserve() || !on_processor)
             .map(|(at, _)| (at, bounds::ITEMS_PER_JOB, Reach::OneClass))
     }
 

@@ -60,15 +60,18 @@ pub struct GpuWorker {
 }
 
 impl GpuWorker {
-    /// The worker of the first CUDA device.
+    /// The worker of the CUDA device whose state this is.
     #[must_use]
     pub fn cuda(state: Arc<GpuState>) -> Self {
-        let open = || {
-            let devices = aurigraph_gpu::detect().map_err(|none| none.to_string())?;
-            let first = devices.first().ok_or("no CUDA device")?;
-            Cuda::open(first.index)
+        let index = state.index();
+        let open = move || {
+            let count = aurigraph_gpu::count_devices().map_err(|none| none.to_string())?;
+            if index >= count {
+                return Err(format!("no CUDA device {index}: the driver finds {count}"));
+            }
+            Cuda::open(index)
                 .map(|device| Box::new(device) as Box<dyn Device>)
-                .map_err(|error| format!("the device {} cannot be used: {error}", first.name))
+                .map_err(|error| format!("the CUDA device {index} cannot be used: {error}"))
         };
         Self::new(state, Arc::new(open), super::cpu_back_end(), Tuning::default())
     }
@@ -93,7 +96,7 @@ pub enum DeviceMsg {
         verdicts: Vec<bool>,
         /// How long the device worked on it; zero if the processor did.
         busy: Duration,
-        /// Bytes copied to and from the device so far.
+        /// Bytes copied to and from the device for it.
         transferred: u64,
     },
     /// A second has passed.
@@ -180,7 +183,7 @@ impl Behaviour for GpuWorker {
             VerifierMsg::Device(DeviceMsg::Flush(_)) => Ok(()),
             VerifierMsg::Device(DeviceMsg::Done { verdicts, busy, transferred }) => {
                 state.busy += busy;
-                metrics::counter!("gpu_transferred_bytes_total").absolute(transferred);
+                metrics::counter!("gpu_transferred_bytes_total", "device" => self.state.label()).increment(transferred);
                 if let Some(waiting) = state.in_flight.pop_front() {
                     waiting.answer(verdicts);
                 }
@@ -192,7 +195,7 @@ impl Behaviour for GpuWorker {
                 if late && self.state.ready().is_some() {
                     let why = format!("a batch was not done within {:?}", self.tuning.deadline);
                     self.state.quarantine(why, true);
-                    metrics::counter!("gpu_fallbacks_total", "why" => "hung").increment(1);
+                    self.fell_back("hung");
                     return Err(VerifierError::TooSlow(ctx.name.clone()).into());
                 }
                 Ok(())
@@ -200,7 +203,9 @@ impl Behaviour for GpuWorker {
             VerifierMsg::Device(DeviceMsg::Second) => {
                 let passed = state.measured.elapsed().as_secs_f64().max(f64::EPSILON);
                 let percent = (100.0 * state.busy.as_secs_f64() / passed).min(100.0);
-                metrics::gauge!("gpu_utilization_percent").set(percent);
+                metrics::gauge!("gpu_utilization_percent", "device" => self.state.label()).set(percent);
+                let used = f64::from(u8::from(self.state.ready().is_some()));
+                metrics::gauge!("gpu_used", "device" => self.state.label()).set(used);
                 (state.busy, state.measured) = (Duration::ZERO, Instant::now());
                 ctx.send_after(Duration::from_secs(1), VerifierMsg::Device(DeviceMsg::Second));
                 Ok(())
@@ -221,9 +226,14 @@ impl GpuWorkerState {
 }
 
 impl GpuWorker {
+    fn fell_back(&self, why: &'static str) {
+        metrics::counter!("gpu_fallbacks_total", "device" => self.state.label(), "why" => why).increment(1);
+    }
+
     /// Gives the gathered batch to the thread, if it has room.
     fn send(&self, ctx: &Context<VerifierMsg>, state: &mut GpuWorkerState) -> Result<(), ActorError> {
-        metrics::gauge!("gpu_queue").set(state.waiting() as f64);
+        let queue = metrics::gauge!("gpu_queue", "device" => self.state.label());
+        queue.set(state.waiting() as f64);
         if state.gathered.is_empty() || state.in_flight.len() >= IN_FLIGHT {
             return Ok(());
         }
@@ -234,8 +244,8 @@ impl GpuWorker {
             jobs.push(items);
         }
         state.next += 1;
-        metrics::gauge!("gpu_queue").set(0.0);
-        metrics::gauge!("gpu_batch_size").set(items as f64);
+        queue.set(0.0);
+        metrics::gauge!("gpu_batch_size", "device" => self.state.label()).set(items as f64);
         match state.queue.try_send(Batch { number, jobs }) {
             Ok(()) => {
                 state.in_flight.push_back(Waiting { number, replies });
@@ -296,7 +306,7 @@ impl Owner {
             }
         };
         if let Some(why) = self.state.why_not() {
-            tracing::info!(back_end = self.cpu.name(), "{why}: checking on the processor");
+            tracing::info!(device = self.state.index(), back_end = self.cpu.name(), "{why}: checking on the processor");
         }
         while let Ok(batch) = batches.recv() {
             if self.ended.load(Ordering::Acquire) {
@@ -309,9 +319,12 @@ impl Owner {
                 .collect();
             let (start, mut busy) = (Instant::now(), Duration::ZERO);
             let mut verdicts = None;
+            let mut transferred = 0;
             if let Some(mut used) = device.take() {
+                let before = used.transferred();
                 verdicts = self.on_device(&mut *used, batch.number, &items);
                 busy = start.elapsed();
+                transferred = used.transferred().saturating_sub(before);
                 if verdicts.is_some() {
                     device = Some(used);
                 }
@@ -320,7 +333,6 @@ impl Owner {
             let Some(verdicts) = verdicts.or_else(|| self.on_processor(&items)) else { return };
             metrics::counter!("signature_checks_total", "backend" => by).increment(items.len() as u64);
             super::back_end::measure();
-            let transferred = device.as_ref().map_or(0, |device| device.transferred());
             self.mouth.send(VerifierMsg::Device(DeviceMsg::Done { verdicts, busy, transferred }));
         }
     }
@@ -355,7 +367,7 @@ impl Owner {
             },
         };
         let info = device.info();
-        tracing::info!(device = %info.name, crossover, rate, "a device checks signatures");
+        tracing::info!(device = info.index, name = %info.name, crossover, rate, "a device checks signatures");
         self.state.set(GpuStatus::Ready { name: info.name, crossover, rate });
         Some(device)
     }
@@ -392,7 +404,7 @@ impl Owner {
     /// The device's verdicts. None, and the device given up, if it fails or lies.
     fn on_device(&self, device: &mut dyn Device, number: u64, items: &[VerifyItem<'_>]) -> Option<Vec<bool>> {
         let gone = |why: &'static str, text: String, for_good| {
-            metrics::counter!("gpu_fallbacks_total", "why" => why).increment(1);
+            metrics::counter!("gpu_fallbacks_total", "device" => self.state.label(), "why" => why).increment(1);
             self.state.quarantine(text, for_good);
             None
         };
@@ -406,13 +418,14 @@ impl Owner {
         let every = self.tuning.check_every.max(1);
         // Another place in every batch, and one in any.
         let first = usize::try_from(number).unwrap_or(0) % every.min(items.len().max(1));
+        let checks = metrics::counter!("gpu_cross_checks_total", "device" => self.state.label());
         for at in (first..items.len()).step_by(every) {
-            metrics::counter!("gpu_cross_checks_total").increment(1);
+            checks.increment(1);
             if self.cpu.verify(&items[at]) != verdicts[at] {
                 return gone("lie", format!("it called a signature {}, and the processor did not", verdicts[at]), true);
             }
         }
-        metrics::counter!("gpu_batches_total").increment(1);
+        metrics::counter!("gpu_batches_total", "device" => self.state.label()).increment(1);
         Some(verdicts)
     }
 

@@ -1,134 +1,13 @@
 //! The worker with a device that works, fails, hangs, lies, vanishes and panics.
 
-use std::sync::atomic::AtomicUsize;
-
-use aurigraph_gpu::{
-    AwsLc, CIPHERTEXT_LEN, CpuHasher, DECAPSULATION_KEY_LEN, DeviceError, DeviceInfo, ENCAPSULATION_KEY_LEN,
-    Encapsulated, KeyPairs, SharedSecret, Vote,
-};
-use aurigraph_ledger::{Hash, TreeHasher as _};
+use aurigraph_gpu::AwsLc;
 use aurigraph_runtime::{ChildSpec, Registry, Tree};
-use parking_lot::{Condvar, Mutex};
 
 use super::*;
+use crate::crypto::fake_device::{Bench, Mood, TUNING};
 use crate::crypto::testing::{ALL_MODES, Gated, SOON, node, restart, tree, until};
 use crate::crypto::{DispatchMsg, Priority, TransactionCheck, Verifier, VerifyDispatcher, Worker};
 use crate::mempool::testing::{Account, spoiled};
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
-    Works,
-    Fails,
-    Hangs,
-    Lies,
-    Panics,
-    LiesInItsSelfTest,
-    Short,
-}
-
-/// What a test does to a device, and sees of it.
-struct Bench {
-    mood: Mutex<Mood>,
-    changed: Condvar,
-    opened: AtomicUsize,
-    checked: AtomicUsize,
-    largest: AtomicUsize,
-}
-
-impl Bench {
-    fn new(mood: Mood) -> Arc<Self> {
-        Arc::new(Self {
-            mood: Mutex::new(mood),
-            changed: Condvar::new(),
-            opened: AtomicUsize::new(0),
-            checked: AtomicUsize::new(0),
-            largest: AtomicUsize::new(0),
-        })
-    }
-
-    fn set(&self, mood: Mood) {
-        *self.mood.lock() = mood;
-        self.changed.notify_all();
-    }
-
-    fn checked(&self) -> usize {
-        self.checked.load(Ordering::SeqCst)
-    }
-}
-
-struct Fake(Arc<Bench>);
-
-impl Device for Fake {
-    fn info(&self) -> DeviceInfo {
-        DeviceInfo { index: 0, name: "fake".to_owned(), architecture: (9, 0), memory: 1 }
-    }
-
-    fn verify(&mut self, items: &[VerifyItem<'_>], _: KeyUse) -> Result<Vec<bool>, DeviceError> {
-        let mut mood = self.0.mood.lock();
-        // The self-test shows single signatures.
-        let testing = items.len() == 1 && items[0].message != b"one" && *mood != Mood::LiesInItsSelfTest;
-        while !testing && *mood == Mood::Hangs {
-            self.0.changed.wait(&mut mood);
-        }
-        let mood = *mood;
-        let mut verdicts: Vec<bool> = items.iter().map(|item| AwsLc.verify(item)).collect();
-        if testing {
-            return Ok(verdicts);
-        }
-        self.0.checked.fetch_add(items.len(), Ordering::SeqCst);
-        self.0.largest.fetch_max(items.len(), Ordering::SeqCst);
-        match mood {
-            Mood::Fails => return Err(DeviceError::Driver { what: "launching", error: "gone".to_owned() }),
-            Mood::Panics => panic!("a device's code panics"),
-            Mood::Lies | Mood::LiesInItsSelfTest => verdicts.iter_mut().for_each(|verdict| *verdict = true),
-            Mood::Short => drop(verdicts.pop()),
-            Mood::Works | Mood::Hangs => {}
-        }
-        Ok(verdicts)
-    }
-
-    fn hash_level(&mut self, _: &[u8], messages: &[u8], len: usize, out: &mut [Hash]) -> Result<(), DeviceError> {
-        CpuHasher.hash_level("node", messages, len, out);
-        Ok(())
-    }
-
-    fn key_pairs(&mut self, _: &[([u8; 32], [u8; 32])]) -> Result<KeyPairs, DeviceError> {
-        Err(DeviceError::TooLarge(0))
-    }
-
-    fn encapsulate(
-        &mut self,
-        _: &[[u8; ENCAPSULATION_KEY_LEN]],
-        _: &[[u8; 32]],
-    ) -> Result<Vec<Option<Encapsulated>>, DeviceError> {
-        Err(DeviceError::TooLarge(0))
-    }
-
-    fn decapsulate(
-        &mut self,
-        _: &[[u8; DECAPSULATION_KEY_LEN]],
-        _: &[[u8; CIPHERTEXT_LEN]],
-    ) -> Result<Vec<Option<SharedSecret>>, DeviceError> {
-        Err(DeviceError::TooLarge(0))
-    }
-
-    fn tally(&mut self, _: &[Vote], _: &[u64], _: u32) -> Result<Vec<u64>, DeviceError> {
-        Err(DeviceError::TooLarge(0))
-    }
-
-    fn transferred(&self) -> u64 {
-        self.0.checked() as u64
-    }
-}
-
-const TUNING: Tuning = Tuning {
-    batch: 64,
-    wait: Duration::from_millis(2),
-    // A machine that does other things must not make a device look hung.
-    deadline: SOON,
-    check_every: 8,
-    crossover: Some(8),
-};
 
 struct Node {
     registry: Registry,
@@ -140,12 +19,8 @@ struct Node {
 
 /// A node with one verifier on the processor and the worker of a device in this mood.
 async fn with_device(mood: Mood) -> Node {
-    let (registry, bench, state, cpu) = (node(), Bench::new(mood), Arc::new(GpuState::new(true)), Gated::opened());
-    let opener = Arc::clone(&bench);
-    let open: Open = Arc::new(move || {
-        opener.opened.fetch_add(1, Ordering::SeqCst);
-        Ok(Box::new(Fake(Arc::clone(&opener))))
-    });
+    let (registry, bench, state, cpu) = (node(), Bench::new(mood), Arc::new(GpuState::new(0, true)), Gated::opened());
+    let open = bench.opener();
     let workers = vec![
         Worker { role: "cpu-verifier/0".to_owned(), device: None },
         Worker { role: "gpu-worker/0".to_owned(), device: Some(Arc::clone(&state)) },
@@ -336,7 +211,7 @@ async fn a_killed_worker_opens_its_device_again_and_loses_no_verdict() {
 
 #[tokio::test]
 async fn without_a_device_the_reason_is_told_and_the_processor_checks() {
-    let (registry, state) = (node(), Arc::new(GpuState::new(true)));
+    let (registry, state) = (node(), Arc::new(GpuState::new(0, true)));
     let open: Open = Arc::new(|| Err("no CUDA device: none".to_owned()));
     let (of_worker, worker) = (Arc::clone(&state), "gpu-worker/0");
     let workers = vec![Worker { role: worker.to_owned(), device: Some(Arc::clone(&state)) }];
@@ -355,7 +230,7 @@ async fn without_a_device_the_reason_is_told_and_the_processor_checks() {
     let dispatcher = registry.role::<DispatchMsg>("verify-dispatcher");
     let ask = |reply| DispatchMsg::VerifyTransactions { checks, priority: Priority::Admission, reply: Some(reply) };
     assert!(!dispatcher.call(SOON, ask).await.unwrap().unwrap()[0].unwrap().valid);
-    assert_eq!(GpuState::new(false).why_not().as_deref(), Some("switched off in the config"));
+    assert_eq!(GpuState::new(0, false).why_not().as_deref(), Some("switched off in the config"));
 }
 
 #[test]

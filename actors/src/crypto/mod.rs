@@ -4,12 +4,18 @@
 
 mod back_end;
 mod cache;
+mod describe;
 mod dispatcher;
+#[cfg(test)]
+mod fake_device;
+#[cfg(test)]
+mod fleet_tests;
 mod gpu_state;
 mod gpu_worker;
 mod messages;
 mod queue;
 mod requests;
+mod share;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -17,8 +23,9 @@ mod tests;
 mod verifier;
 
 pub use back_end::{BackEndError, cpu_back_end, log_back_end, use_back_end};
+pub(crate) use describe::describe_metrics;
 pub use dispatcher::{Internal, VerifyDispatcher, Worker};
-pub use gpu_state::{GpuState, GpuStatus};
+pub use gpu_state::{GpuState, GpuStatus, Gpus};
 pub use gpu_worker::{DeviceMsg, GpuWorker, GpuWorkerState, Open, Tuning};
 pub use messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
 pub use verifier::{Verifier, VerifierState};

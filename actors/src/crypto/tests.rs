@@ -25,7 +25,7 @@ fn dispatcher(workers: &[(&str, bool)], deadline: Duration) -> ChildSpec {
 
 /// For a reserve: the device that is not there.
 fn absent(reserve: bool) -> Option<Arc<GpuState>> {
-    reserve.then(|| Arc::new(GpuState::new(false)))
+    reserve.then(|| Arc::new(GpuState::new(0, false)))
 }
 
 fn verifier(role: &str, back_end: Arc<dyn BatchVerifier>) -> ChildSpec {

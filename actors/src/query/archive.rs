@@ -22,7 +22,6 @@ impl Sources {
     #[must_use]
     pub fn of(context: &NodeContext, started: Instant, started_at: Timestamp) -> Self {
         let links = context.net.clone();
-        let gpu = Arc::clone(&context.gpu);
         let validators = context.settings.genesis.validators.len();
         Self {
             settings: context.settings.clone(),
@@ -39,7 +38,7 @@ impl Sources {
             links: Arc::new(move || links.status().into_iter().map(LinkFacts::from).collect()),
             // An open store is at this build's version: opening brings it there or fails.
             schema_version: Some(crate::release::schema_plan(None).newest().into()),
-            no_gpu: Arc::new(move || gpu.why_not()),
+            gpus: context.gpus.clone(),
             started_at,
             started,
             validators: Mutex::new(ValidatorWatch::new(validators)),

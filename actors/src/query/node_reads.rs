@@ -16,10 +16,11 @@ use super::sources::{LinkFacts, Sources};
 use super::validator_reads::stakes_of;
 use super::values::{Timestamp, Units};
 use super::views::{
-    AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, EdgeStatus, EncryptionKeyView,
+    AccountProofView, ActorTreeView, BalanceView, ChainStats, ConsensusView, DeviceView, EdgeStatus, EncryptionKeyView,
     EnvelopeView, FeatureView, HealthView, InfoView, NetworkStats, NodePerformance, NodeStatus, NodeType, NodeView,
     PerformanceView, ReadyCheck, ReadyView, ScheduleView, SigningView, TopologyEdge, TopologySummary, TopologyView,
 };
+use crate::crypto::{GpuState, GpuStatus};
 use crate::published::{BlockSummary, Published};
 
 /// A link with a longer round trip is degraded.
@@ -292,7 +293,7 @@ impl NodeReads {
             reason: (!enabled).then(|| "switched off in the config".to_owned()),
         };
         let features = &settings.features;
-        let gpu = match (features.gpu_acceleration, (sources.no_gpu)()) {
+        let gpu = match (features.gpu_acceleration, sources.gpus.why_none()) {
             (true, Some(reason)) => FeatureView { enabled: false, reason: Some(reason) },
             (enabled, _) => on(enabled),
         };
@@ -313,6 +314,7 @@ impl NodeReads {
             started_at: sources.started_at,
             chaos: settings.chaos,
             features,
+            devices: sources.gpus.iter().map(|gpu| device(gpu)).collect(),
         }
     }
 
@@ -506,6 +508,24 @@ impl NodeReads {
 }
 
 /// Whether this node's state is that of the others, as far as attestations tell.
+fn device(gpu: &GpuState) -> DeviceView {
+    let (state, used) = match gpu.status() {
+        GpuStatus::Off(_) => ("off", None),
+        GpuStatus::Starting => ("starting", None),
+        GpuStatus::Absent(_) => ("absent", None),
+        GpuStatus::Ready { name, crossover, rate } => ("ready", Some((name, crossover as u64, rate))),
+        GpuStatus::Quarantined { .. } => ("quarantined", None),
+    };
+    DeviceView {
+        device: gpu.index() as u64,
+        state: state.to_owned(),
+        reason: gpu.why_not(),
+        crossover: used.as_ref().map(|(_, crossover, _)| *crossover),
+        signatures_per_second: used.as_ref().map(|(.., rate)| *rate),
+        name: used.map(|(name, ..)| name),
+    }
+}
+
 fn agrees(status: Option<&Status>) -> ReadyCheck {
     let name = "agrees".to_owned();
     match status.map(|status| (status.divergence, status.certified)) {

@@ -13,6 +13,7 @@ use super::validator_watch::ValidatorWatch;
 use super::values::Timestamp;
 use super::views::Page;
 use crate::audit::{AuditFilter, AuditPage, AuditSummary};
+use crate::crypto::Gpus;
 use crate::members::{Members, MembersOf};
 use crate::mempool::PreparedBatch;
 use crate::published::Published;
@@ -161,9 +162,6 @@ pub struct LinkFacts {
 /// Tells of the links to all other nodes.
 pub type Links = Arc<dyn Fn() -> Vec<LinkFacts> + Send + Sync>;
 
-/// Tells why something is not so; none if it is.
-pub type WhyNot = Arc<dyn Fn() -> Option<String> + Send + Sync>;
-
 /// Everything that is read from; survives restarts of those who read.
 pub struct Sources {
     /// What the node was started with.
@@ -184,8 +182,8 @@ pub struct Sources {
     pub links: Links,
     /// Version of the store's schema.
     pub schema_version: Option<u64>,
-    /// Why no GPU is used now; none if one is used.
-    pub no_gpu: WhyNot,
+    /// Where the devices for signatures stand.
+    pub gpus: Gpus,
     /// When the process started.
     pub started_at: Timestamp,
     /// The same on the monotonic clock.

@@ -164,7 +164,7 @@ async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<A
         archive: Arc::new(archive),
         links: Arc::new(Vec::new),
         schema_version: None,
-        no_gpu: Arc::new(|| None),
+        gpus: crate::crypto::Gpus::new(2, true),
         started_at: Timestamp(0),
         started: Instant::now(),
         validators: Mutex::new(ValidatorWatch::new(1)),
@@ -183,6 +183,9 @@ async fn before_anything_is_published_reads_say_so_and_health_answers() {
     assert_eq!(port.latest_blocks(5).await, Err(not_ready));
     assert!(!port.ready().await.expect("an answer").ready);
     assert_eq!(port.health().await.expect("an answer").status, "UP");
+    let devices = port.info().await.expect("an answer").devices;
+    assert_eq!(devices.iter().map(|device| device.device).collect::<Vec<_>>(), [0, 1]);
+    assert!(devices.iter().all(|device| device.state == "starting" && device.reason.is_some()), "{devices:?}");
     publish.send_replace(Some(state));
     assert_eq!(port.balance(Hash::ZERO).await, Ok(None));
     assert_eq!(port.latest_blocks(5).await.expect("an answer").blocks.len(), 1);

@@ -185,6 +185,8 @@ async fn node_reads(node: &TestNode) {
     assert_eq!(info["features"]["transactionBatching"], json!({ "enabled": true, "reason": null }));
     assert_eq!(info["features"]["gpuAcceleration"]["enabled"], false);
     assert!(info["features"]["gpuAcceleration"]["reason"].is_string());
+    assert_eq!(info["devices"][0]["device"], 0);
+    assert!(info["devices"][0]["reason"].is_string(), "{info}");
     has(&node.good("/performance").await, "operationsPerSecond signaturesPerSecond residentBytes cpuSeconds");
     let actors = node.good("/system/actors").await;
     let rows = actors["actors"].as_array().expect("a list");

@@ -23,8 +23,8 @@ pub use network::{
     TopologyView,
 };
 pub use node::{
-    ActorRowView, ActorTreeView, ConsensusView, FeatureView, HealthView, InfoView, PerformanceView, ReadyCheck,
-    ReadyView, ScheduleView, SigningView,
+    ActorRowView, ActorTreeView, ConsensusView, DeviceView, FeatureView, HealthView, InfoView, PerformanceView,
+    ReadyCheck, ReadyView, ScheduleView, SigningView,
 };
 pub use validators::{
     SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail, ValidatorMetrics, ValidatorPage,

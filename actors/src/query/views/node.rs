@@ -52,8 +52,26 @@ pub struct FeatureView {
     pub reason: Option<String>,
 }
 
+/// A device for signatures.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceView {
+    /// Its number, as the driver counts; the metrics' label `device`.
+    pub device: u64,
+    /// `off`, `starting`, `absent`, `ready` or `quarantined`.
+    pub state: String,
+    /// What it calls itself, while it is used.
+    pub name: Option<String>,
+    /// Why it is not used.
+    pub reason: Option<String>,
+    /// From how many signatures on a batch is faster there than on the processor.
+    pub crossover: Option<u64>,
+    /// Signatures a second, as measured at its start.
+    pub signatures_per_second: Option<f64>,
+}
+
 /// What runs here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct InfoView {
     /// The node's name.
@@ -75,6 +93,8 @@ pub struct InfoView {
     pub chaos: bool,
     /// The toggles by name.
     pub features: std::collections::BTreeMap<String, FeatureView>,
+    /// The devices for signatures, by number. Where there is none, one that says why.
+    pub devices: Vec<DeviceView>,
 }
 
 /// Live figures of this node.
