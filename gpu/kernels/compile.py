@@ -3,8 +3,11 @@
 
 compile.py LIBNVRTC                to the intermediate form of sm_70, sm_80 and sm_90; any warning fails (half a minute)
 compile.py LIBNVRTC --registers    to their machine code; prints registers and spills for registers.txt (two minutes)
+compile.py LIBNVRTC --embed        to the intermediate form that is in the binary, kernels.ptx.gz (half a minute). By NVRTC
+                                   12.0: every driver of CUDA 12 or later takes its form, a newer NVRTC's only newer ones
 """
 import ctypes
+import gzip
 import hashlib
 import pathlib
 import re
@@ -14,6 +17,8 @@ HERE = pathlib.Path(__file__).parent
 # In the order in which they include each other; the same list stands in src/cuda/source.rs.
 FILES = ["common.h", "keccak.h", "mldsa87.cu", "mlkem1024.cu", "sha3.cu", "tally.cu"]
 ARCHITECTURES = ["sm_70", "sm_80", "sm_90"]
+# What is embedded runs on this architecture and every later one.
+EMBEDDED = "compute_75"
 OPTIONS = ["--std=c++17", "--fmad=false", "-default-device"]
 
 
@@ -50,7 +55,7 @@ class Nvrtc:
         self.call(f"nvrtcGet{what}", program, buffer)
         return buffer.raw[: max(size.value - 1, 0)]
 
-    def compile(self, text, architecture, options=()):
+    def compile(self, text, architecture, options=(), ptx=False):
         program = ctypes.c_void_p()
         self.call("nvrtcCreateProgram", ctypes.byref(program), text.encode(), b"kernels.cu", 0, None, None)
         every = [option.encode() for option in [f"-arch={architecture}", *OPTIONS, *options]]
@@ -58,11 +63,23 @@ class Nvrtc:
         log = self.text(program, "ProgramLog").decode()
         if result != 0:
             sys.exit(f"{architecture}: NVRTC refuses the kernels ({result})\n{log}")
-        return log
+        return self.text(program, "PTX") if ptx else log
+
+
+def embed(nvrtc, text):
+    """Writes the intermediate form, after a line that says of what."""
+    if nvrtc.version() != "12.0":
+        sys.exit(f"this is NVRTC {nvrtc.version()}; what is embedded is made by 12.0")
+    head = f"// {EMBEDDED} by NVRTC {nvrtc.version()} of sources {digest(text)}\n"
+    ptx = nvrtc.compile(text, EMBEDDED, ptx=True)
+    # The same bytes for the same text, whenever it is made.
+    (HERE / "kernels.ptx.gz").write_bytes(gzip.compress(head.encode() + ptx, 9, mtime=0))
 
 
 def main(arguments):
     text = source()
+    if arguments[1:] == ["--embed"]:
+        return embed(Nvrtc(arguments[0]), text)
     nvrtc, registers = Nvrtc(arguments[0]), arguments[1:] == ["--registers"]
     print(f"NVRTC {nvrtc.version()}, sources {digest(text)}")
     bad = False

@@ -37,7 +37,7 @@ HOST(mldsa87_rows_cached,
      (const mldsa87::Entry *table, const u32 *key_of, u32 entries, const u8 *signatures, const i8 *challenges, u8 *w1,
       u8 *well_formed),
      table, key_of, entries, signatures, challenges, w1, well_formed)
-HOST(mldsa87_expand, (const u8 *keys, mldsa87::Entry *table), keys, table)
+HOST(mldsa87_expand, (const u8 *keys, const u32 *slots, mldsa87::Entry *table), keys, slots, table)
 HOST(mldsa87_verdicts,
      (const u8 *signatures, const u8 *mu, const u8 *w1, const u8 *well_formed, u8 *verdicts, u64 count), signatures, mu, w1,
      well_formed, verdicts, count)

@@ -350,12 +350,12 @@ extern "C" __global__ void mldsa87_rows_cached(const mldsa87::Entry *table, cons
     commit(block, w1 + at * ROWS * PACKED_W1);
 }
 
-// A block a key, meant for 64 lanes.
-extern "C" __global__ void mldsa87_expand(const u8 *keys, mldsa87::Entry *table) {
+// A block a key, meant for 64 lanes. Key i becomes entry slots[i] of the table: no two the same, none beyond its end.
+extern "C" __global__ void mldsa87_expand(const u8 *keys, const u32 *slots, mldsa87::Entry *table) {
     using namespace mldsa87;
     __shared__ i32 t1[ROWS][STRIDE];
     const u8 *key = keys + static_cast<u64>(blockIdx.x) * PUBLIC_KEY;
-    Entry &entry = table[blockIdx.x];
+    Entry &entry = table[slots[blockIdx.x]];
     unpack_minus_t1(key, t1);
     STEP(lane) {
         for (u32 job = lane; job < 256 * ROWS; job += blockDim.x) {

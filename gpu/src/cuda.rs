@@ -1,25 +1,34 @@
 //! CUDA devices, through cudarc, which loads the driver and NVRTC at run time: this crate builds and a node starts where
 //! neither exists.
 //!
-//! The kernels are compiled by NVRTC for the device that is found. A context belongs to the thread that opened it; one
-//! thread owns a device (the worker's rule), and everything runs on one stream in order.
+//! A context belongs to the thread that opened it; one thread owns a device (the worker's rule). Signatures go over
+//! several streams, each with page-locked memory of its own (`stream`); everything else goes over the first in order.
 #![allow(unsafe_code)]
 
+mod kernels;
 mod source;
+mod stream;
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use aurigraph_ledger::Hash;
-use cudarc::driver::{
-    CudaContext, CudaFunction, CudaSlice, CudaStream, DevicePtrMut as _, DriverError, LaunchConfig, PushKernelArg as _,
-    result,
-};
-use cudarc::nvrtc::{CompileOptions, compile_ptx_with_opts};
+use cudarc::driver::sys::CUmemPool_attribute;
+use cudarc::driver::{CudaContext, DriverError, result};
 
 use crate::device::{Device, DeviceInfo, NoDevice};
-use crate::kernels::{Argument, Batches, DeviceError, Kernel, KeyUse, Machine};
+use crate::kernels::{Batches, DeviceError, KeyUse};
+use crate::mldsa::KeyCacheCounts;
 use crate::verify::VerifyItem;
+use stream::Stream;
+
+/// Streams of a device: while one slice of signatures is copied there, another is checked and a third is put together by
+/// the processor. Page-locked memory: 17 MB each.
+const STREAMS: usize = 3;
+/// Bytes of expanded keys that stay on a device, 66 KB a key: some 16,000; a quarter of its memory where that is less.
+const TABLE: u64 = 1 << 30;
+/// Memory, the table included, that the driver keeps for the next batch instead of giving it back whenever it is waited for.
+const KEPT: u64 = TABLE + (512 << 20);
 
 /// How many devices can be used. Opens none of them.
 ///
@@ -35,10 +44,6 @@ pub(crate) fn count() -> Result<usize, NoDevice> {
     let count = CudaContext::device_count().map_err(driver)?;
     if count == 0 {
         return Err(NoDevice::None);
-    }
-    // SAFETY: as above, for the compiler's library.
-    if !unsafe { cudarc::nvrtc::sys::is_culib_present() } {
-        return Err(NoDevice::NoCompiler);
     }
     Ok(usize::try_from(count).unwrap_or(0))
 }
@@ -70,12 +75,6 @@ fn info(index: usize, context: &CudaContext) -> Result<DeviceInfo, DriverError> 
 pub struct Cuda {
     batches: Batches<Stream>,
     info: DeviceInfo,
-    transferred: u64,
-}
-
-struct Stream {
-    stream: Arc<CudaStream>,
-    functions: Vec<(Kernel, CudaFunction)>,
 }
 
 fn driver(what: &'static str) -> impl Fn(DriverError) -> DeviceError {
@@ -88,82 +87,32 @@ impl Cuda {
     /// # Errors
     /// [`DeviceError`] if the driver or the compiler refuses.
     pub fn open(index: usize) -> Result<Self, DeviceError> {
-        let start = Instant::now();
         let context = CudaContext::new(index).map_err(driver("opening the device"))?;
-        // SAFETY: everything is on one stream, in order; no slice is used on another.
+        // SAFETY: a buffer is used on the stream that made it alone, but for the table of expanded keys: streams that read
+        // it follow the one that writes it, and nothing reads it while it is written or given back (`Batches`).
         unsafe { context.disable_event_tracking() };
         let info = info(index, &context).map_err(driver("asking the device"))?;
-        let (major, minor) = info.architecture;
-        let mut options: Vec<String> = source::OPTIONS.iter().map(|option| (*option).to_owned()).collect();
-        options.push(format!("--gpu-architecture=compute_{major}{minor}"));
-        let ptx = compile_ptx_with_opts(source::text(), CompileOptions { options, ..CompileOptions::default() })
-            .map_err(|error| DeviceError::Compile(format!("{error:?}")))?;
-        let module = context.load_module(ptx).map_err(driver("loading the kernels"))?;
-        let functions = Kernel::ALL
-            .into_iter()
-            .map(|kernel| Ok((kernel, module.load_function(kernel.name()).map_err(driver("finding a kernel"))?)))
-            .collect::<Result<_, DeviceError>>()?;
-        let stream = context.new_stream().map_err(driver("making a stream"))?;
-        tracing::info!(device = %info.name, seconds = start.elapsed().as_secs_f64(), "kernels are compiled");
-        Ok(Self { batches: Batches { machine: Stream { stream, functions } }, info, transferred: 0 })
+        if let Err(error) = keep_memory(index) {
+            // Older devices have no pools; their memory is taken and given back each time.
+            tracing::debug!(%error, "memory is not kept between batches");
+        }
+        let functions = kernels::load(&context, &info)?;
+        let streams =
+            (0..STREAMS).map(|_| Stream::new(&context, Arc::clone(&functions))).collect::<Result<Vec<_>, _>>()?;
+        let table = usize::try_from(TABLE.min(info.memory / 4)).unwrap_or(0);
+        Ok(Self { batches: Batches::new(streams, table), info })
     }
 }
 
-impl Machine for Stream {
-    type Buffer = CudaSlice<u8>;
-
-    fn upload(&self, bytes: &[u8]) -> Result<CudaSlice<u8>, DeviceError> {
-        self.stream.clone_htod(bytes).map_err(driver("copying to the device"))
-    }
-
-    fn filled(&self, len: usize, with: u8) -> Result<CudaSlice<u8>, DeviceError> {
-        // SAFETY: it is filled below before anybody reads it.
-        let mut buffer = unsafe { self.stream.alloc::<u8>(len) }.map_err(driver("device memory"))?;
-        {
-            let (pointer, _record) = buffer.device_ptr_mut(&self.stream);
-            // SAFETY: the pointer is that of `len` bytes which nobody else uses.
-            unsafe { result::memset_d8_async(pointer, with, len, self.stream.cu_stream()) }
-                .map_err(driver("filling memory"))?;
-        }
-        Ok(buffer)
-    }
-
-    fn launch(
-        &self,
-        kernel: Kernel,
-        blocks: u32,
-        lanes: u32,
-        arguments: &[Argument<'_, CudaSlice<u8>>],
-    ) -> Result<(), DeviceError> {
-        let Some((_, function)) = self.functions.iter().find(|(of, _)| *of == kernel) else {
-            return Err(DeviceError::Compile(format!("{} is not there", kernel.name())));
-        };
-        let mut builder = self.stream.launch_builder(function);
-        for argument in arguments {
-            match argument {
-                Argument::Buffer(buffer) => builder.arg(*buffer),
-                Argument::U32(number) => builder.arg(number),
-                Argument::U64(number) => builder.arg(number),
-            };
-        }
-        let shape = LaunchConfig { grid_dim: (blocks, 1, 1), block_dim: (lanes, 1, 1), shared_mem_bytes: 0 };
-        // SAFETY: `Batches` gives each kernel the parameters of its text, with buffers made for as many items as it is
-        // launched for; the same code runs the same text on the host under a sanitiser in tests.
-        unsafe { builder.launch(shape) }.map_err(driver("launching a kernel"))?;
-        Ok(())
-    }
-
-    fn download(&self, from: &CudaSlice<u8>, to: &mut [u8]) -> Result<(), DeviceError> {
-        self.stream.memcpy_dtoh(from, to).map_err(driver("copying from the device"))?;
-        self.stream.synchronize().map_err(driver("waiting for the device"))
-    }
-
-    fn wipe(&self, buffer: &mut CudaSlice<u8>) {
-        // Where the driver fails here the context is lost, and its memory with it.
-        if let Err(error) = self.stream.memset_zeros(buffer) {
-            tracing::warn!(%error, "device memory that held secrets could not be wiped");
-        }
-    }
+/// Memory that a batch gives back stays with the process, up to [`KEPT`].
+fn keep_memory(index: usize) -> Result<(), DriverError> {
+    let device = result::device::get(i32::try_from(index).unwrap_or(i32::MAX))?;
+    // SAFETY: the device is one that the driver has just named.
+    let pool = unsafe { result::device::get_default_mem_pool(device) }?;
+    let mut kept = KEPT;
+    let threshold = CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: this attribute is 64 bits, which are read during the call.
+    unsafe { result::mem_pool::set_attribute(pool, threshold, (&raw mut kept).cast()) }
 }
 
 impl Device for Cuda {
@@ -172,8 +121,6 @@ impl Device for Cuda {
     }
 
     fn verify(&mut self, items: &[VerifyItem<'_>], keys: KeyUse) -> Result<Vec<bool>, DeviceError> {
-        let bytes = items.iter().map(|item| item.message.len() + item.signature.len() + item.public_key.len() + 1);
-        self.transferred += bytes.sum::<usize>() as u64;
         self.batches.verify(items, keys)
     }
 
@@ -184,7 +131,6 @@ impl Device for Cuda {
         message_len: usize,
         out: &mut [Hash],
     ) -> Result<(), DeviceError> {
-        self.transferred += (messages.len() + 32 * out.len()) as u64;
         self.batches.hash_level(prefix, messages, message_len, out)
     }
 
@@ -213,6 +159,18 @@ impl Device for Cuda {
     }
 
     fn transferred(&self) -> u64 {
-        self.transferred
+        self.batches.moved()
+    }
+
+    fn table_counts(&self) -> KeyCacheCounts {
+        self.batches.table_counts()
+    }
+
+    fn time_kernels(&mut self, on: bool) {
+        self.batches.time_kernels(on);
+    }
+
+    fn kernel_time(&mut self) -> Result<Option<Duration>, DeviceError> {
+        self.batches.kernel_time()
     }
 }

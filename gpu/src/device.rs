@@ -1,9 +1,12 @@
 //! What a device does for us, which devices this process can use, and why not more.
 
+use std::time::Duration;
+
 use aurigraph_ledger::Hash;
 
 use crate::kem::{CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Encapsulated, SharedSecret};
 use crate::kernels::{DeviceError, KeyPairs, KeyUse, Vote};
+use crate::mldsa::KeyCacheCounts;
 use crate::verify::VerifyItem;
 
 /// What a device is.
@@ -76,6 +79,22 @@ pub trait Device {
 
     /// Bytes copied to and from it so far.
     fn transferred(&self) -> u64;
+
+    /// What its table of expanded keys did; nothing where it has none.
+    fn table_counts(&self) -> KeyCacheCounts {
+        KeyCacheCounts::default()
+    }
+
+    /// From now on kernels run one after the other and their time is taken, or no longer: for measuring, never for work.
+    fn time_kernels(&mut self, _on: bool) {}
+
+    /// The time of kernels alone, copies not included, since the last call; none where it is not taken.
+    ///
+    /// # Errors
+    /// [`DeviceError`].
+    fn kernel_time(&mut self) -> Result<Option<Duration>, DeviceError> {
+        Ok(None)
+    }
 }
 
 /// Why there is no device.
@@ -90,9 +109,6 @@ pub enum NoDevice {
     /// The driver is here and finds none.
     #[error("no CUDA device: the driver finds none")]
     None,
-    /// There is a device, but nothing that compiles our kernels for it.
-    #[error("a CUDA device is here, but no NVRTC (libnvrtc) that compiles the kernels for it")]
-    NoCompiler,
 }
 
 /// Looks for devices.

@@ -6,9 +6,14 @@
 mod batch;
 #[cfg(feature = "host-kernels")]
 mod host;
+#[cfg(all(test, feature = "host-kernels"))]
+mod host_tests;
+mod judge;
 mod machine;
 #[cfg(feature = "host-kernels")]
 mod on_host;
+mod staging;
+mod table;
 
 pub(crate) use batch::Batches;
 pub use batch::{KeyPairs, KeyUse, Vote};
@@ -16,3 +21,4 @@ pub use machine::DeviceError;
 pub(crate) use machine::{Argument, Kernel, Machine};
 #[cfg(feature = "host-kernels")]
 pub use on_host::HostKernels;
+pub(crate) use staging::{Arena, Stage, stage};

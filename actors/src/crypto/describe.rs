@@ -23,6 +23,10 @@ pub(crate) fn describe_metrics() {
     );
     describe_gauge!("gpu_batch_size", "Signatures in the device's newest batch");
     describe_gauge!("gpu_queue", "Signatures that its worker gathers for the device's next batch");
+    describe_counter!("gpu_key_hits_total", "Signatures whose key was in the device's table of expanded keys");
+    describe_counter!("gpu_key_misses_total", "Signatures whose key was not there");
+    describe_counter!("gpu_key_evictions_total", "Keys that made room for others in the device's table");
+    describe_gauge!("gpu_key_bytes", Unit::Bytes, "Bytes of expanded keys in the device's table");
     describe_counter!("gpu_batches_total", "Batches that the device did");
     describe_counter!("gpu_transferred_bytes_total", Unit::Bytes, "Bytes copied to and from the device");
     describe_counter!("gpu_fallbacks_total", "Batches that the device failed, by why: error, lie or hung");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use aurigraph_gpu::{BatchVerifier, Cuda, Device, KeyUse, Seed, Signer, VerifyItem, test_device};
+use aurigraph_gpu::{BatchVerifier, Cuda, Device, KeyCacheCounts, KeyUse, Seed, Signer, VerifyItem, test_device};
 use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
 
 use super::gpu_state::{GpuState, GpuStatus};
@@ -321,10 +321,11 @@ impl Owner {
             let mut verdicts = None;
             let mut transferred = 0;
             if let Some(mut used) = device.take() {
-                let before = used.transferred();
+                let (before, keys) = (used.transferred(), used.table_counts());
                 verdicts = self.on_device(&mut *used, batch.number, &items);
                 busy = start.elapsed();
                 transferred = used.transferred().saturating_sub(before);
+                self.measure_keys(keys, used.table_counts());
                 if verdicts.is_some() {
                     device = Some(used);
                 }
@@ -335,6 +336,17 @@ impl Owner {
             super::back_end::measure();
             self.mouth.send(VerifierMsg::Device(DeviceMsg::Done { verdicts, busy, transferred }));
         }
+    }
+
+    /// What a batch did to the device's table of expanded keys.
+    fn measure_keys(&self, before: KeyCacheCounts, now: KeyCacheCounts) {
+        let more = |now: u64, before: u64| now.saturating_sub(before);
+        let device = || self.state.label();
+        metrics::counter!("gpu_key_hits_total", "device" => device()).increment(more(now.hits, before.hits));
+        metrics::counter!("gpu_key_misses_total", "device" => device()).increment(more(now.misses, before.misses));
+        metrics::counter!("gpu_key_evictions_total", "device" => device())
+            .increment(more(now.evictions, before.evictions));
+        metrics::gauge!("gpu_key_bytes", "device" => device()).set(now.bytes as f64);
     }
 
     /// Opens, tests and measures; whatever goes wrong stands in the state afterwards.
@@ -408,7 +420,7 @@ impl Owner {
             self.state.quarantine(text, for_good);
             None
         };
-        let verdicts = match device.verify(items, KeyUse::Either) {
+        let verdicts = match device.verify(items, KeyUse::Table) {
             Ok(verdicts) if verdicts.len() == items.len() => verdicts,
             Ok(verdicts) => {
                 return gone("error", format!("{} verdicts for {} signatures", verdicts.len(), items.len()), false);

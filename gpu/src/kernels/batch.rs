@@ -1,20 +1,19 @@
 //! The kernels put together: from items to verdicts, from seeds to keys. The same for every machine that runs them.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::time::Duration;
 
 use aurigraph_ledger::Hash;
 use zeroize::Zeroizing;
 
+use super::judge::SLICE;
 use super::machine::{Argument, DeviceError, Kernel, Machine, POISON, Secret};
+use super::table::Places;
 use crate::kem::{CIPHERTEXT_LEN, DECAPSULATION_KEY_LEN, ENCAPSULATION_KEY_LEN, Encapsulated};
-use crate::verify::VerifyItem;
+use crate::mldsa::KeyCacheCounts;
 
-/// Bytes of an expanded key in the table.
-const ENTRY: usize = 64 + 8 * 8 * 256 * 4;
-/// Bytes of w1 for one signature.
-const COMMITTED: usize = 1_024;
-/// Items in one pass; more are done in several. Some 500 MB of a device's memory at the most.
-pub(crate) const PASS: usize = 1 << 16;
+/// Keys in one pass; more are done in several. Some 500 MB of a device's memory at the most.
+const PASS: usize = 1 << 16;
 
 /// A vote whose signature was checked.
 #[derive(Debug, Clone, Copy)]
@@ -32,10 +31,9 @@ pub struct Vote {
 pub enum KeyUse {
     /// Each signature's key is expanded with it.
     Each,
-    /// Each different key of a batch is expanded once, into a table.
+    /// By the table of expanded keys, which stays on the device between batches. A key that it has no place for is
+    /// expanded with its signature.
     Table,
-    /// By a table if a key comes twice on average.
-    Either,
 }
 
 /// Many key pairs, side by side.
@@ -46,22 +44,33 @@ pub struct KeyPairs {
     pub decapsulation: Zeroizing<Vec<u8>>,
 }
 
-/// The kernels on one machine.
-#[derive(Debug)]
-pub(crate) struct Batches<M> {
-    pub(crate) machine: M,
+/// From one mark to another.
+type Span<T> = (T, T);
+
+/// The kernels on a machine with several streams, and the table of expanded keys that stays there.
+pub(crate) struct Batches<M: Machine> {
+    /// Signatures go over all of them, everything else over the first. Never empty.
+    streams: Vec<M>,
+    /// The table's memory and what lies where; none before its first use.
+    pub(super) table: Option<(M::Buffer, Places)>,
+    /// Bytes that the table may take.
+    pub(super) table_bytes: usize,
+    /// Signatures of a slice.
+    pub(super) slice: usize,
+    /// While kernels are timed: where they began and ended.
+    marks: Option<RefCell<Vec<Span<M::Mark>>>>,
 }
 
-fn count_u32(count: usize) -> Result<u32, DeviceError> {
+pub(super) fn count_u32(count: usize) -> Result<u32, DeviceError> {
     u32::try_from(count).map_err(|_| DeviceError::TooLarge(count))
 }
 
-fn words(numbers: impl IntoIterator<Item = u32>) -> Vec<u8> {
+pub(super) fn words(numbers: impl IntoIterator<Item = u32>) -> Vec<u8> {
     numbers.into_iter().flat_map(u32::to_le_bytes).collect()
 }
 
 /// A buffer as a parameter.
-const fn b<B>(buffer: &B) -> Argument<'_, B> {
+pub(super) const fn b<B>(buffer: &B) -> Argument<'_, B> {
     Argument::Buffer(buffer)
 }
 
@@ -71,105 +80,94 @@ fn some(bytes: &[u8]) -> &[u8] {
 }
 
 impl<M: Machine> Batches<M> {
-    fn launch(&self, kernel: Kernel, items: usize, arguments: &[Argument<'_, M::Buffer>]) -> Result<(), DeviceError> {
-        let (lanes, lane_each) = (self.machine.lanes(kernel), kernel.shape().1);
-        let blocks = if lane_each { items.div_ceil(lanes as usize) } else { items };
-        self.machine.launch(kernel, count_u32(blocks)?, lanes, arguments)
+    /// Over these streams, one at least, with so many bytes for expanded keys.
+    pub(crate) fn new(streams: Vec<M>, table_bytes: usize) -> Self {
+        Self { streams, table: None, table_bytes, slice: SLICE, marks: None }
     }
 
-    /// The verdicts. What is malformed in its lengths is invalid and not shown to the kernels.
-    pub(crate) fn verify(&self, items: &[VerifyItem<'_>], keys: KeyUse) -> Result<Vec<bool>, DeviceError> {
-        let mut verdicts = vec![false; items.len()];
-        let places: Vec<usize> = (0..items.len()).filter(|at| items[*at].well_formed()).collect();
-        for places in places.chunks(PASS) {
-            let items: Vec<VerifyItem<'_>> = places.iter().map(|at| items[*at]).collect();
-            for (place, verdict) in places.iter().zip(self.judge(&items, keys)?) {
-                verdicts[*place] = match verdict {
-                    0 => false,
-                    1 => true,
-                    _ => return Err(DeviceError::NoAnswer(Kernel::Verdicts.name())),
-                };
+    /// Those that signatures go over: while kernels are timed one alone, so that no two run at the same time.
+    pub(super) fn streams(&self) -> &[M] {
+        if self.is_timed() { &self.streams[..1] } else { &self.streams }
+    }
+
+    pub(super) const fn is_timed(&self) -> bool {
+        self.marks.is_some()
+    }
+
+    /// From now on the time of kernels alone is taken, or no longer.
+    pub(crate) fn time_kernels(&mut self, on: bool) {
+        self.marks = on.then(RefCell::default);
+    }
+
+    /// The time of all kernels since the last call, copies not included; none if it is not taken.
+    pub(crate) fn kernel_time(&self) -> Result<Option<Duration>, DeviceError> {
+        let Some(marks) = &self.marks else { return Ok(None) };
+        let mut sum = Duration::ZERO;
+        for (start, end) in marks.take() {
+            sum += self.streams[0].between(&start, &end)?;
+        }
+        Ok(Some(sum))
+    }
+
+    /// Launches between two marks, if kernels are timed.
+    pub(super) fn timed(&self, m: &M, launch: impl FnOnce() -> Result<(), DeviceError>) -> Result<(), DeviceError> {
+        let Some(marks) = &self.marks else { return launch() };
+        let start = m.mark()?;
+        launch()?;
+        marks.borrow_mut().push((start, m.mark()?));
+        Ok(())
+    }
+
+    /// Waits for everything; whatever fails is lost.
+    pub(super) fn settle(&self) {
+        for stream in &self.streams {
+            if let Err(error) = stream.settle() {
+                tracing::debug!(%error, "a stream did not end");
             }
         }
-        Ok(verdicts)
     }
 
-    /// A byte for each well-formed item.
-    fn judge(&self, items: &[VerifyItem<'_>], keys: KeyUse) -> Result<Vec<u8>, DeviceError> {
-        let (mut signatures, mut messages, mut offsets) = (Vec::new(), Vec::new(), vec![0_u8; 8]);
-        let (mut different, mut index, mut key_of) = (Vec::new(), HashMap::new(), Vec::new());
-        for item in items {
-            signatures.extend_from_slice(item.signature);
-            // FIPS 204, algorithm 3, step 10: well-formed contexts have a length of one byte.
-            messages.extend_from_slice(&[0, u8::try_from(item.context.len()).unwrap_or(u8::MAX)]);
-            messages.extend_from_slice(item.context);
-            messages.extend_from_slice(item.message);
-            offsets.extend_from_slice(&(messages.len() as u64).to_le_bytes());
-            let next = index.len();
-            let at = *index.entry(item.public_key).or_insert_with(|| {
-                different.extend_from_slice(item.public_key);
-                next
-            });
-            key_of.push(count_u32(at)?);
-        }
-        let (count, m) = (items.len(), &self.machine);
-        let (signatures, messages, offsets) = (m.upload(&signatures)?, m.upload(&messages)?, m.upload(&offsets)?);
-        let (mu, challenges) = (m.filled(64 * count, POISON)?, m.filled(256 * count, POISON)?);
-        let (w1, formed) = (m.filled(COMMITTED * count, POISON)?, m.filled(count, POISON)?);
-        if keys == KeyUse::Table || keys == KeyUse::Either && 2 * index.len() <= count {
-            let entries = index.len();
-            let (keys, table) = (m.upload(&different)?, m.filled(entries * ENTRY, POISON)?);
-            self.launch(Kernel::Expand, entries, &[b(&keys), b(&table)])?;
-            let (key_of, n) = (m.upload(&words(key_of))?, Argument::U32(count_u32(entries)?));
-            let arguments = [
-                b(&table),
-                b(&key_of),
-                n,
-                b(&signatures),
-                b(&messages),
-                b(&offsets),
-                b(&mu),
-                b(&challenges),
-                Argument::U64(count as u64),
-            ];
-            self.launch(Kernel::PrepareCached, count, &arguments)?;
-            let n = Argument::U32(count_u32(entries)?);
-            let arguments = [b(&table), b(&key_of), n, b(&signatures), b(&challenges), b(&w1), b(&formed)];
-            self.launch(Kernel::RowsCached, count, &arguments)?;
-        } else {
-            let keys: Vec<u8> = items.iter().flat_map(|item| item.public_key).copied().collect();
-            let keys = m.upload(&keys)?;
-            let end = Argument::U64(count as u64);
-            let arguments = [b(&keys), b(&signatures), b(&messages), b(&offsets), b(&mu), b(&challenges), end];
-            self.launch(Kernel::Prepare, count, &arguments)?;
-            self.launch(Kernel::Rows, count, &[b(&keys), b(&signatures), b(&challenges), b(&w1), b(&formed)])?;
-        }
-        let verdicts = m.filled(count, POISON)?;
-        let end = Argument::U64(count as u64);
-        self.launch(Kernel::Verdicts, count, &[b(&signatures), b(&mu), b(&w1), b(&formed), b(&verdicts), end])?;
-        let mut bytes = vec![POISON; count];
-        m.download(&verdicts, &mut bytes)?;
-        Ok(bytes)
+    /// Bytes copied to and from the machine so far.
+    pub(crate) fn moved(&self) -> u64 {
+        self.streams.iter().map(Machine::moved).sum()
+    }
+
+    /// What the table of expanded keys did.
+    pub(crate) fn table_counts(&self) -> KeyCacheCounts {
+        self.table.as_ref().map(|(_, places)| places.counts()).unwrap_or_default()
+    }
+
+    pub(super) fn launch(
+        &self,
+        m: &M,
+        kernel: Kernel,
+        items: usize,
+        arguments: &[Argument<'_, M::Buffer>],
+    ) -> Result<(), DeviceError> {
+        let (lanes, lane_each) = (m.lanes(kernel), kernel.shape().1);
+        let blocks = if lane_each { items.div_ceil(lanes as usize) } else { items };
+        m.launch(kernel, count_u32(blocks)?, lanes, arguments)
     }
 
     /// Key pairs of pairs of seeds (FIPS 203, algorithm 16), in the order of the seeds.
     pub(crate) fn key_pairs(&self, seeds: &[([u8; 32], [u8; 32])]) -> Result<KeyPairs, DeviceError> {
-        let mut keys = KeyPairs { encapsulation: Vec::new(), decapsulation: Zeroizing::new(Vec::new()) };
+        // Made as large as they become: no smaller vector that held secrets is left behind.
+        let mut keys = KeyPairs {
+            encapsulation: Vec::with_capacity(ENCAPSULATION_KEY_LEN * seeds.len()),
+            decapsulation: Zeroizing::new(Vec::with_capacity(DECAPSULATION_KEY_LEN * seeds.len())),
+        };
         for seeds in seeds.chunks(PASS) {
-            let (count, m) = (seeds.len(), &self.machine);
+            let (count, m) = (seeds.len(), &self.streams[0]);
             let d = Zeroizing::new(seeds.iter().flat_map(|(d, _)| *d).collect::<Vec<u8>>());
             let z = Zeroizing::new(seeds.iter().flat_map(|(_, z)| *z).collect::<Vec<u8>>());
             let (d, z) = (Secret::upload(m, &d)?, Secret::upload(m, &z)?);
             let ek = m.filled(ENCAPSULATION_KEY_LEN * count, POISON)?;
             let dk = Secret::room(m, DECAPSULATION_KEY_LEN * count)?;
-            self.launch(Kernel::KeyPair, count, &[d.argument(), z.argument(), Argument::Buffer(&ek), dk.argument()])?;
-            // Grown by copying: the smaller vectors that held secrets are wiped as well.
-            let mut secrets = Zeroizing::new(vec![POISON; DECAPSULATION_KEY_LEN * count]);
-            dk.download(&mut secrets)?;
-            let mut all = Zeroizing::new(Vec::with_capacity(keys.decapsulation.len() + secrets.len()));
-            all.extend_from_slice(&keys.decapsulation);
-            all.extend_from_slice(&secrets);
-            keys.decapsulation = all;
+            let arguments = [d.argument(), z.argument(), b(&ek), dk.argument()];
+            self.timed(m, || self.launch(m, Kernel::KeyPair, count, &arguments))?;
+            let start = keys.decapsulation.len();
+            keys.decapsulation.resize(start + DECAPSULATION_KEY_LEN * count, POISON);
+            dk.download(&mut keys.decapsulation[start..])?;
             let start = keys.encapsulation.len();
             keys.encapsulation.resize(start + ENCAPSULATION_KEY_LEN * count, POISON);
             m.download(&ek, &mut keys.encapsulation[start..])?;
@@ -185,13 +183,13 @@ impl<M: Machine> Batches<M> {
     ) -> Result<Vec<Option<Encapsulated>>, DeviceError> {
         let mut all = Vec::with_capacity(keys.len());
         for (keys, randomness) in keys.chunks(PASS).zip(randomness.chunks(PASS)) {
-            let (count, m) = (keys.len().min(randomness.len()), &self.machine);
-            let ek = m.upload(keys[..count].as_flattened())?;
+            let (count, m) = (keys.len().min(randomness.len()), &self.streams[0]);
+            let ek = m.upload(&[keys[..count].as_flattened()])?;
             let random = Secret::upload(m, randomness[..count].as_flattened())?;
             let (ciphertexts, good) = (m.filled(CIPHERTEXT_LEN * count, POISON)?, m.filled(count, POISON)?);
             let secrets = Secret::room(m, 32 * count)?;
             let arguments = [b(&ek), random.argument(), b(&ciphertexts), secrets.argument(), b(&good)];
-            self.launch(Kernel::Encapsulate, count, &arguments)?;
+            self.timed(m, || self.launch(m, Kernel::Encapsulate, count, &arguments))?;
             let mut bytes = vec![POISON; CIPHERTEXT_LEN * count];
             m.download(&ciphertexts, &mut bytes)?;
             let (secrets, good) = self.secrets(&secrets, &good, count, Kernel::Encapsulate)?;
@@ -214,11 +212,12 @@ impl<M: Machine> Batches<M> {
     ) -> Result<Vec<Option<Zeroizing<[u8; 32]>>>, DeviceError> {
         let mut all = Vec::with_capacity(keys.len());
         for (keys, ciphertexts) in keys.chunks(PASS).zip(ciphertexts.chunks(PASS)) {
-            let (count, m) = (keys.len().min(ciphertexts.len()), &self.machine);
+            let (count, m) = (keys.len().min(ciphertexts.len()), &self.streams[0]);
             let dk = Secret::upload(m, keys[..count].as_flattened())?;
-            let ciphertexts = m.upload(ciphertexts[..count].as_flattened())?;
+            let ciphertexts = m.upload(&[ciphertexts[..count].as_flattened()])?;
             let (secrets, good) = (Secret::room(m, 32 * count)?, m.filled(count, POISON)?);
-            self.launch(Kernel::Decapsulate, count, &[dk.argument(), b(&ciphertexts), secrets.argument(), b(&good)])?;
+            let arguments = [dk.argument(), b(&ciphertexts), secrets.argument(), b(&good)];
+            self.timed(m, || self.launch(m, Kernel::Decapsulate, count, &arguments))?;
             let (secrets, good) = self.secrets(&secrets, &good, count, Kernel::Decapsulate)?;
             all.extend(secrets.zip(good).map(|(secret, good)| good.then_some(secret)));
         }
@@ -235,7 +234,7 @@ impl<M: Machine> Batches<M> {
     ) -> Result<(impl Iterator<Item = Zeroizing<[u8; 32]>> + use<M>, Vec<bool>), DeviceError> {
         let (mut bytes, mut flags) = (Zeroizing::new(vec![POISON; 32 * count]), vec![POISON; count]);
         secrets.download(&mut bytes)?;
-        self.machine.download(good, &mut flags)?;
+        self.streams[0].download(good, &mut flags)?;
         if flags.iter().any(|flag| *flag > 1) {
             return Err(DeviceError::NoAnswer(kernel.name()));
         }
@@ -255,27 +254,24 @@ impl<M: Machine> Batches<M> {
         message_len: usize,
         out: &mut [Hash],
     ) -> Result<(), DeviceError> {
-        let (count, m) = (out.len(), &self.machine);
+        let (count, m) = (out.len(), &self.streams[0]);
         if count == 0 {
             return Ok(());
         }
         if messages.len() != count * message_len {
             return Err(DeviceError::TooLarge(count));
         }
-        let (prefix_len, prefix) = (count_u32(prefix.len())?, m.upload(some(prefix))?);
-        let (messages, hashes) = (m.upload(some(messages))?, m.filled(32 * count, POISON)?);
-        self.launch(
-            Kernel::HashLevel,
-            count,
-            &[
-                b(&prefix),
-                Argument::U32(prefix_len),
-                b(&messages),
-                Argument::U64(message_len as u64),
-                b(&hashes),
-                Argument::U64(count as u64),
-            ],
-        )?;
+        let (prefix_len, prefix) = (count_u32(prefix.len())?, m.upload(&[some(prefix)])?);
+        let (messages, hashes) = (m.upload(&[some(messages)])?, m.filled(32 * count, POISON)?);
+        let arguments = [
+            b(&prefix),
+            Argument::U32(prefix_len),
+            b(&messages),
+            Argument::U64(message_len as u64),
+            b(&hashes),
+            Argument::U64(count as u64),
+        ];
+        self.timed(m, || self.launch(m, Kernel::HashLevel, count, &arguments))?;
         let mut bytes = vec![POISON; 32 * count];
         m.download(&hashes, &mut bytes)?;
         for (out, hash) in out.iter_mut().zip(bytes.as_chunks().0) {
@@ -286,18 +282,19 @@ impl<M: Machine> Batches<M> {
 
     /// The stake behind each of `choices` choices. A voter counts once for a choice, an unknown one never.
     pub(crate) fn tally(&self, votes: &[Vote], stakes: &[u64], choices: u32) -> Result<Vec<u64>, DeviceError> {
-        let (voters, choice_count, m) = (count_u32(stakes.len())?, choices as usize, &self.machine);
+        let (voters, choice_count, m) = (count_u32(stakes.len())?, choices as usize, &self.streams[0]);
         if votes.is_empty() || choices == 0 {
             return Ok(vec![0; choice_count]);
         }
         let stakes: Vec<u8> = stakes.iter().flat_map(|stake| stake.to_le_bytes()).collect();
-        let voter_of = m.upload(&words(votes.iter().map(|vote| vote.voter)))?;
-        let choice_of = m.upload(&words(votes.iter().map(|vote| vote.choice)))?;
-        let valid = m.upload(&votes.iter().map(|vote| u8::from(vote.valid)).collect::<Vec<u8>>())?;
-        let stakes = m.upload(some(&stakes))?;
+        let voter_of = m.upload(&[&words(votes.iter().map(|vote| vote.voter))])?;
+        let choice_of = m.upload(&[&words(votes.iter().map(|vote| vote.choice))])?;
+        let valid = m.upload(&[&votes.iter().map(|vote| u8::from(vote.valid)).collect::<Vec<u8>>()])?;
+        let stakes = m.upload(&[some(&stakes)])?;
         let seen = m.filled((voters as usize * choice_count).div_ceil(32).max(1) * 4, 0)?;
         let totals = m.filled(8 * choice_count, 0)?;
         self.launch(
+            m,
             Kernel::Tally,
             votes.len(),
             &[
@@ -318,42 +315,9 @@ impl<M: Machine> Batches<M> {
     }
 }
 
-#[cfg(all(test, feature = "host-kernels"))]
-mod tests {
-    use super::*;
-    use crate::kernels::host::Host;
-
-    #[test]
-    fn a_key_beyond_the_table_makes_a_signature_invalid() {
-        let batches = Batches { machine: Host::default() };
-        let m = &batches.machine;
-        let (keys, table) = (m.upload(&[7; 2_592]).unwrap(), m.filled(ENTRY, POISON).unwrap());
-        batches.launch(Kernel::Expand, 1, &[Argument::Buffer(&keys), Argument::Buffer(&table)]).unwrap();
-        let key_of = m.upload(&words([1, u32::MAX])).unwrap();
-        let (signatures, challenges) = (m.filled(2 * 4_627, 0).unwrap(), m.filled(2 * 256, 0).unwrap());
-        let (w1, formed) = (m.filled(2 * COMMITTED, POISON).unwrap(), m.filled(2, POISON).unwrap());
-        let arguments = [b(&table), b(&key_of), Argument::U32(1), b(&signatures), b(&challenges), b(&w1), b(&formed)];
-        batches.launch(Kernel::RowsCached, 2, &arguments).unwrap();
-        let mut flags = [POISON; 2];
-        m.download(&formed, &mut flags).unwrap();
-        assert_eq!(flags, [0, 0]);
-    }
-
-    #[test]
-    fn everything_that_held_a_secret_is_wiped() {
-        use crate::kernels::host::WIPED;
-        use std::sync::atomic::Ordering::Relaxed;
-        let batches = Batches { machine: Host::default() };
-        // Other tests wipe at the same time: at least so many.
-        let before = WIPED.load(Relaxed);
-        let keys = batches.key_pairs(&[([1; 32], [2; 32])]).unwrap();
-        let (after, ek) = (WIPED.load(Relaxed), keys.encapsulation.as_slice().try_into().unwrap());
-        assert!(after >= before + 3, "two seeds and a key");
-        let all = batches.encapsulate(&[ek], &[[3; 32]]).unwrap();
-        assert!(WIPED.load(Relaxed) >= after + 2, "randomness and a secret");
-        let (ciphertext, secret) = all.into_iter().next().flatten().unwrap();
-        let dk = keys.decapsulation.as_slice().try_into().unwrap();
-        let opened = batches.decapsulate(&[dk], &[ciphertext.try_into().unwrap()]).unwrap();
-        assert_eq!(opened, [Some(secret)]);
+impl<M: Machine> Drop for Batches<M> {
+    fn drop(&mut self) {
+        // The table belongs to one stream, and the others read it.
+        self.settle();
     }
 }

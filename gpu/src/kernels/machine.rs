@@ -1,6 +1,8 @@
 //! What the kernels need of whatever runs them: memory, launches, and nothing more. A device is one, and so is the host
 //! in tests; everything above is the same for both.
 
+use std::time::Duration;
+
 /// What outputs hold before a launch: no kernel may rely on zeros or leave an output as it was.
 pub(crate) const POISON: u8 = 0xa5;
 
@@ -94,13 +96,18 @@ pub enum DeviceError {
     SelfTest(String),
 }
 
-/// Memory and launches, in order: a launch sees what was uploaded before it, a download what was launched before it.
+/// Memory and launches of one stream, in order: a launch sees what was uploaded before it, and what is sent back is what
+/// was launched before. Streams know nothing of each other but by [`Machine::follow`].
 pub(crate) trait Machine {
-    /// Memory of the machine.
+    /// Memory of the machine. It may be given back while its stream still has to do with it, and no other.
     type Buffer;
+    /// Bytes on their way back.
+    type Arrival;
+    /// A moment in the stream.
+    type Mark;
 
-    /// Memory that holds these bytes. Never of length zero.
-    fn upload(&self, bytes: &[u8]) -> Result<Self::Buffer, DeviceError>;
+    /// Memory that holds these bytes, one part after the other. Never of length zero. The parts may go at once.
+    fn upload(&self, parts: &[&[u8]]) -> Result<Self::Buffer, DeviceError>;
     /// Memory filled with one byte. Never of length zero.
     fn filled(&self, len: usize, with: u8) -> Result<Self::Buffer, DeviceError>;
     /// Starts a kernel.
@@ -111,8 +118,24 @@ pub(crate) trait Machine {
         lanes: u32,
         arguments: &[Argument<'_, Self::Buffer>],
     ) -> Result<(), DeviceError>;
-    /// Waits and reads.
+    /// Starts copying the first bytes of a buffer back: few of them, flags or verdicts.
+    fn send(&self, from: &Self::Buffer, len: usize) -> Result<Self::Arrival, DeviceError>;
+    /// Waits for what was sent, and for everything before it.
+    fn arrive(&self, arrival: Self::Arrival, to: &mut [u8]) -> Result<(), DeviceError>;
+    /// Waits and reads, however much.
     fn download(&self, from: &Self::Buffer, to: &mut [u8]) -> Result<(), DeviceError>;
+    /// Waits for everything.
+    fn settle(&self) -> Result<(), DeviceError>;
+    /// What is launched here from now on sees what was launched on the other stream so far.
+    fn follow(&self, other: &Self) -> Result<(), DeviceError>;
+    /// Now, as far as the stream is.
+    fn mark(&self) -> Result<Self::Mark, DeviceError>;
+    /// The time between two of this stream's marks. Waits for both.
+    fn between(&self, start: &Self::Mark, end: &Self::Mark) -> Result<Duration, DeviceError>;
+    /// Bytes that it copied to and fro so far.
+    fn moved(&self) -> u64;
+    /// Secrets pass through until [`Machine::wipe`] was called as often: nothing of them stays on the way.
+    fn guard(&self);
     /// Overwrites memory that held secrets, before it is given back.
     fn wipe(&self, buffer: &mut Self::Buffer);
     /// Blocks of this many lanes for this many items, where not those that the kernel is meant for.
@@ -129,11 +152,17 @@ pub(crate) struct Secret<'m, M: Machine> {
 
 impl<'m, M: Machine> Secret<'m, M> {
     pub(crate) fn upload(machine: &'m M, bytes: &[u8]) -> Result<Self, DeviceError> {
-        Ok(Self { machine, buffer: machine.upload(bytes)? })
+        Self::guarded(machine, || machine.upload(&[bytes]))
     }
 
     pub(crate) fn room(machine: &'m M, len: usize) -> Result<Self, DeviceError> {
-        Ok(Self { machine, buffer: machine.filled(len, POISON)? })
+        Self::guarded(machine, || machine.filled(len, POISON))
+    }
+
+    fn guarded(machine: &'m M, make: impl FnOnce() -> Result<M::Buffer, DeviceError>) -> Result<Self, DeviceError> {
+        machine.guard();
+        // Where there is no memory the guard stays: more is wiped on the way than must be.
+        Ok(Self { machine, buffer: make()? })
     }
 
     pub(crate) const fn argument(&self) -> Argument<'_, M::Buffer> {

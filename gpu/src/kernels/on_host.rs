@@ -4,7 +4,8 @@
 use aurigraph_ledger::{Hash, TreeHasher};
 
 use super::batch::{Batches, KeyUse, Vote};
-use super::host::{Host, WIPED};
+use super::host::{Host, Stream, WIPED};
+use super::table::ENTRY;
 use crate::kem::{
     DECAPSULATION_KEY, ENCAPSULATION_KEY, Kem, KemError, KemKeys, SharedSecret, ciphertext, decapsulation_key,
     encapsulation_key,
@@ -25,7 +26,7 @@ impl HostKernels {
         Self { cached: false, host: Host { lanes: None, backwards: false } }
     }
 
-    /// The kernels that read a table of expanded keys, which is made for each batch.
+    /// The kernels that read a table of expanded keys, here a new one for each batch.
     #[must_use]
     pub const fn cached() -> Self {
         Self { cached: true, ..Self::uncached() }
@@ -52,8 +53,11 @@ impl HostKernels {
         WIPED.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    const fn batches(&self) -> Batches<Host> {
-        Batches { machine: self.host }
+    /// Three streams, slices of a few signatures, and a table of fewer keys than some batches have.
+    fn batches(&self) -> Batches<Stream> {
+        let mut batches = Batches::new(self.host.streams(3), 50 * ENTRY);
+        batches.slice = 16;
+        batches
     }
 }
 

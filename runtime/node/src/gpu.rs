@@ -22,7 +22,7 @@ pub enum Gpu {
     /// Compare everything that a device does with the processor
     #[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  aurigraph gpu selftest --signatures 100000"))]
     Selftest(Selftest),
-    /// Measure a device, copies to and from it included
+    /// Measure a device: with all copies to and from it, and its kernels alone
     #[command(after_help = format!("{EXIT_CODES}\n\nExamples:\n  aurigraph gpu bench\n  aurigraph gpu bench --most 1048576 --json"))]
     Bench(Bench),
 }
@@ -47,7 +47,7 @@ pub struct Bench {
     /// Which device
     #[arg(long, default_value_t = 0)]
     pub device: usize,
-    /// Largest batch
+    /// Largest batch; the processor needs some 15 KB of memory for each of its items
     #[arg(long, default_value_t = 1 << 16, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub most: u32,
 }
@@ -126,54 +126,113 @@ fn selftest(device: &mut dyn Device, args: &Selftest, output: Output) -> CliResu
     Ok(())
 }
 
-/// The best of three: operations a second.
-fn rate(operations: usize, mut work: impl FnMut() -> Result<(), DeviceError>) -> Result<u64, DeviceError> {
-    let mut best = Duration::MAX;
-    for _ in 0..3 {
+/// What, in batches of which size, how often a second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    work: String,
+    batch: usize,
+    /// With all copies to and from the device.
+    whole: u64,
+    /// Of its kernels alone, one after the other; none where the device does not take their time.
+    kernels: Option<u64>,
+}
+
+const ROUNDS: usize = 3;
+
+fn a_second(operations: usize, took: Duration) -> u64 {
+    (operations as f64 / took.as_secs_f64().max(1e-9)) as u64
+}
+
+/// The best of three, with copies and without.
+fn row(
+    device: &mut dyn Device,
+    work: impl Into<String>,
+    batch: usize,
+    mut once: impl FnMut(&mut dyn Device) -> Result<(), DeviceError>,
+) -> Result<Row, DeviceError> {
+    let mut whole = Duration::MAX;
+    for _ in 0..ROUNDS {
         let start = Instant::now();
-        work()?;
-        best = best.min(start.elapsed());
+        once(device)?;
+        whole = whole.min(start.elapsed());
     }
-    Ok((operations as f64 / best.as_secs_f64().max(1e-9)) as u64)
+    device.time_kernels(true);
+    let mut kernels: Option<Duration> = None;
+    for _ in 0..ROUNDS {
+        once(device)?;
+        let took = device.kernel_time()?;
+        kernels = kernels.into_iter().chain(took).min();
+    }
+    device.time_kernels(false);
+    let kernels = kernels.map(|took| a_second(batch, took));
+    Ok(Row { work: work.into(), batch, whole: a_second(batch, whole), kernels })
 }
 
 fn bench(device: &mut dyn Device, args: &Bench, output: Output) -> CliResult {
     // Everything is right before anything is timed.
     check_device(device, 1_000, 1).map_err(failed)?;
-    let rows = rows(device, args.most as usize).map_err(failed)?;
+    let rows = rows(device, args.most as usize, KNOWN_KEYS).map_err(failed)?;
     let shown: Vec<_> = rows
         .iter()
-        .map(|(work, batch, rate)| json!({ "work": work, "batch": batch, "perSecond": rate, "transfers": true }))
+        .map(|row| {
+            json!({
+                "work": row.work, "batch": row.batch, "perSecond": row.whole, "kernelsAlonePerSecond": row.kernels,
+            })
+        })
         .collect();
-    output.print(&json!({ "device": device.info().name, "rates": shown }), |_| {
-        let rows: Vec<_> = rows
-            .iter()
-            .map(|(work, batch, rate)| vec![(*work).to_owned(), batch.to_string(), rate.to_string()])
-            .collect();
-        table(&["work, transfers included", "batch", "per second"], &rows)
+    let info = device.info();
+    output.print(&json!({ "device": info.index, "name": info.name, "rates": shown }), |_| {
+        let cells = |row: &Row| {
+            let kernels = row.kernels.map_or_else(|| "not taken".to_owned(), |rate| rate.to_string());
+            vec![row.work.clone(), row.batch.to_string(), row.whole.to_string(), kernels]
+        };
+        table(
+            &["work", "batch", "per second, copies included", "per second, kernels alone"],
+            &rows.iter().map(cells).collect::<Vec<_>>(),
+        )
     });
     Ok(())
 }
 
-/// What, in batches of which size, how often a second.
-fn rows(device: &mut dyn Device, most: usize) -> Result<Vec<(&'static str, usize, u64)>, DeviceError> {
+/// Keys that a device has expanded before it is timed: more than fit in the caches of its processors.
+const KNOWN_KEYS: usize = 4_096;
+
+/// Rows for batches of 1, 4, 16 and so on up to `most`.
+fn rows(device: &mut dyn Device, most: usize, known_keys: usize) -> Result<Vec<Row>, DeviceError> {
     let wrong = |error: &dyn std::fmt::Display| DeviceError::SelfTest(error.to_string());
-    let signer = Signer::from_seed(&Seed::new([1; 32])).map_err(|error| wrong(&error))?;
     let message = [7; 200];
-    let signature = signer.sign(&message).map_err(|error| wrong(&error))?;
-    let item = VerifyItem::new(signer.public_key(), &message, &signature);
+    let signed = |number: usize| {
+        let mut seed = [1; 32];
+        seed[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let signer = Signer::from_seed(&Seed::new(seed)).map_err(|error| wrong(&error))?;
+        let signature = signer.sign(&message).map_err(|error| wrong(&error))?;
+        Ok::<_, DeviceError>((signer.public_key().to_vec(), signature))
+    };
+    let senders = if most >= known_keys { known_keys } else { 1 };
+    let senders: Vec<_> = (0..senders).map(signed).collect::<Result<_, _>>()?;
+    let check =
+        |device: &mut dyn Device, items: &[VerifyItem<'_>], keys| match device.verify(items, keys)?.contains(&false) {
+            true => Err(wrong(&"a good signature was refused")),
+            false => Ok(()),
+        };
     let mut rows = Vec::new();
     let sizes = std::iter::successors(Some(1), |size| Some(size * 4)).take_while(|size| *size <= most);
     for size in sizes {
-        let items = vec![item; size];
-        for (work, keys) in
-            [("verify ML-DSA-87, each key expanded", KeyUse::Each), ("verify ML-DSA-87, one key", KeyUse::Table)]
-        {
-            let rate = rate(size, || match device.verify(&items, keys)?.contains(&false) {
-                true => Err(wrong(&"a good signature was refused")),
-                false => Ok(()),
-            })?;
-            rows.push((work, size, rate));
+        let of = |keys: usize| -> Vec<VerifyItem<'_>> {
+            senders[..keys]
+                .iter()
+                .cycle()
+                .take(size)
+                .map(|(key, signature)| VerifyItem::new(key, &message, signature))
+                .collect()
+        };
+        let one = of(1);
+        let each = "verify ML-DSA-87, each key expanded";
+        rows.push(row(device, each, size, |device| check(device, &one, KeyUse::Each))?);
+        rows.push(row(device, "verify ML-DSA-87, one known key", size, |device| check(device, &one, KeyUse::Table))?);
+        if size >= known_keys {
+            let (items, work) = (of(known_keys), format!("verify ML-DSA-87, {known_keys} known keys"));
+            rows.push(row(device, work, size, |device| check(device, &items, KeyUse::Table))?);
         }
         let seeds = vec![([1; 32], [2; 32]); size];
         let keys = device.key_pairs(&seeds)?;
@@ -184,16 +243,14 @@ fn rows(device: &mut dyn Device, most: usize) -> Result<Vec<(&'static str, usize
             .into_iter()
             .map(|sealed| sealed.and_then(|(bytes, _)| bytes.try_into().ok()).ok_or_else(|| wrong(&"no ciphertext")))
             .collect::<Result<_, _>>()?;
-        rows.push(("key pair ML-KEM-1024", size, rate(size, || device.key_pairs(&seeds).map(drop))?));
-        rows.push(("encapsulate ML-KEM-1024", size, rate(size, || device.encapsulate(public, &random).map(drop))?));
-        rows.push((
-            "decapsulate ML-KEM-1024",
-            size,
-            rate(size, || device.decapsulate(secret, &ciphertexts).map(drop))?,
-        ));
+        rows.push(row(device, "key pair ML-KEM-1024", size, |device| device.key_pairs(&seeds).map(drop))?);
+        let encapsulate = |device: &mut dyn Device| device.encapsulate(public, &random).map(drop);
+        rows.push(row(device, "encapsulate ML-KEM-1024", size, encapsulate)?);
+        let decapsulate = |device: &mut dyn Device| device.decapsulate(secret, &ciphertexts).map(drop);
+        rows.push(row(device, "decapsulate ML-KEM-1024", size, decapsulate)?);
         let (messages, mut out) = (vec![5; 64 * size], vec![Hash::ZERO; size]);
-        let level = rate(size, || device.hash_level(b"\x04node", &messages, 64, &mut out))?;
-        rows.push(("tree node SHA3-256", size, level));
+        let level = |device: &mut dyn Device| device.hash_level(b"\x04node", &messages, 64, &mut out);
+        rows.push(row(device, "tree node SHA3-256", size, level)?);
     }
     Ok(rows)
 }
@@ -205,9 +262,11 @@ mod tests {
 
     #[test]
     fn the_bench_has_a_row_for_every_work_and_size() {
-        let rows = rows(&mut ProcessorDevice, 17).unwrap();
-        assert_eq!(rows.len(), 3 * 6);
-        assert!(rows.iter().all(|(_, size, rate)| [1, 4, 16].contains(size) && *rate > 0));
+        let rows = rows(&mut ProcessorDevice, 17, 4).unwrap();
+        assert_eq!(rows.len(), 3 * 6 + 2);
+        assert!(rows.iter().all(|row| [1, 4, 16].contains(&row.batch) && row.whole > 0 && row.kernels.is_none()));
+        let known: Vec<_> = rows.iter().filter(|row| row.work.contains("4 known keys")).map(|row| row.batch).collect();
+        assert_eq!(known, [4, 16]);
     }
 
     #[test]
