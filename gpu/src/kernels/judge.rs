@@ -17,6 +17,9 @@ const PASS: usize = 1 << 16;
 /// streams. Some 30 MB of a device's memory a stream.
 pub(crate) const SLICE: usize = 2_048;
 
+/// Bytes of a slice, if it has more than one signature: messages may be long, and a device's memory is bounded.
+const SLICE_BYTES: usize = 64 << 20;
+
 /// How the keys of a slice reach the kernels.
 enum How<'a, B> {
     /// The table, and each signature's place in it.
@@ -33,6 +36,26 @@ struct Started<M: Machine> {
     places: Vec<usize>,
     arrival: M::Arrival,
     _memory: Vec<M::Buffer>,
+}
+
+/// Bytes that go to the machine for it.
+fn size(item: &VerifyItem<'_>) -> usize {
+    item.signature.len() + item.public_key.len() + item.context.len() + item.message.len()
+}
+
+/// Cuts a list into pieces of at most so many items and so many bytes, but of one item at least.
+fn cut<T>(list: &[T], items: usize, bytes: usize, size: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+    let mut rest = list;
+    std::iter::from_fn(move || {
+        let mut sum = 0_usize;
+        let fit = rest.iter().take(items).take_while(|item| {
+            sum = sum.saturating_add(size(item));
+            sum <= bytes
+        });
+        let (piece, later) = rest.split_at(fit.count().max(1).min(rest.len()));
+        rest = later;
+        (!piece.is_empty()).then_some(piece)
+    })
 }
 
 impl<M: Machine> Batches<M> {
@@ -59,8 +82,8 @@ impl<M: Machine> Batches<M> {
             };
             let (known, strangers): (Vec<_>, Vec<_>) =
                 pass.iter().copied().zip(placed.slots).partition(|(_, slot)| slot.is_some());
-            let known = known.chunks(self.slice()).map(|slice| (slice, true));
-            let slices = known.chain(strangers.chunks(self.slice()).map(|slice| (slice, false)));
+            let cut = |list| cut(list, self.slice(), SLICE_BYTES, |(at, _): &(usize, _)| size(&items[*at]));
+            let slices = cut(&known).map(|slice| (slice, true)).chain(cut(&strangers).map(|slice| (slice, false)));
             let (mut under_way, count) = (VecDeque::new(), self.streams().len());
             for (number, (slice, is_known)) in slices.enumerate() {
                 if under_way.len() == count {
@@ -208,5 +231,19 @@ impl<M: Machine> Batches<M> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn pieces_hold_their_bounds_and_nothing_is_left_out() {
+        let sizes = [5, 5, 5, 100, 1, 1, 1, 1, 1, 9];
+        let pieces: Vec<&[usize]> = cut(&sizes, 4, 10, |size| *size).collect();
+        assert_eq!(pieces, [&[5, 5][..], &[5], &[100], &[1, 1, 1, 1], &[1, 9]]);
+        assert_eq!(cut(&[], 4, 10, |size: &usize| *size).count(), 0);
+        assert_eq!(cut(&[usize::MAX, 1, 2], 1, usize::MAX, |size| *size).count(), 3);
     }
 }
