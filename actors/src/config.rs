@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aurigraph_ledger::{Genesis, Hash, blake3_digest};
+use aurigraph_ledger::{Foundation, Hash, blake3_digest};
 
 pub use error::ConfigError;
 pub use file::{ActorCounts, ChaosSettings, CryptoSettings, StorageSettings, load_genesis};
@@ -52,7 +52,7 @@ pub struct NodeEntry {
 pub struct ClusterConfig {
     path: PathBuf,
     /// The genesis of the chain.
-    pub genesis: Genesis,
+    pub genesis: Foundation,
     /// Present in development mode only.
     pub development: Option<Development>,
     /// All nodes, in the order of the file.

@@ -186,7 +186,7 @@ pub struct NodeSettings {
     /// Its own network identity, raw public key.
     pub network_key: Vec<u8>,
     /// The genesis of the chain.
-    pub genesis: aurigraph_ledger::genesis::Genesis,
+    pub genesis: aurigraph_ledger::Foundation,
     /// The toggles.
     pub features: Features,
     /// Pacing of the proposer.

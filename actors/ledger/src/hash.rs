@@ -110,15 +110,31 @@ pub fn h_parts(tag: &str, parts: &[&[u8]]) -> Hash {
 }
 
 fn sha3(tag: &str, parts: &[&[u8]]) -> Hash {
-    debug_assert!(tag.len() <= usize::from(u8::MAX), "hash tags are short literals");
-    let mut hasher = Sha3_256::new();
-    #[allow(clippy::cast_possible_truncation)]
-    hasher.update([tag.len() as u8]);
-    hasher.update(tag.as_bytes());
-    for part in parts {
-        hasher.update(part);
+    let mut hasher = TaggedHasher::new(tag);
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finish()
+}
+
+/// [`h`] over bytes that come in pieces.
+pub(crate) struct TaggedHasher(Sha3_256);
+
+impl TaggedHasher {
+    pub(crate) fn new(tag: &str) -> Self {
+        debug_assert!(tag.len() <= usize::from(u8::MAX), "hash tags are short literals");
+        let mut hasher = Sha3_256::new();
+        #[allow(clippy::cast_possible_truncation)]
+        hasher.update([tag.len() as u8]);
+        hasher.update(tag.as_bytes());
+        Self(hasher)
     }
-    Hash(hasher.finalize().into())
+
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    pub(crate) fn finish(self) -> Hash {
+        Hash(self.0.finalize().into())
+    }
 }
 
 /// BLAKE3 of a bulk body.

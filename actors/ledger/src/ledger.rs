@@ -10,7 +10,8 @@ use crate::block::{
     LedgerHeader, PROTOCOL_VERSION, SignatureVerifier,
 };
 use crate::execute::{BlockExecution, Collected, Rules};
-use crate::genesis::{Genesis, GenesisError};
+use crate::foundation::Foundation;
+use crate::genesis::GenesisError;
 use crate::hash::Hash;
 use crate::identity::Identity;
 use crate::merkle::{receipt_tree, transaction_tree};
@@ -53,8 +54,8 @@ impl std::fmt::Debug for Ledger {
     }
 }
 
-fn rules_of(genesis: &Genesis) -> Rules {
-    let supply = genesis.supply().zip(genesis.staked()).and_then(|(supply, staked)| supply.checked_add(staked));
+fn rules_of(genesis: &Foundation) -> Rules {
+    let supply = genesis.staked().and_then(|staked| genesis.supply().checked_add(staked));
     let mintable = supply.map_or(0, |supply| Amount::MAX - supply);
     Rules { chain_id: genesis.chain_id(), fees: genesis.fees, parameters: genesis.parameters, mintable }
 }
@@ -64,19 +65,7 @@ fn modules() -> Vec<Box<dyn Module>> {
     vec![Box::<Staking>::default(), Box::<Identity>::default()]
 }
 
-fn genesis_accounts(genesis: &Genesis) -> Accounts {
-    let mut accounts = Accounts::default();
-    for listed in &genesis.accounts {
-        let account = accounts.create(&listed.address).expect("a genesis lists far fewer than 2^32 accounts");
-        accounts.set_balance(account, listed.balance);
-        if let Some(key) = &listed.public_key {
-            accounts.register_key(account, key.as_bytes());
-        }
-    }
-    accounts
-}
-
-fn genesis_header(genesis: &Genesis, chain_id: Hash, state_root: Hash, hasher: &dyn TreeHasher) -> LedgerHeader {
+fn genesis_header(genesis: &Foundation, chain_id: Hash, state_root: Hash, hasher: &dyn TreeHasher) -> LedgerHeader {
     LedgerHeader {
         height: 0,
         epoch: 0,
@@ -96,11 +85,15 @@ fn genesis_header(genesis: &Genesis, chain_id: Hash, state_root: Hash, hasher: &
 }
 
 impl Ledger {
-    /// The ledger before the first commit, at height 0 and checkpoint 0.
+    /// The ledger before the first commit, at height 0 and checkpoint 0. A plain genesis is checked and copied first, a
+    /// [`Foundation`] is neither.
     ///
     /// # Errors
     /// [`GenesisError`] if the genesis is not valid.
-    pub fn from_genesis(genesis: &Genesis, hasher: Arc<dyn TreeHasher>) -> Result<Self, GenesisError> {
+    pub fn from_genesis<'g, G: ?Sized>(genesis: &'g G, hasher: Arc<dyn TreeHasher>) -> Result<Self, GenesisError>
+    where
+        Foundation: TryFrom<&'g G, Error = GenesisError>,
+    {
         Self::from_genesis_with(genesis, hasher, modules())
     }
 
@@ -108,18 +101,21 @@ impl Ledger {
     ///
     /// # Errors
     /// [`GenesisError`] if the genesis is not valid.
-    pub fn from_genesis_with(
-        genesis: &Genesis,
+    pub fn from_genesis_with<'g, G: ?Sized>(
+        genesis: &'g G,
         hasher: Arc<dyn TreeHasher>,
         mut modules: Vec<Box<dyn Module>>,
-    ) -> Result<Self, GenesisError> {
-        genesis.validate()?;
+    ) -> Result<Self, GenesisError>
+    where
+        Foundation: TryFrom<&'g G, Error = GenesisError>,
+    {
+        let genesis = &Foundation::try_from(genesis)?;
         let rules = rules_of(genesis);
         modules.sort_by_key(|module| module.id());
         modules.iter_mut().for_each(|module| module.genesis(genesis));
         let invalid_signatures = vec![0; genesis.validators.len()];
         let system = SystemState { chain_id: rules.chain_id, invalid_signatures, ..SystemState::default() };
-        let mut state = State { accounts: genesis_accounts(genesis), system, modules };
+        let mut state = State { accounts: Accounts::of_genesis(&genesis.accounts), system, modules };
         let sealed = state.seal(&*hasher);
         let header = genesis_header(genesis, rules.chain_id, sealed.state_root, &*hasher);
         let checkpoint = Checkpoint {
@@ -167,11 +163,14 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ImportError`] naming what is missing, does not decode or does not fit.
-    pub fn import(
-        genesis: &Genesis,
+    pub fn import<'g, G: ?Sized>(
+        genesis: &'g G,
         hasher: Arc<dyn TreeHasher>,
         pages: impl IntoIterator<Item = StoredPage>,
-    ) -> Result<Self, ImportError> {
+    ) -> Result<Self, ImportError>
+    where
+        Foundation: TryFrom<&'g G, Error = GenesisError>,
+    {
         Self::import_with(genesis, hasher, pages, modules())
     }
 
@@ -179,13 +178,16 @@ impl Ledger {
     ///
     /// # Errors
     /// Those of [`Ledger::import`].
-    pub fn import_with(
-        genesis: &Genesis,
+    pub fn import_with<'g, G: ?Sized>(
+        genesis: &'g G,
         hasher: Arc<dyn TreeHasher>,
         pages: impl IntoIterator<Item = StoredPage>,
         mut modules: Vec<Box<dyn Module>>,
-    ) -> Result<Self, ImportError> {
-        genesis.validate()?;
+    ) -> Result<Self, ImportError>
+    where
+        Foundation: TryFrom<&'g G, Error = GenesisError>,
+    {
+        let genesis = &Foundation::try_from(genesis)?;
         modules.sort_by_key(|module| module.id());
         modules.iter_mut().for_each(|module| module.genesis(genesis));
         let rules = rules_of(genesis);
@@ -213,7 +215,14 @@ impl Ledger {
     ///
     /// # Errors
     /// [`ResumeError`] if the view is not of a checkpoint, of another chain, or does not fit together.
-    pub fn resume(genesis: &Genesis, hasher: Arc<dyn TreeHasher>, view: &StateView) -> Result<Self, ResumeError> {
+    pub fn resume<'g, G: ?Sized>(
+        genesis: &'g G,
+        hasher: Arc<dyn TreeHasher>,
+        view: &StateView,
+    ) -> Result<Self, ResumeError>
+    where
+        Foundation: TryFrom<&'g G, Error = GenesisError>,
+    {
         Self::resume_with(genesis, hasher, view, modules())
     }
 
@@ -221,13 +230,16 @@ impl Ledger {
     ///
     /// # Errors
     /// Those of [`Ledger::resume`].
-    pub fn resume_with(
-        genesis: &Genesis,
+    pub fn resume_with<'g, G: ?Sized>(
+        genesis: &'g G,
         hasher: Arc<dyn TreeHasher>,
         view: &StateView,
         mut modules: Vec<Box<dyn Module>>,
-    ) -> Result<Self, ResumeError> {
-        genesis.validate()?;
+    ) -> Result<Self, ResumeError>
+    where
+        Foundation: TryFrom<&'g G, Error = GenesisError>,
+    {
+        let genesis = &Foundation::try_from(genesis)?;
         modules.sort_by_key(|module| module.id());
         modules.iter_mut().for_each(|module| module.genesis(genesis));
         let rules = rules_of(genesis);

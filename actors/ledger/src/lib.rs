@@ -8,6 +8,7 @@ pub mod block;
 pub mod codec;
 mod execute;
 pub mod fault;
+pub mod foundation;
 pub mod genesis;
 pub mod hash;
 pub mod identity;
@@ -16,6 +17,7 @@ pub mod ledger;
 pub mod memo;
 pub mod merkle;
 pub mod module;
+mod parallel;
 pub mod receipt;
 pub mod staking;
 pub mod state;
@@ -31,6 +33,7 @@ pub use block::{
 };
 pub use codec::{CodecError, Reader, Writer};
 pub use fault::{Fault, FaultKind};
+pub use foundation::Foundation;
 pub use genesis::{
     FeeSchedule, Genesis, GenesisAccount, GenesisError, GenesisValidator, ProtocolParameters, StakingParameters,
 };

@@ -1,11 +1,16 @@
 //! Development mode: every key and token follows from one seed in the config, so that a cluster starts without any
 //! ceremony. Whoever reads the config owns the cluster, which is why it is refused unless every address is loopback.
 
+use aurigraph_gpu::CpuHasher;
 use aurigraph_ledger::{
-    Address, Amount, FeeSchedule, Genesis, GenesisAccount, GenesisValidator, ProtocolParameters, PublicKey, h_parts,
+    Address, Amount, FeeSchedule, Genesis, GenesisAccount, GenesisValidator, Hash, ProtocolParameters, PublicKey,
+    TreeHasher as _, h_parts,
 };
 
 use super::secrets::{NodeSecrets, network_public_key, public_key_of_seed};
+
+/// Addresses that are hashed at once, and the least that are worth a thread.
+const DERIVED_AT_ONCE: usize = 4_096;
 
 /// What a development chain is derived from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,21 +72,55 @@ impl Development {
     /// The accounts of the genesis, in index order.
     #[must_use]
     pub fn genesis_accounts(&self) -> Vec<GenesisAccount> {
-        (0..self.accounts).map(|index| self.genesis_account(index)).collect()
+        let signers = self.signers.min(self.accounts);
+        let blank = GenesisAccount { address: Address::default(), balance: self.recipient_balance, public_key: None };
+        let mut accounts = vec![blank; self.accounts];
+        let (with_keys, without) = accounts.split_at_mut(signers);
+        for (index, account) in with_keys.iter_mut().enumerate() {
+            let key = public_key_of_seed(&self.account_seed(index));
+            account.address = Address::of_public_key(&key);
+            account.balance = self.signer_balance;
+            account.public_key = Some(PublicKey::new(key));
+        }
+        // An address without a key: 250 µs of key generation each would cost every start seconds.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let share = without.len().div_ceil(cores).max(DERIVED_AT_ONCE);
+        std::thread::scope(|scope| {
+            for (at, part) in without.chunks_mut(share).enumerate() {
+                scope.spawn(move || self.derive_recipients(signers + at * share, part));
+            }
+        });
+        accounts
     }
 
-    fn genesis_account(&self, index: usize) -> GenesisAccount {
-        if index >= self.signers {
-            // An address without a key: 250 µs of key generation each would cost every start seconds.
-            let address =
-                Address(h_parts("development", &[self.seed.as_bytes(), format!("recipient/{index}").as_bytes()]));
-            return GenesisAccount { address, balance: self.recipient_balance, public_key: None };
-        }
-        let key = public_key_of_seed(&self.account_seed(index));
-        GenesisAccount {
-            address: Address::of_public_key(&key),
-            balance: self.signer_balance,
-            public_key: Some(PublicKey::new(key)),
+    /// Sets the addresses of accounts without a key, the first of which has the index `first`.
+    fn derive_recipients(&self, first: usize, accounts: &mut [GenesisAccount]) {
+        let (mut messages, mut digests) = (Vec::new(), Vec::new());
+        let mut at = 0;
+        while at < accounts.len() {
+            // Messages that are hashed together have one length.
+            let (mut count, mut len) = (0, 0);
+            messages.clear();
+            for index in (first + at..first + accounts.len()).take(DERIVED_AT_ONCE) {
+                let before = messages.len();
+                messages.extend_from_slice(self.seed.as_bytes());
+                messages.extend_from_slice(b"recipient/");
+                messages.extend_from_slice(index.to_string().as_bytes());
+                if count == 0 {
+                    len = messages.len();
+                } else if messages.len() - before != len {
+                    messages.truncate(before);
+                    break;
+                }
+                count += 1;
+            }
+            digests.clear();
+            digests.resize(count, Hash::ZERO);
+            CpuHasher.hash_level("development", &messages, len, &mut digests);
+            for (account, digest) in accounts[at..].iter_mut().zip(&digests) {
+                account.address = Address(*digest);
+            }
+            at += count;
         }
     }
 
@@ -116,6 +155,24 @@ impl Development {
             parameters,
             validators: validators.collect(),
             accounts: self.genesis_accounts(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_without_a_key_is_that_of_its_own_name() {
+        let (seed, accounts) = ("some seed".to_owned(), 2 * DERIVED_AT_ONCE + 1_003);
+        let development = Development { seed, accounts, signers: 1, signer_balance: 2, recipient_balance: 3 };
+        let all = development.genesis_accounts();
+        assert_eq!(all.len(), accounts);
+        assert_eq!((all[0].balance, all[0].public_key.is_some()), (2, true));
+        for (index, account) in all.iter().enumerate().skip(1) {
+            let expected = h_parts("development", &[b"some seed", format!("recipient/{index}").as_bytes()]);
+            assert_eq!((account.address, account.balance), (Address(expected), 3), "account {index}");
         }
     }
 }

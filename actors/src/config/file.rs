@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use aurigraph_gpu::BackEnd;
 use aurigraph_ledger::types::parse_aur;
-use aurigraph_ledger::{FeeSchedule, Genesis, ProtocolParameters};
+use aurigraph_ledger::{FeeSchedule, Foundation, Genesis, ProtocolParameters};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -211,7 +211,8 @@ impl ConfigFile {
         self.check_ranges()?;
         let crypto = self.crypto()?;
         let (genesis, development) = self.genesis()?;
-        genesis.validate().map_err(|source| ConfigError::Genesis { path: self.genesis_path(), source })?;
+        let genesis =
+            Foundation::new(genesis).map_err(|source| ConfigError::Genesis { path: self.genesis_path(), source })?;
         let nodes = self.tables.node.iter().map(|node| self.entry(node, &genesis, development.as_ref()));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
         Ok(ClusterConfig {

@@ -163,7 +163,7 @@ fn secrets_must_be_private_and_the_nodes_own() {
     use std::os::unix::fs::PermissionsExt as _;
     let (folder, path) = written(&format!("{GENESIS}{NODE}"));
     let genesis = ClusterConfig::load(&path).unwrap().genesis;
-    std::fs::write(folder.path().join("genesis.toml"), toml::to_string(&genesis).unwrap()).unwrap();
+    std::fs::write(folder.path().join("genesis.toml"), toml::to_string(genesis.genesis()).unwrap()).unwrap();
     std::fs::write(&path, format!("[genesis]\nfile = \"genesis.toml\"\n{NODE}secrets = \"v1.key.json\"\n")).unwrap();
     let config = ClusterConfig::load(&path).unwrap();
     assert_eq!(config.genesis.chain_id(), genesis.chain_id());
@@ -187,7 +187,7 @@ fn an_encrypted_secrets_file_needs_its_passphrase_and_shows_nothing() {
     use std::os::unix::fs::PermissionsExt as _;
     let (folder, path) = written(&format!("{GENESIS}{NODE}"));
     let genesis = ClusterConfig::load(&path).unwrap().genesis;
-    std::fs::write(folder.path().join("genesis.toml"), toml::to_string(&genesis).unwrap()).unwrap();
+    std::fs::write(folder.path().join("genesis.toml"), toml::to_string(genesis.genesis()).unwrap()).unwrap();
     let development =
         Development { seed: "s".to_owned(), accounts: 0, signers: 0, signer_balance: 0, recipient_balance: 0 };
     let secrets = development.node_secrets("v1");

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use aurigraph_ledger::{Genesis, Ledger};
+use aurigraph_ledger::{Foundation, Ledger};
 
 use super::horizon::is_own;
 use crate::storage::snapshots::{self, Manifest, SnapshotError};
@@ -41,7 +41,7 @@ impl From<SnapshotError> for RefillError {
 /// [`RefillError`].
 pub fn refill(
     data_dir: &Path,
-    genesis: &Genesis,
+    genesis: &Foundation,
     journal: &JournalReader,
     store: &Store,
 ) -> Result<Option<u64>, RefillError> {
@@ -74,7 +74,7 @@ pub enum Which {
 /// [`RefillError::NoState`], or what the system says.
 pub fn own_snapshot(
     data_dir: &Path,
-    genesis: &Genesis,
+    genesis: &Foundation,
     journal: &JournalReader,
     which: Which,
 ) -> Result<(Manifest, Ledger), RefillError> {

@@ -185,7 +185,7 @@ impl NodeReads {
             block_hash: newest.hash,
             timestamp: Timestamp(newest.header.timestamp_ms),
             total_accounts: published.view.account_count().into(),
-            total_supply: Units(genesis.supply().unwrap_or(u128::MAX)),
+            total_supply: Units(genesis.supply()),
             fee_pool: Units(published.view.fee_pool()),
             transactions_since_start: published.totals.transactions,
             operations_since_start: published.totals.operations,

@@ -19,7 +19,7 @@ use aurigraph_actors::storage::{
 use aurigraph_consensus::{Commit, Record as LogRecord};
 use aurigraph_gpu::{BatchVerifier, CpuHasher, VerifyItem};
 use aurigraph_ledger::block::{CommitInput, CommittedBatch, ExecutedBlock, PreparedTransaction, SignatureVerifier};
-use aurigraph_ledger::{EpochEnd, Genesis, Hash, Ledger};
+use aurigraph_ledger::{EpochEnd, Foundation, Hash, Ledger};
 use serde::Serialize;
 
 use crate::cli;
@@ -65,7 +65,7 @@ struct Audit {
     ledger: Ledger,
     /// The first commit that is executed again.
     first_commit: u64,
-    genesis: Genesis,
+    genesis: Foundation,
     last_commit: Hash,
     last_block: Hash,
     totals: Verified,

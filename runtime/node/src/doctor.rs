@@ -9,7 +9,7 @@ use std::sync::Arc;
 use aurigraph_actors::config::ClusterConfig;
 use aurigraph_actors::storage::{JournalError, JournalInspection, SUSPECT, Store, StoreError, StoreOptions, inspect};
 use aurigraph_gpu::CpuHasher;
-use aurigraph_ledger::{Genesis, Ledger};
+use aurigraph_ledger::{Foundation, Ledger};
 use serde::Serialize;
 
 use crate::chain::{identity_of, node_of};
@@ -225,7 +225,7 @@ fn journal(dir: &Path, expected: Option<&str>, report: &mut Report) -> Option<Jo
     Some(found)
 }
 
-fn store(dir: &Path, name: &str, genesis: &Genesis, journal: Option<JournalInspection>, report: &mut Report) {
+fn store(dir: &Path, name: &str, genesis: &Foundation, journal: Option<JournalInspection>, report: &mut Report) {
     let Some(journal) = journal else {
         report.add("store", State::Skipped, "the journal has to be in order first", None);
         return;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use aurigraph_actors::config::{ClusterConfig, load_genesis};
 use aurigraph_consensus::{EpochHop, Finality, FinalityProof, LightError, TrustedSet};
 use aurigraph_gpu::{BatchVerifier, VerifyItem};
-use aurigraph_ledger::{AccountProof, Address, SignatureVerifier, TransactionProof};
+use aurigraph_ledger::{AccountProof, Address, Foundation, SignatureVerifier, TransactionProof};
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -68,10 +68,9 @@ impl Trust {
     /// If the file is neither, or no quorum can be made of the validators.
     pub fn load(path: &Path) -> CliResult<Self> {
         let genesis = match load_genesis(path) {
-            Ok(genesis) => genesis,
+            Ok(genesis) => Foundation::new(genesis).map_err(|error| CliError::file(path, error))?,
             Err(error) => ClusterConfig::load(path).map_err(|_| error)?.genesis,
         };
-        genesis.validate().map_err(|error| CliError::file(path, error))?;
         let set = TrustedSet::of_genesis(&genesis).map_err(|error| CliError::file(path, error))?;
         Ok(Self { set, verifier: Verifier(std::sync::Arc::new(aurigraph_gpu::AwsLc)) })
     }

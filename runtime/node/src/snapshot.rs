@@ -7,7 +7,7 @@ use std::path::Path;
 use aurigraph_actors::config::{ClusterConfig, load_genesis};
 use aurigraph_actors::storage::snapshots::{self, FolderReader, SnapshotError};
 use aurigraph_actors::storage::{Store, StoreOptions};
-use aurigraph_ledger::Genesis;
+use aurigraph_ledger::Foundation;
 use serde_json::json;
 
 use crate::cli::{Snapshot, SnapshotOf};
@@ -51,13 +51,11 @@ fn list(data_dir: &Path, output: Output) -> CliResult {
     Ok(())
 }
 
-fn genesis(path: &Path) -> CliResult<Genesis> {
-    let genesis = match load_genesis(path) {
-        Ok(genesis) => genesis,
-        Err(error) => ClusterConfig::load(path).map_err(|_| CliError::file(path, error))?.genesis,
-    };
-    genesis.validate().map_err(|error| CliError::file(path, error))?;
-    Ok(genesis)
+fn genesis(path: &Path) -> CliResult<Foundation> {
+    match load_genesis(path) {
+        Ok(genesis) => Foundation::new(genesis).map_err(|error| CliError::file(path, error)),
+        Err(error) => Ok(ClusterConfig::load(path).map_err(|_| CliError::file(path, error))?.genesis),
+    }
 }
 
 /// Proves the snapshot that the arguments name, the newest without a height.

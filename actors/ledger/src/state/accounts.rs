@@ -9,7 +9,9 @@ use std::sync::Arc;
 use super::column::Column;
 use super::index::AddressIndex;
 use super::pages::{BalancePage, IdentityPage, KEYS_PER_PAGE, KeyPage, NO_KEY, NoncePage, NonceState, ROWS};
+use crate::genesis::GenesisAccount;
 use crate::hash::Hash;
+use crate::parallel::ranges;
 use crate::tree_hasher::TreeHasher;
 use crate::types::{Address, Amount};
 
@@ -178,8 +180,7 @@ impl Accounts {
         keys: Column<KeyPage>,
         index: AddressIndex,
     ) -> Self {
-        let pages = (0..balance_pages.len()).filter_map(|number| balance_pages.page(number));
-        let balances = pages.flat_map(|page| page.0).take(count as usize).collect();
+        let balances = flat(&balance_pages, count);
         let behind = vec![false; balance_pages.len()];
         Self { balances, behind, balance_pages, nonces, identities, keys, key_count, index }
     }
@@ -188,31 +189,70 @@ impl Accounts {
     pub(crate) fn from_pages(
         count: u32,
         key_count: u32,
-        balances: Vec<BalancePage>,
-        nonces: Vec<NoncePage>,
-        identities: Vec<IdentityPage>,
-        keys: Vec<KeyPage>,
+        balances: Vec<Arc<BalancePage>>,
+        nonces: Vec<Arc<NoncePage>>,
+        identities: Vec<Arc<IdentityPage>>,
+        keys: Vec<Arc<KeyPage>>,
     ) -> Self {
-        let mut accounts = Self { key_count, ..Self::default() };
-        accounts.behind = vec![false; balances.len()];
-        accounts.balances = balances.iter().flat_map(|page| page.0).take(count as usize).collect();
-        fill(&mut accounts.balance_pages, balances);
-        fill(&mut accounts.nonces, nonces);
-        fill(&mut accounts.identities, identities);
-        fill(&mut accounts.keys, keys);
-        let identities = &accounts.identities;
-        for account in 0..count {
-            let address = address_in(identities, account);
-            accounts.index.insert(address, account, |account| address_in(identities, account));
+        let (balance_pages, identities) = (Column::from_pages(balances), Column::from_pages(identities));
+        let index = AddressIndex::of_all(count, |account| address_in(&identities, account));
+        Self {
+            balances: flat(&balance_pages, count),
+            behind: vec![false; balance_pages.len()],
+            balance_pages,
+            nonces: Column::from_pages(nonces),
+            identities,
+            keys: Column::from_pages(keys),
+            key_count,
+            index,
+        }
+    }
+
+    /// The accounts of a genesis, in its order. Their addresses must differ.
+    pub(crate) fn of_genesis(listed: &[GenesisAccount]) -> Self {
+        let count = u32::try_from(listed.len()).expect("a genesis lists far fewer than 2^32 accounts");
+        let made = ranges(listed.len().div_ceil(ROWS), PAGES_AT_LEAST, |pages| {
+            let rows = &listed[pages.start * ROWS..listed.len().min(pages.end * ROWS)];
+            rows.chunks(ROWS).map(first_pages).collect::<Vec<_>>()
+        });
+        let (mut balances, mut identities) = (Vec::new(), Vec::new());
+        for (balance, identity) in made.into_iter().flatten() {
+            balances.push(balance);
+            identities.push(identity);
+        }
+        let nonces = ranges(balances.len(), PAGES_AT_LEAST, |pages| pages.map(|_| Arc::default()).collect::<Vec<_>>());
+        let nonces = nonces.into_iter().flatten().collect();
+        let mut accounts = Self::from_pages(count, 0, balances, nonces, identities, Vec::new());
+        for (account, listed) in (0..).zip(listed) {
+            if let Some(key) = &listed.public_key {
+                accounts.register_key(account, key.as_bytes());
+            }
         }
         accounts
     }
 }
 
-fn fill<P: super::pages::Page>(column: &mut Column<P>, pages: Vec<P>) {
-    for (number, page) in pages.into_iter().enumerate() {
-        column.put(number, page);
+/// Pages that are worth a thread's start: 16,384 accounts.
+pub(super) const PAGES_AT_LEAST: usize = 64;
+
+/// Balances and identities of a page's accounts at genesis.
+fn first_pages(listed: &[GenesisAccount]) -> (Arc<BalancePage>, Arc<IdentityPage>) {
+    let (mut balances, mut identities) = (BalancePage([0; ROWS]), IdentityPage::default());
+    for (row, listed) in listed.iter().enumerate() {
+        balances.0[row] = listed.balance;
+        identities.addresses[row] = listed.address;
     }
+    (Arc::new(balances), Arc::new(identities))
+}
+
+/// The balances of the first `count` accounts, in a row.
+fn flat(pages: &Column<BalancePage>, count: u32) -> Vec<Amount> {
+    let mut balances = Vec::with_capacity(pages.len() * ROWS);
+    for page in (0..pages.len()).filter_map(|number| pages.page(number)) {
+        balances.extend_from_slice(&page.0);
+    }
+    balances.truncate(count as usize);
+    balances
 }
 
 fn key_at(keys: &Column<KeyPage>, at: u32) -> Option<&Arc<[u8]>> {

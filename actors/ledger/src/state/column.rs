@@ -1,10 +1,13 @@
 //! A column of pages: shared with snapshots, hashed page by page, dirty ones only.
 
+use std::mem::take;
 use std::sync::Arc;
 
+use super::accounts::PAGES_AT_LEAST;
 use super::pages::Page;
 use super::tree::WideTree;
 use crate::hash::{Hash, blake3_digest};
+use crate::parallel::ranges;
 use crate::tree_hasher::TreeHasher;
 
 /// Pages, which of them changed since the last root, and the tree over their digests.
@@ -25,6 +28,11 @@ impl<P: Page> Column<P> {
     /// A column that goes on from pages and their tree, as both were shared: nothing is hashed or copied.
     pub(crate) fn from_shared(pages: Vec<Arc<P>>, tree: Arc<WideTree>) -> Self {
         Self { changed: vec![false; pages.len()], pages, tree }
+    }
+
+    /// A column of pages that were never hashed.
+    pub(crate) fn from_pages(pages: Vec<Arc<P>>) -> Self {
+        Self { changed: vec![true; pages.len()], pages, tree: Arc::default() }
     }
 
     /// The page with this number.
@@ -67,14 +75,19 @@ impl<P: Page> Column<P> {
 
     /// The root over all pages, hashing those that changed.
     pub(crate) fn root(&mut self, hasher: &dyn TreeHasher) -> Hash {
-        let mut bytes = Vec::new();
-        let mut changes = Vec::new();
-        for (number, changed) in self.changed.iter_mut().enumerate().filter(|(_, changed)| **changed) {
-            *changed = false;
-            bytes.clear();
-            self.pages[number].encode_into(&mut bytes);
-            changes.push((number, blake3_digest(&bytes)));
-        }
+        let changed: Vec<usize> =
+            self.changed.iter_mut().enumerate().filter_map(|(at, changed)| take(changed).then_some(at)).collect();
+        let pages = &self.pages;
+        let digests = ranges(changed.len(), PAGES_AT_LEAST, |range| {
+            let mut bytes = Vec::new();
+            let digest = |number: &usize| {
+                bytes.clear();
+                pages[*number].encode_into(&mut bytes);
+                (*number, blake3_digest(&bytes))
+            };
+            changed[range].iter().map(digest).collect::<Vec<_>>()
+        });
+        let changes = digests.concat();
         if !changes.is_empty() {
             Arc::make_mut(&mut self.tree).update(self.pages.len(), &changes, hasher);
         }

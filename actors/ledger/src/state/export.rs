@@ -2,10 +2,11 @@
 //!
 //! What a store is, and how it keeps values, is not decided here. Only views of checkpoints are stored.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::accounts::Accounts;
+use super::accounts::{Accounts, PAGES_AT_LEAST};
 use super::pages::{BalancePage, IdentityPage, KEYS_PER_PAGE, KeyPage, NoncePage, Page, ROWS};
 use super::system::SystemState;
 use super::view::{NotACheckpoint, StateView};
@@ -14,6 +15,7 @@ use crate::block::{Checkpoint, LedgerHeader};
 use crate::codec::{CodecError, Reader, Writer};
 use crate::hash::Hash;
 use crate::module::Module;
+use crate::parallel::ranges;
 
 /// Longest value handed to a store: stores leak with values above 64 KiB.
 const MAX_PART: usize = 48 * 1024;
@@ -300,18 +302,24 @@ fn decode_head(bytes: &[u8]) -> Result<(LedgerHeader, Checkpoint, Hash), CodecEr
 struct Stored(BTreeMap<PageKey, Vec<u8>>);
 
 impl Stored {
-    /// The pages of a group, its parts put together. Parts beyond the group's length are leftovers of a longer one.
-    fn group(&self, column: u8, group: u32) -> Result<Vec<Vec<u8>>, ImportError> {
+    /// What a group's pages come to, its parts put together. Parts beyond the group's length are leftovers of a longer one.
+    fn group<T>(
+        &self,
+        column: u8,
+        group: u32,
+        mut page: impl FnMut(&[u8]) -> Result<T, CodecError>,
+    ) -> Result<Vec<T>, ImportError> {
         let key = |part| PageKey { column, group, part };
         let first = self.0.get(&key(0)).ok_or(ImportError::Missing { key: key(0) })?;
         let decode = |error| ImportError::Decode { column, error };
         let total = Reader::new(first).u32().map_err(decode)? as usize;
-        let mut bytes = first.clone();
+        let mut bytes = Cow::Borrowed(first.as_slice());
         for part in 1..=u16::MAX {
             if bytes.len() >= total {
                 break;
             }
-            bytes.extend_from_slice(self.0.get(&key(part)).ok_or(ImportError::Missing { key: key(part) })?);
+            let next = self.0.get(&key(part)).ok_or(ImportError::Missing { key: key(part) })?;
+            bytes.to_mut().extend_from_slice(next);
         }
         let mut r = Reader::new(&bytes[4..total.clamp(4, bytes.len())]);
         let mut pages = Vec::new();
@@ -320,13 +328,18 @@ impl Stored {
             if len > MAX_PAGE {
                 return Err(ImportError::Missing { key: key(0) });
             }
-            pages.push(r.raw(len).map_err(decode)?.to_vec());
+            pages.push(r.raw(len).and_then(&mut page).map_err(decode)?);
         }
         Ok(pages)
     }
 
+    /// The pages of a group as they are.
+    fn plain(&self, column: u8, group: u32) -> Result<Vec<Vec<u8>>, ImportError> {
+        self.group(column, group, |page| Ok(page.to_vec()))
+    }
+
     fn single(&self, id: ColumnId) -> Result<Vec<u8>, ImportError> {
-        let mut pages = self.group(id as u8, 0)?;
+        let mut pages = self.plain(id as u8, 0)?;
         let found = pages.len();
         match (pages.pop(), found) {
             (Some(page), 1) => Ok(page),
@@ -335,15 +348,17 @@ impl Stored {
     }
 
     /// The pages of a column that has to have exactly `expected` of them.
-    fn column<P: Page>(&self, id: ColumnId, expected: usize) -> Result<Vec<P>, ImportError> {
-        let mut pages = Vec::new();
-        for group in 0..expected.div_ceil(P::GROUP) {
-            #[allow(clippy::cast_possible_truncation)]
-            for bytes in self.group(id as u8, group as u32)? {
-                let page = P::decode(&bytes).map_err(|error| ImportError::Decode { column: id as u8, error })?;
-                pages.push(page);
+    fn column<P: Page>(&self, id: ColumnId, expected: usize) -> Result<Vec<Arc<P>>, ImportError> {
+        let parts = ranges(expected.div_ceil(P::GROUP), PAGES_AT_LEAST / P::GROUP, |groups| {
+            let mut pages = Vec::new();
+            for group in groups {
+                #[allow(clippy::cast_possible_truncation)]
+                pages.extend(self.group(id as u8, group as u32, |bytes| P::decode(bytes).map(Arc::new))?);
             }
-        }
+            Ok(pages)
+        });
+        let parts: Vec<Vec<_>> = parts.into_iter().collect::<Result<_, ImportError>>()?;
+        let pages = parts.concat();
         if pages.len() != expected {
             return Err(ImportError::Count { column: id as u8, expected, found: pages.len() });
         }
@@ -356,14 +371,14 @@ impl Stored {
             // No column, no change since genesis; the state root tells if one was left out.
             return Ok(());
         }
-        let count = self.group(column, 0)?;
+        let count = self.plain(column, 0)?;
         let decode = |error| ImportError::Decode { column, error };
         let count = count.first().map_or(Ok(0), |bytes| Reader::new(bytes).u64()).map_err(decode)?;
         let mut pages = Vec::new();
         for number in 1..=count {
             let group =
                 u32::try_from(number).map_err(|_| decode(CodecError::Invalid { what: "pages", value: count }))?;
-            pages.extend(self.group(column, group)?);
+            pages.extend(self.plain(column, group)?);
         }
         module.restore(&pages).map_err(decode)
     }
@@ -386,18 +401,18 @@ pub(crate) fn read_pages(
         .map_err(|error| ImportError::Decode { column: ColumnId::System as u8, error })?;
     let account_pages = (count as usize).div_ceil(ROWS);
     let key_pages = (key_count as usize).div_ceil(KEYS_PER_PAGE);
-    let mut keys: Vec<KeyPage> = stored.column(ColumnId::Keys, key_pages)?;
+    let mut keys: Vec<Arc<KeyPage>> = stored.column(ColumnId::Keys, key_pages)?;
     if let Some(last) = keys.last_mut() {
         // What later states added to the table's last page is not this one's; the state root tells whether it fits.
-        last.0.truncate(key_count as usize - (key_pages - 1) * KEYS_PER_PAGE);
+        Arc::make_mut(last).0.truncate(key_count as usize - (key_pages - 1) * KEYS_PER_PAGE);
     }
     let found = keys.iter().map(|page| page.0.len()).sum();
     if found != key_count as usize {
         return Err(ImportError::Count { column: ColumnId::Keys as u8, expected: key_count as usize, found });
     }
-    let balances: Vec<BalancePage> = stored.column(ColumnId::Balances, account_pages)?;
-    let nonces: Vec<NoncePage> = stored.column(ColumnId::Nonces, account_pages)?;
-    let identities: Vec<IdentityPage> = stored.column(ColumnId::Identities, account_pages)?;
+    let balances: Vec<Arc<BalancePage>> = stored.column(ColumnId::Balances, account_pages)?;
+    let nonces: Vec<Arc<NoncePage>> = stored.column(ColumnId::Nonces, account_pages)?;
+    let identities: Vec<Arc<IdentityPage>> = stored.column(ColumnId::Identities, account_pages)?;
     for module in &mut modules {
         stored.module(module.as_mut())?;
     }

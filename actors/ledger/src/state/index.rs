@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use crate::hash::DIGEST_LEN;
+use crate::parallel::ranges;
 use crate::types::Address;
 
 /// Entries a leaf holds before it splits.
@@ -42,7 +43,74 @@ fn tag(address: &Address) -> u32 {
     u32::from_le_bytes(*address.as_bytes().last_chunk().expect("an address has 32 bytes"))
 }
 
+/// An entry with the first digits of its address, by which entries of many accounts are sorted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Sorted {
+    first: u64,
+    tag: u32,
+    index: u32,
+}
+
+/// Digits in [`Sorted::first`].
+const FIRST_DIGITS: usize = 16;
+
+/// The node over entries, which are sorted and share the digits above `depth`; none over no entries. It is the node that
+/// inserting them one by one would make.
+fn node_over<'a>(entries: &[Sorted], depth: usize, address_of: &impl Fn(u32) -> &'a Address) -> Option<Arc<Node>> {
+    if entries.is_empty() {
+        return None;
+    }
+    if entries.len() > LEAF_MAX && depth == FIRST_DIGITS {
+        let mut node = None;
+        for entry in entries {
+            let Sorted { tag, index, .. } = *entry;
+            insert_into(&mut node, address_of(index), Entry { tag, index }, depth, address_of);
+        }
+        return node;
+    }
+    if entries.len() <= LEAF_MAX {
+        let leaf = entries.iter().map(|Sorted { tag, index, .. }| Entry { tag: *tag, index: *index });
+        return Some(Arc::new(Node::Leaf(leaf.collect())));
+    }
+    let digit = |entry: &Sorted| (entry.first >> (4 * (FIRST_DIGITS - 1 - depth))) as usize & 0x0f;
+    let mut children: Box<[Option<Arc<Node>>; 16]> = Box::default();
+    for alike in entries.chunk_by(|a, b| digit(a) == digit(b)) {
+        children[digit(&alike[0])] = node_over(alike, depth + 1, address_of);
+    }
+    Some(Arc::new(Node::Branch(children)))
+}
+
+/// From how many accounts on the first digit shares the work out.
+const MANY: usize = 32_768;
+
 impl AddressIndex {
+    /// The index of accounts 0 to `count`, whose addresses differ: what inserting one after the other makes, in a tenth of
+    /// the time.
+    pub(crate) fn of_all<'a>(count: u32, address_of: impl Fn(u32) -> &'a Address + Sync) -> Self {
+        let sorted = |wanted: &dyn Fn(&Address) -> bool| {
+            let all = (0..count).map(|index| (index, address_of(index))).filter(|(_, address)| wanted(address));
+            let first = |address: &Address| u64::from_be_bytes(*address.as_bytes().first_chunk().expect("32 bytes"));
+            let mut entries: Vec<Sorted> =
+                all.map(|(index, address)| Sorted { first: first(address), tag: tag(address), index }).collect();
+            entries.sort_unstable();
+            entries
+        };
+        if (count as usize) < MANY {
+            return Self { root: node_over(&sorted(&|_| true), 0, &address_of) };
+        }
+        // Far more than a leaf holds: the root is a branch.
+        let parts = ranges(16, 1, |digits| {
+            digits
+                .map(|wanted| node_over(&sorted(&|address| digit(address, 0) == wanted), 1, &address_of))
+                .collect::<Vec<_>>()
+        });
+        let mut children: Box<[Option<Arc<Node>>; 16]> = Box::default();
+        for (place, child) in children.iter_mut().zip(parts.into_iter().flatten()) {
+            *place = child;
+        }
+        Self { root: Some(Arc::new(Node::Branch(children))) }
+    }
+
     /// The index stored for an address.
     pub(crate) fn get<'a>(&self, address: &Address, address_of: impl Fn(u32) -> &'a Address) -> Option<u32> {
         let mut node = self.root.as_deref()?;
@@ -125,6 +193,37 @@ mod tests {
             index.insert(address, at as u32, |at| &addresses[at as usize]);
         }
         index
+    }
+
+    /// What a node looks like, its leaves' entries in order.
+    fn shape(node: Option<&Arc<Node>>) -> String {
+        match node.map(Arc::as_ref) {
+            None => "-".to_owned(),
+            Some(Node::Leaf(entries)) => {
+                let mut indices: Vec<u32> = entries.iter().map(|entry| entry.index).collect();
+                indices.sort_unstable();
+                format!("{indices:?}")
+            }
+            Some(Node::Branch(children)) => {
+                format!("({})", children.iter().map(|child| shape(child.as_ref())).collect::<String>())
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_made_at_once_is_that_of_single_insertions() {
+        let mut addresses: Vec<_> = (0..40_000_u32).map(|n| Address(h("address", &n.to_le_bytes()))).collect();
+        // Enough that share more digits than are sorted by.
+        for n in 0..100_u8 {
+            let mut bytes = [7; 32];
+            bytes[9] = n;
+            addresses.push(Address(Hash(bytes)));
+        }
+        for count in [0, 1, 32, 33, 1_000, addresses.len()] {
+            let some = &addresses[addresses.len() - count..];
+            let at_once = AddressIndex::of_all(count as u32, |at| &some[at as usize]);
+            assert_eq!(shape(at_once.root.as_ref()), shape(build(some).root.as_ref()), "{count} addresses");
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use aurigraph_consensus::{Certificate, LightError, TrustedSet};
 use aurigraph_gpu::{AwsLc, BatchVerifier as _, CpuHasher, VerifyItem};
 use aurigraph_ledger::{
-    Checkpoint, CodecError, Genesis, Hash, ImportError, Ledger, PageKey, Reader, SignatureVerifier, StateView,
+    Checkpoint, CodecError, Foundation, Hash, ImportError, Ledger, PageKey, Reader, SignatureVerifier, StateView,
     StoredPage, Writer,
 };
 
@@ -273,7 +273,7 @@ impl FolderReader {
     }
 
     /// The ledger that the chunks make.
-    fn ledger(&self, genesis: &Genesis) -> Result<Ledger, SnapshotError> {
+    fn ledger(&self, genesis: &Foundation) -> Result<Ledger, SnapshotError> {
         let path = &self.path;
         let mut pages = Vec::new();
         for number in 0..self.manifest.chunks.len() {
@@ -312,7 +312,7 @@ pub fn check(path: &Path) -> Result<Manifest, SnapshotError> {
 ///
 /// # Errors
 /// [`SnapshotError`] naming the first part that does not hold.
-pub fn load(path: &Path, genesis: &Genesis) -> Result<(Manifest, Ledger), SnapshotError> {
+pub fn load(path: &Path, genesis: &Foundation) -> Result<(Manifest, Ledger), SnapshotError> {
     let reader = FolderReader::open(path)?;
     let ledger = reader.ledger(genesis)?;
     let named = reader.manifest.proof.checkpoints.first().map(|bytes| Checkpoint::decode(bytes));
@@ -328,7 +328,7 @@ pub fn load(path: &Path, genesis: &Genesis) -> Result<(Manifest, Ledger), Snapsh
 ///
 /// # Errors
 /// [`SnapshotError`] naming the first part that does not hold.
-pub fn verify(path: &Path, genesis: &Genesis) -> Result<Snapshot, SnapshotError> {
+pub fn verify(path: &Path, genesis: &Foundation) -> Result<Snapshot, SnapshotError> {
     if !path.is_dir() {
         return Err(SnapshotError::None { path: path.to_owned() });
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aurigraph_consensus::{BlockCore, Certificate, CkptRef, CommitRef, SignedCore};
 use aurigraph_gpu::{Seed, Signer};
 use aurigraph_ledger::{
-    Checkpoint, CommitInput, FeeSchedule, Genesis, GenesisValidator, Hash, Ledger, PlainHasher, PublicKey,
+    Checkpoint, CommitInput, FeeSchedule, Foundation, Genesis, GenesisValidator, Hash, Ledger, PlainHasher, PublicKey,
     SignatureVerifier, StateView, h,
 };
 
@@ -29,7 +29,7 @@ fn signer(author: u8) -> Signer {
 
 /// A chain of four validators with real keys, at checkpoints one after the other.
 struct World {
-    genesis: Genesis,
+    genesis: Foundation,
     ledger: Ledger,
 }
 
@@ -57,6 +57,7 @@ impl World {
             public_key: None,
         };
         genesis.accounts = (0..60_000).map(account).collect();
+        let genesis = Foundation::new(genesis).unwrap();
         let ledger = Ledger::from_genesis(&genesis, Arc::new(PlainHasher)).unwrap();
         Self { genesis, ledger }
     }
@@ -160,9 +161,8 @@ fn what_is_altered_or_signed_by_too_few_is_refused() {
         std::fs::write(path.join(name), whole).unwrap();
     }
     verify(&path, &world.genesis).unwrap();
-    let mut other = world.genesis.clone();
-    other.network = "another".into();
-    assert!(verify(&path, &other).is_err());
+    let other = Genesis { network: "another".into(), ..world.genesis.genesis().clone() };
+    assert!(verify(&path, &Foundation::new(other).unwrap()).is_err());
     // Chunks of another state under a certificate that is good.
     let newer = world.next();
     let certificate = world.certificate(view.checkpoint(), view.checkpoint(), &[0, 1, 2]);

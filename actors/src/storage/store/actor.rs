@@ -8,6 +8,7 @@ use aurigraph_ledger::StateView;
 use aurigraph_runtime::{ActorError, Behaviour, Context, Fatal, Mouth, Reply};
 use aurigraph_schema_upgrades::{Change, Medium as _};
 use bytes::Bytes;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::blocks::{apply_all, write_block, write_finality};
@@ -15,6 +16,7 @@ use super::checkpoint::{self, Checkpoints, Underway};
 use super::error::StoreError;
 use super::layout::{AUDIT, AUDIT_TIMES, audit_time_key, height_key};
 use super::open::Store;
+use super::pending::Syncer;
 use super::redo::{Logged, Memory, Redo};
 use super::types::{CheckpointDone, StoredBlock};
 use crate::bounds::storage as bounds;
@@ -104,13 +106,15 @@ impl Behaviour for StoreActor {
     async fn start(&self, ctx: &Context<StoreMsg>) -> Result<StoreState, ActorError> {
         let lease = self.store.shared.owner.acquire(bounds::OWNER_RELEASE).await?;
         let (queue, work) = mpsc::channel(bounds::STORE_QUEUE);
-        let (store, mouth) = (self.store.clone(), ctx.mouth());
+        let (store, mouth, runtime) = (self.store.clone(), ctx.mouth(), Handle::current());
+        let syncer = Some(Syncer::start(&self.store.shared)?);
         let redo: Box<dyn Redo + Send> = match &self.log {
-            Some(log) => Box::new(Logged { reader: log.clone(), journal: Some(ctx.registry.role("journal")) }),
-            None => Box::new(Memory::default()),
+            Some(log) => Box::new(Logged { reader: log.clone(), journal: Some(ctx.registry.role("journal")), syncer }),
+            None => Box::new(Memory::synced_by(syncer)),
         };
         std::thread::Builder::new().name("store".to_owned()).spawn(move || {
-            own_the_store(&store, redo, work, &mouth);
+            // Its end waits for the syncing thread's: until then nobody else may write.
+            own_the_store(&store, redo, work, &mouth, &runtime);
             drop(lease);
         })?;
         drop(ctx.send_after(self.look_every(), StoreMsg::Look));
@@ -154,8 +158,8 @@ impl StoreActor {
     /// Fails if the owning thread has been at one piece of work beyond the deadline. The next incarnation waits for the
     /// thread to let go; if it never does, restarts are used up and the process ends, which is what helps then.
     fn look(&self, ctx: &Context<StoreMsg>) -> Result<(), ActorError> {
-        let watch = &self.store.shared.watch;
-        let busy = watch.busy();
+        let (watch, syncing) = (&self.store.shared.watch, &self.store.shared.syncing);
+        let busy = watch.busy().max(syncing.busy());
         metrics::gauge!("store_busy_seconds", "node" => ctx.registry.node().to_owned()).set(busy.as_secs_f64());
         if busy > watch.deadline() { Err(self.stuck(ctx, busy)) } else { Ok(()) }
     }
@@ -170,12 +174,50 @@ impl StoreActor {
     }
 }
 
+/// What the owning thread does next.
+enum Next {
+    Message(StoreMsg),
+    /// A slice of the checkpoint under way.
+    Slice,
+    /// What that waited for is done, or has failed.
+    Ready(Result<(), StoreError>),
+    /// The incarnation is gone. Its checkpoint is begun anew by the next, the other slot is whole.
+    End,
+}
+
+/// The next message; while a checkpoint is under way and waits for nothing, a slice between the messages.
+fn next(writer: &mut StoreWriter<'_>, work: &mut mpsc::Receiver<StoreMsg>, runtime: &Handle) -> Next {
+    if let Some(message) = writer.waiting.take() {
+        return Next::Message(message);
+    }
+    let Some(begun) = &mut writer.underway else { return work.blocking_recv().map_or(Next::End, Next::Message) };
+    let pending = &mut begun.work.pending;
+    if !pending.is_done() {
+        return runtime.block_on(async {
+            tokio::select! {
+                message = work.recv() => message.map_or(Next::End, Next::Message),
+                done = pending.wait() => Next::Ready(done),
+            }
+        });
+    }
+    match work.try_recv() {
+        Ok(message) if writer.since_slice < bounds::MESSAGES_BETWEEN_SLICES => Next::Message(message),
+        Ok(message) => {
+            writer.waiting = Some(message);
+            Next::Slice
+        }
+        Err(mpsc::error::TryRecvError::Empty) => Next::Slice,
+        Err(mpsc::error::TryRecvError::Disconnected) => Next::End,
+    }
+}
+
 /// The owning thread. sled panics on some damage; that ends this incarnation like an error.
 fn own_the_store(
     store: &Store,
     redo: Box<dyn Redo + Send>,
     mut work: mpsc::Receiver<StoreMsg>,
     mouth: &Mouth<StoreMsg>,
+    runtime: &Handle,
 ) {
     let mut writer = match StoreWriter::new(store) {
         Ok(writer) => StoreWriter { redo, ..writer },
@@ -186,32 +228,18 @@ fn own_the_store(
     };
     let watch = &store.shared.watch;
     loop {
-        let next = if writer.underway.is_none() {
-            match work.blocking_recv() {
-                Some(message) => Some(message),
-                None => return,
-            }
-        } else {
-            match work.try_recv() {
-                Ok(message) if writer.since_slice < bounds::MESSAGES_BETWEEN_SLICES => Some(message),
-                Ok(message) => {
-                    writer.since_slice = 0;
-                    writer.waiting = Some(message);
-                    None
-                }
-                Err(mpsc::error::TryRecvError::Empty) => None,
-                // The incarnation is gone: its checkpoint is begun anew by the next, the other slot is whole.
-                Err(mpsc::error::TryRecvError::Disconnected) => return,
-            }
-        };
+        let next = next(&mut writer, &mut work, runtime);
         watch.begin();
         let result = catch_unwind(AssertUnwindSafe(|| match next {
-            Some(message) => writer.apply(message),
-            None => writer.slice().and_then(|()| writer.waiting.take().map_or(Ok(()), |next| writer.apply(next))),
+            Next::Message(message) => writer.apply(message).map(|()| true),
+            Next::Slice | Next::Ready(Ok(())) => writer.slice().map(|()| true),
+            Next::Ready(Err(error)) => writer.give_up(error).map(|()| true),
+            Next::End => Ok(false),
         }));
         watch.end();
         let failed = match result {
-            Ok(Ok(())) => continue,
+            Ok(Ok(true)) => continue,
+            Ok(Ok(false)) => return,
             Ok(Err(error)) => error,
             Err(_) => StoreError::Panicked,
         };
@@ -314,6 +342,11 @@ impl<'a> StoreWriter<'a> {
             }
             Err(error) => answer(begun.reply, Err(error)),
         }
+    }
+
+    /// What the checkpoint under way waited for has failed, and it with it.
+    fn give_up(&mut self, error: StoreError) -> Result<(), StoreError> {
+        answer(self.underway.take().and_then(|begun| begun.reply), Err(error))
     }
 
     /// Writes what is left of the checkpoint under way.

@@ -8,6 +8,7 @@
 //! A checkpoint is written in slices, so that its thread can do other work in between.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use aurigraph_ledger::hash::DIGEST_LEN;
 use aurigraph_ledger::{PageGroup, PageKey, StateView, StoredPage};
@@ -16,9 +17,12 @@ use bytes::Bytes;
 
 use super::error::StoreError;
 use super::layout::{CHECKPOINTS, KEYS, PAGES, SlotHeader, SlotValue, key_row_key};
+use super::pending::Pending;
 use super::redo::{Part, Redo, Seal};
 use super::types::StoredCheckpoint;
-use crate::bounds::storage::{CHECKPOINT_FLUSH, CHECKPOINT_SLICE, STORE_VALUE};
+use crate::bounds::storage::{
+    CHECKPOINT_FLUSH, CHECKPOINT_SHRINK, CHECKPOINT_SLICE, SLICE_WANTED, STORE_VALUE, SYNC_WANTED,
+};
 
 /// The two slots.
 const SLOTS: [u8; 2] = [0, 1];
@@ -41,6 +45,8 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Checkpoints {
     known: [Option<Known>; 2],
+    /// As the checkpoint before found them right.
+    sizes: Sizes,
     /// The state whose keys are all in the key table, written or found there by this process.
     keys: Option<StateView>,
 }
@@ -53,18 +59,48 @@ pub(super) struct Written {
     pub bytes: usize,
 }
 
+/// How much is done at once: less where it takes long.
+#[derive(Debug, Clone, Copy)]
+struct Sizes {
+    /// Bytes of a slice.
+    slice: usize,
+    /// Bytes after which the store is synced.
+    sync: usize,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { slice: CHECKPOINT_SLICE, sync: CHECKPOINT_FLUSH }
+    }
+}
+
+/// Half of a size if it took longer than wanted, twice the size if it took far less.
+fn adapted(size: usize, took: Duration, wanted: Duration, most: usize) -> usize {
+    match took {
+        took if took > wanted => (size / 2).max(most / CHECKPOINT_SHRINK),
+        took if took < wanted / 4 => (size * 2).min(most),
+        _ => size,
+    }
+}
+
 /// What is left to be done of a checkpoint.
 enum Left {
+    /// What was written before is made durable.
+    Begin,
     /// Groups of pages, then the consensus state, into the redo record.
-    Groups(VecDeque<PageGroup>),
+    Groups,
     /// What an earlier process left in the slot behind this key and does not belong there.
     Sweep(Vec<u8>),
-    /// The redo record's end, and the slot's header goes.
+    /// The redo record's end.
     Seal,
+    /// The slot's header goes.
+    Open,
     /// From this part on the redo record goes into the store.
     Apply(u32),
-    /// The header.
+    /// The pages are made durable, then the header is written, and is durable in the end.
+    Pages,
     Header,
+    Done,
 }
 
 /// A checkpoint that is being written. Dropped before its end, it leaves its slot without a header.
@@ -77,6 +113,13 @@ pub(super) struct Underway {
     /// Whether an earlier process wrote the slot last: what stands there is compared, not known.
     fresh: bool,
     left: Left,
+    /// Groups of pages that have to be looked at.
+    groups: VecDeque<PageGroup>,
+    /// What the next slice has to wait for.
+    pub(super) pending: Pending,
+    /// When a sync that is waited for began.
+    syncing: Option<Instant>,
+    sizes: Sizes,
     /// Parts of the redo record.
     parts: u32,
     /// Bytes written since the last flush.
@@ -120,8 +163,8 @@ pub(super) fn headers(medium: &dyn Medium) -> Result<[Option<SlotHeader>; 2], St
 }
 
 impl Checkpoints {
-    /// Begins a checkpoint in the slot that does not hold the newest trusted one. Makes durable what was written before,
-    /// the index of the blocks up to it above all: once its redo record is whole, they are not indexed again.
+    /// Begins a checkpoint in the slot that does not hold the newest trusted one. Its first slice makes durable what was
+    /// written before, the index of the blocks up to it above all: once its redo record is whole, they are not indexed again.
     pub(super) fn begin(
         &mut self,
         medium: &dyn Medium,
@@ -139,17 +182,28 @@ impl Checkpoints {
         let keys = view.changed_groups(self.keys.as_ref())?.into_iter();
         groups.extend(keys.filter(|group| group.column == PageKey::KEY_TABLE));
 
-        medium.flush()?;
-        let fresh = known.is_none();
-        let digests = known.map_or_else(BTreeMap::new, |known| known.digests);
-        let (view, left) = (view.clone(), Left::Groups(groups));
-        let written = Written { sequence, values: 0, bytes: 0 };
-        Ok(Underway { slot, view, consensus, commit_index, digests, fresh, left, parts: 0, unflushed: 0, written })
+        Ok(Underway {
+            slot,
+            view: view.clone(),
+            consensus,
+            commit_index,
+            fresh: known.is_none(),
+            digests: known.map_or_else(BTreeMap::new, |known| known.digests),
+            left: Left::Begin,
+            groups,
+            pending: Pending::Done,
+            syncing: None,
+            sizes: self.sizes,
+            parts: 0,
+            unflushed: 0,
+            written: Written { sequence, values: 0, bytes: 0 },
+        })
     }
 
     /// Remembers what a checkpoint wrote, once its last slice is done.
     pub(super) fn finish(&mut self, done: Underway) -> Written {
         self.keys = Some(done.view.clone());
+        self.sizes = done.sizes;
         self.known[usize::from(done.slot)] = Some(Known { view: done.view, digests: done.digests });
         done.written
     }
@@ -176,30 +230,30 @@ impl Underway {
         self.view.height()
     }
 
-    /// Does the next slice; true after the last, when the checkpoint is durable.
+    /// Does the next slice, after what it has to wait for; true after the last, when the checkpoint is durable. What the
+    /// next one has to wait for is in `pending` then.
     pub(super) fn slice(&mut self, medium: &dyn Medium, redo: &mut dyn Redo) -> Result<bool, StoreError> {
+        self.pending.block()?;
+        if let Some(began) = self.syncing.take() {
+            self.sizes.sync = adapted(self.sizes.sync, began.elapsed(), SYNC_WANTED, CHECKPOINT_FLUSH);
+        }
+        let began = Instant::now();
+        let done = self.step(medium, redo)?;
+        self.sizes.slice = adapted(self.sizes.slice, began.elapsed(), SLICE_WANTED, CHECKPOINT_SLICE);
+        Ok(done)
+    }
+
+    fn step(&mut self, medium: &dyn Medium, redo: &mut dyn Redo) -> Result<bool, StoreError> {
         let mut slice = Slice::default();
         let next = match &mut self.left {
-            Left::Groups(groups) => {
-                let take = groups.len().min(SLICE_GROUPS);
-                let mut taken = 0;
-                let batch: Vec<PageGroup> = groups.iter().copied().take(take).collect();
-                for group in batch {
-                    if slice.bytes >= CHECKPOINT_SLICE {
-                        break;
-                    }
-                    taken += 1;
-                    for page in self.view.export_group(group)? {
-                        if page.key.column == PageKey::KEY_TABLE {
-                            add_key_row(medium, &page, &mut slice)?;
-                        } else {
-                            let value = SlotValue::Page(page.key);
-                            add(medium, self.fresh, &mut self.digests, value.key(self.slot), &page.bytes, &mut slice)?;
-                        }
-                    }
-                }
-                groups.drain(..taken);
-                if groups.is_empty() {
+            Left::Begin => {
+                self.pending = redo.sync(medium)?;
+                self.left = Left::Groups;
+                return Ok(false);
+            }
+            Left::Groups => {
+                self.take_groups(medium, &mut slice)?;
+                if self.groups.is_empty() {
                     self.add_consensus(medium, &mut slice)?;
                     Some(if self.fresh { Left::Sweep(vec![self.slot]) } else { Left::Seal })
                 } else {
@@ -218,27 +272,36 @@ impl Underway {
                 (!more).then_some(Left::Seal)
             }
             Left::Seal => {
-                redo.seal(&Seal { slot: self.slot, parts: self.parts, header: self.header() })?;
+                self.pending = redo.seal(&Seal { slot: self.slot, parts: self.parts, header: self.header() })?;
+                Some(Left::Open)
+            }
+            Left::Open => {
                 medium.apply(CHECKPOINTS, &[Change::remove(&[self.slot])])?;
-                medium.flush()?;
+                self.pending = redo.sync(medium)?;
                 Some(Left::Apply(0))
             }
-            Left::Apply(number) if *number == self.parts => Some(Left::Header),
+            Left::Apply(number) if *number == self.parts => Some(Left::Pages),
             Left::Apply(number) => {
                 let found = redo.part(self.written.sequence, *number)?;
                 let missing = || StoreError::Redo(format!("part {number} is not there"));
                 let part = found.ok_or_else(missing)?;
                 *number += 1;
-                self.apply(medium, part)?;
+                self.apply(medium, redo, part)?;
                 return Ok(false);
             }
-            Left::Header => {
-                self.write_header(medium)?;
-                return Ok(true);
+            Left::Pages => {
+                self.pending = redo.sync(medium)?;
+                Some(Left::Header)
             }
+            Left::Header => {
+                medium.apply(CHECKPOINTS, &[Change::put(&[self.slot], &self.header().encode())])?;
+                self.pending = redo.sync(medium)?;
+                Some(Left::Done)
+            }
+            Left::Done => return Ok(true),
         };
         if !slice.part.is_empty() {
-            redo.put(self.written.sequence, self.parts, &slice.part)?;
+            self.pending = redo.put(self.written.sequence, self.parts, &slice.part)?;
             self.parts += 1;
         }
         if let Some(next) = next {
@@ -247,15 +310,35 @@ impl Underway {
         Ok(false)
     }
 
-    fn apply(&mut self, medium: &dyn Medium, part: Part) -> Result<(), StoreError> {
+    /// Takes pages of the next groups into a slice until it is full.
+    fn take_groups(&mut self, medium: &dyn Medium, slice: &mut Slice) -> Result<(), StoreError> {
+        for _ in 0..SLICE_GROUPS {
+            if slice.bytes >= self.sizes.slice {
+                break;
+            }
+            let Some(group) = self.groups.pop_front() else { break };
+            for page in self.view.export_group(group)? {
+                if page.key.column == PageKey::KEY_TABLE {
+                    add_key_row(medium, &page, slice)?;
+                } else {
+                    let value = SlotValue::Page(page.key);
+                    add(medium, self.fresh, &mut self.digests, value.key(self.slot), &page.bytes, slice)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, medium: &dyn Medium, redo: &mut dyn Redo, part: Part) -> Result<(), StoreError> {
         let bytes = part.bytes();
         self.written.values += part.keys.len() + part.pages.len();
         self.written.bytes += bytes;
         self.unflushed += bytes;
         part.apply(medium)?;
-        // Not all at the end: a sync of hundreds of megabytes would be a slice of seconds.
-        if self.unflushed >= CHECKPOINT_FLUSH {
-            medium.flush()?;
+        // Not all at the end: a sync of hundreds of megabytes would take seconds.
+        if self.unflushed >= self.sizes.sync {
+            self.pending = redo.sync(medium)?;
+            self.syncing = Some(Instant::now());
             self.unflushed = 0;
         }
         Ok(())
@@ -288,12 +371,6 @@ impl Underway {
             values: self.digests.len() as u64,
             digest: whole(&self.digests),
         }
-    }
-
-    fn write_header(&self, medium: &dyn Medium) -> Result<(), StoreError> {
-        medium.flush()?;
-        medium.apply(CHECKPOINTS, &[Change::put(&[self.slot], &self.header().encode())])?;
-        Ok(medium.flush()?)
     }
 }
 

@@ -10,6 +10,7 @@ mod checkpoint;
 mod error;
 mod layout;
 mod open;
+mod pending;
 mod reader;
 mod redo;
 mod types;

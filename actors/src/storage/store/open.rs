@@ -17,6 +17,7 @@ use super::checkpoint;
 use super::error::StoreError;
 use super::reader::StoreReader;
 use super::redo;
+use super::types::StoredCheckpoint;
 use super::watch::Watch;
 use crate::bounds::storage::{STORE_CACHE, STORE_DEADLINE};
 use crate::release;
@@ -55,6 +56,13 @@ pub(super) struct Shared {
     pub indexed: AtomicU64,
     /// Since when the thread has been at its work.
     pub watch: Watch,
+    /// Since when the syncing thread has been at a sync.
+    pub syncing: Watch,
+    /// Keeps the next sync of the syncing thread until the sender is dropped.
+    #[cfg(test)]
+    pub held: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
+    /// The newest checkpoint as opening the store has read it, until it is asked for.
+    pub first: Mutex<Option<StoredCheckpoint>>,
 }
 
 impl Shared {
@@ -101,8 +109,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let path = data_dir.join("store");
         let suspect = data_dir.join(SUSPECT);
-        let (database, set_aside) = match open_whole(&path, &suspect, options, bodies.clone()) {
-            Ok(database) => (database, None),
+        let (database, set_aside, first) = match open_whole(&path, &suspect, options, bodies.clone()) {
+            Ok((database, first)) => (database, None, first),
             Err(Refusal::Damaged(reason)) => {
                 let aside = set_aside(&path)?;
                 tracing::error!(
@@ -115,11 +123,13 @@ impl Store {
                     }
                     _ => {}
                 }
-                (open_at(&path, options, bodies).map_err(Arc::new)?, Some(aside))
+                (open_at(&path, options, bodies).map_err(Arc::new)?, Some(aside), None)
             }
             Err(Refusal::Other(error)) => return Err(error),
         };
-        Ok(Self::of(database, data_dir, node_name, options, set_aside))
+        let store = Self::of(database, data_dir, node_name, options, set_aside);
+        *store.shared.first.lock() = first;
+        Ok(store)
     }
 
     /// Opens `data_dir/store` as it is: nothing is upgraded, mended, set aside or begun. Blocking.
@@ -161,8 +171,22 @@ impl Store {
         let (path, suspect) = (data_dir.join("store"), data_dir.join(SUSPECT));
         let (node, distrusted, owner) = (node_name.to_owned(), Mutex::default(), LeaseHolder::new());
         let indexed = AtomicU64::new(0);
-        let watch = Watch::new(options.deadline);
-        let shared = Shared { database, node, path, suspect, distrusted, owner, indexed, watch };
+        let (watch, syncing) = (Watch::new(options.deadline), Watch::new(options.deadline));
+        let first = Mutex::default();
+        let shared = Shared {
+            database,
+            node,
+            path,
+            suspect,
+            distrusted,
+            owner,
+            indexed,
+            watch,
+            syncing,
+            #[cfg(test)]
+            held: Mutex::default(),
+            first,
+        };
         Self { shared: Arc::new(shared), set_aside }
     }
 
@@ -193,7 +217,7 @@ impl Store {
     /// # Errors
     /// If sled fails, or the log cannot be read.
     pub fn complete(&self, journal: &JournalReader) -> Result<Option<u64>, StoreError> {
-        let redo = redo::Logged { reader: journal.clone(), journal: None };
+        let redo = redo::Logged { reader: journal.clone(), journal: None, syncer: None };
         let completed = redo::complete(&self.shared.database, &redo)?;
         if let Some(height) = completed {
             tracing::info!(height, "a checkpoint that a crash had cut short is completed from the log");
@@ -231,7 +255,7 @@ fn open_whole(
     suspect: &Path,
     options: StoreOptions,
     bodies: Option<Arc<dyn Bodies>>,
-) -> Result<Database, Refusal> {
+) -> Result<(Database, Option<StoredCheckpoint>), Refusal> {
     if let Ok(reason) = std::fs::read_to_string(suspect) {
         return Err(Refusal::Damaged(format!("an earlier run found it damaged: {reason}")));
     }
@@ -239,7 +263,7 @@ fn open_whole(
         if error.is_damage() { Refusal::Damaged(error.to_string()) } else { Refusal::Other(Arc::new(error).into()) }
     })?;
     match catch_unwind(AssertUnwindSafe(|| probe(&database))) {
-        Ok(Ok(())) => Ok(database),
+        Ok(Ok(first)) => Ok((database, first)),
         Ok(Err(error)) if error.is_damage() => Err(Refusal::Damaged(error.to_string())),
         Ok(Err(error)) => Err(Refusal::Other(error)),
         Err(_) => Err(Refusal::Damaged("sled panicked while the store was read".to_owned())),
@@ -268,18 +292,18 @@ fn bring_up(database: &Database, options: StoreOptions, bodies: Option<Arc<dyn B
     plan.upgrade(database, None).map(|_| ())
 }
 
-/// Reads both ends of every tree and the newest checkpoint. What only fails its checksums is no reason here: then the
-/// older checkpoint counts.
-fn probe(database: &Database) -> Result<(), StoreError> {
+/// Reads both ends of every tree and the newest checkpoint, which it returns. What only fails its checksums is no reason
+/// here: then the older checkpoint counts.
+fn probe(database: &Database) -> Result<Option<StoredCheckpoint>, StoreError> {
     for name in database.trees() {
         let tree = database.sled().open_tree(name)?;
         tree.first()?;
         tree.last()?;
     }
-    if let Some((slot, header)) = checkpoint::candidates(database, |_| false)?.first() {
-        checkpoint::load(database, *slot, header)?;
+    match checkpoint::candidates(database, |_| false)?.first() {
+        Some((slot, header)) => checkpoint::load(database, *slot, header),
+        None => Ok(None),
     }
-    Ok(())
 }
 
 fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {

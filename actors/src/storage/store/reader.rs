@@ -237,7 +237,11 @@ impl StoreReader {
 
     fn newest_whole(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
         let database = &self.shared.database;
+        let mut first = self.shared.first.lock().take();
         for (slot, header) in checkpoint::candidates(database, |sequence| self.shared.distrusts(sequence))? {
+            if let Some(first) = first.take_if(|first| first.sequence == header.sequence) {
+                return Ok(Some(first));
+            }
             if let Some(found) = checkpoint::load(database, slot, &header)? {
                 return Ok(Some(found));
             }

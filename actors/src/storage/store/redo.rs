@@ -14,6 +14,7 @@ use super::blocks::apply_all;
 use super::checkpoint;
 use super::error::StoreError;
 use super::layout::{BLOCKS, CHECKPOINTS, KEYS, PAGES, SlotHeader, height_key};
+use super::pending::{Pending, Syncer};
 use crate::bounds::storage::{CHECKPOINT_FLUSH, JOURNAL_PAUSE, JOURNAL_PAUSES, STORE_VALUE};
 use crate::storage::journal::{JournalMsg, JournalReader};
 use crate::storage::record::{Record, RecordKind};
@@ -116,14 +117,23 @@ impl Seal {
 
 /// Where redo records stand.
 pub(super) trait Redo {
-    /// Takes a part; readable when this returns.
-    fn put(&mut self, sequence: u64, number: u32, part: &Part) -> Result<(), StoreError>;
+    /// Takes a part; readable when what this returns is done.
+    fn put(&mut self, sequence: u64, number: u32, part: &Part) -> Result<Pending, StoreError>;
     /// Makes all parts durable, and says that they are whole.
-    fn seal(&mut self, seal: &Seal) -> Result<(), StoreError>;
+    fn seal(&mut self, seal: &Seal) -> Result<Pending, StoreError>;
     /// A part; none if it is not there.
     fn part(&self, sequence: u64, number: u32) -> Result<Option<Part>, StoreError>;
     /// The newest seal.
     fn sealed(&self) -> Result<Option<Seal>, StoreError>;
+    /// Makes the store durable, on another thread if there is one for it.
+    fn sync(&mut self, medium: &dyn Medium) -> Result<Pending, StoreError>;
+}
+
+fn sync_by(syncer: Option<&Syncer>, medium: &dyn Medium) -> Result<Pending, StoreError> {
+    match syncer {
+        Some(syncer) => Ok(syncer.sync()),
+        None => medium.flush().map(|()| Pending::Done).map_err(StoreError::from),
+    }
 }
 
 /// In memory: where nothing is lost by starting again.
@@ -131,18 +141,26 @@ pub(super) trait Redo {
 pub(super) struct Memory {
     parts: std::collections::BTreeMap<(u64, u32), Bytes>,
     seal: Option<Seal>,
+    syncer: Option<Syncer>,
+}
+
+impl Memory {
+    /// With syncs by another thread.
+    pub fn synced_by(syncer: Option<Syncer>) -> Self {
+        Self { syncer, ..Self::default() }
+    }
 }
 
 impl Redo for Memory {
-    fn put(&mut self, sequence: u64, number: u32, part: &Part) -> Result<(), StoreError> {
+    fn put(&mut self, sequence: u64, number: u32, part: &Part) -> Result<Pending, StoreError> {
         self.parts.retain(|(of, _), _| *of == sequence);
         self.parts.insert((sequence, number), part.encode());
-        Ok(())
+        Ok(Pending::Done)
     }
 
-    fn seal(&mut self, seal: &Seal) -> Result<(), StoreError> {
+    fn seal(&mut self, seal: &Seal) -> Result<Pending, StoreError> {
         self.seal = Some(*seal);
-        Ok(())
+        Ok(Pending::Done)
     }
 
     fn part(&self, sequence: u64, number: u32) -> Result<Option<Part>, StoreError> {
@@ -152,12 +170,17 @@ impl Redo for Memory {
     fn sealed(&self) -> Result<Option<Seal>, StoreError> {
         Ok(self.seal)
     }
+
+    fn sync(&mut self, medium: &dyn Medium) -> Result<Pending, StoreError> {
+        sync_by(self.syncer.as_ref(), medium)
+    }
 }
 
 /// In the log. Without the actor's address it can be read alone.
 pub(super) struct Logged {
     pub reader: JournalReader,
     pub journal: Option<Address<JournalMsg>>,
+    pub syncer: Option<Syncer>,
 }
 
 fn failed(error: impl std::fmt::Display) -> StoreError {
@@ -176,15 +199,12 @@ impl Logged {
         key
     }
 
-    fn append(&self, record: &Record, sync: bool) -> Result<(), StoreError> {
+    fn append(&self, record: &Record, sync: bool) -> Result<Pending, StoreError> {
         let journal = self.journal.as_ref().ok_or_else(|| failed("it is open for reading alone"))?;
         for _ in 0..JOURNAL_PAUSES {
             let records = vec![record.clone()];
             match journal.ask(|reply| JournalMsg::Append { records, sync, reply: Some(reply) }) {
-                Ok(answer) => {
-                    let written = answer.blocking_recv().map_err(|_| failed("the journal ended before it answered"))?;
-                    return written.map_err(failed);
-                }
+                Ok(answer) => return Ok(Pending::Journal(answer)),
                 Err(CallError::Full(_)) => std::thread::sleep(JOURNAL_PAUSE),
                 Err(error) => return Err(failed(error)),
             }
@@ -194,11 +214,11 @@ impl Logged {
 }
 
 impl Redo for Logged {
-    fn put(&mut self, sequence: u64, number: u32, part: &Part) -> Result<(), StoreError> {
+    fn put(&mut self, sequence: u64, number: u32, part: &Part) -> Result<Pending, StoreError> {
         self.append(&Record::new(RecordKind::Redo, Self::key(sequence, number), part.encode()), false)
     }
 
-    fn seal(&mut self, seal: &Seal) -> Result<(), StoreError> {
+    fn seal(&mut self, seal: &Seal) -> Result<Pending, StoreError> {
         self.append(&Record::new(RecordKind::RedoSeal, Hash::ZERO, seal.encode()), true)
     }
 
@@ -210,6 +230,10 @@ impl Redo for Logged {
     fn sealed(&self) -> Result<Option<Seal>, StoreError> {
         let body = self.reader.get(RecordKind::RedoSeal, &Hash::ZERO).map_err(failed)?;
         body.map(|body| Seal::decode(&body).map_err(undecodable)).transpose()
+    }
+
+    fn sync(&mut self, medium: &dyn Medium) -> Result<Pending, StoreError> {
+        sync_by(self.syncer.as_ref(), medium)
     }
 }
 

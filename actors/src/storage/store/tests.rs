@@ -756,6 +756,41 @@ fn a_new_writer_knows_what_the_one_before_indexed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocks_are_indexed_while_a_checkpoint_waits_for_its_sync() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path());
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    *store.shared.held.lock() = Some(held);
+    let registry = Registry::new("s1");
+    let (made, mut world) = (store.clone(), World::new());
+    let spec = SupervisorSpec::new("storage", Strategy::OneForOne).child(ChildSpec::behaviour(
+        "store",
+        STORE_MAILBOX,
+        move || StoreActor::new(made.clone()),
+    ));
+    let tree = Tree::start(registry.clone(), spec).await.unwrap();
+    let address = registry.role::<StoreMsg>("store");
+    let index = async |height| {
+        let block = Box::new(block(height, 3));
+        address.call(LONG, |reply| StoreMsg::WriteBlock { block, reply: Some(reply) }).await.unwrap().unwrap();
+    };
+    index(1).await;
+    let view = world.pay(1);
+    let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
+    let asked = address.ask(|reply| StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: Some(reply) });
+    let mut done = asked.unwrap();
+    for height in 2..=100 {
+        index(height).await;
+    }
+    assert!(done.try_recv().is_err(), "the checkpoint waits");
+    assert_eq!(store.reader().highest_indexed_height().unwrap(), Some(100));
+    drop(release);
+    assert_eq!(done.await.unwrap().unwrap().height, 1);
+    assert!(world.is(&store.reader().latest_checkpoint().unwrap().unwrap(), &view));
+    tree.shutdown(LONG).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn five_deaths_lose_no_acknowledged_block_checkpoint_or_audit_row() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
