@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use aurigraph_ledger::Hash;
+use foldhash::fast::RandomState;
 
 /// What a verdict is about: the same transaction signed again, or judged under another key, is another matter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct VerdictKey {
     /// The transaction's id.
     pub id: Hash,
@@ -15,19 +16,30 @@ pub(super) struct VerdictKey {
     pub key: Hash,
 }
 
+impl std::hash::Hash for VerdictKey {
+    /// A part of each: they are hashes themselves, and what they stand beside is seeded.
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        for part in [&self.id, &self.signature, &self.key] {
+            state.write_u64(part.0.first_chunk().map_or(0, |first| u64::from_le_bytes(*first)));
+        }
+    }
+}
+
 /// A bounded map in two generations: when the young one is full it becomes the old one, and the old one is forgotten.
 /// What is used moves to the young one, so what is used stays.
 #[derive(Debug)]
 pub(super) struct VerdictCache {
-    young: HashMap<VerdictKey, bool>,
-    old: HashMap<VerdictKey, bool>,
+    young: HashMap<VerdictKey, bool, RandomState>,
+    old: HashMap<VerdictKey, bool, RandomState>,
     half: usize,
 }
 
 impl VerdictCache {
     /// A cache of at most `bound` verdicts.
     pub fn new(bound: usize) -> Self {
-        Self { young: HashMap::new(), old: HashMap::new(), half: (bound / 2).max(1) }
+        let half = (bound / 2).max(1);
+        let room = || HashMap::with_capacity_and_hasher(half, RandomState::default());
+        Self { young: room(), old: room(), half }
     }
 
     pub fn get(&mut self, key: &VerdictKey) -> Option<bool> {
@@ -41,7 +53,9 @@ impl VerdictCache {
 
     pub fn put(&mut self, key: VerdictKey, valid: bool) {
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
-            self.old = std::mem::take(&mut self.young);
+            // The room of the old one is used again.
+            std::mem::swap(&mut self.old, &mut self.young);
+            self.young.clear();
         }
         self.young.insert(key, valid);
     }

@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use aurigraph_ledger::transaction::SIGNING_MESSAGE_LEN;
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
-use bytes::Bytes;
+use bytes::BytesMut;
+use foldhash::fast::RandomState;
 use tokio::task::JoinSet;
 
 use super::cache::{VerdictCache, VerdictKey};
@@ -138,12 +140,19 @@ enum Reach {
     All,
 }
 
-/// An item out of its queue, with where it stood.
-type Taken = (Priority, Lane, Item);
+/// An item out of its queue without its check: where it stood, and where its verdict belongs.
+struct Taken {
+    priority: Priority,
+    lane: Lane,
+    key: Option<VerdictKey>,
+    place: Place,
+}
 
 struct Job {
     verifier: usize,
     generation: u64,
+    /// One for each item; the verifier shares them.
+    checks: Arc<[Check]>,
     items: Vec<Taken>,
     given: Instant,
 }
@@ -154,7 +163,7 @@ pub struct DispatcherState {
     queues: Queues<Item>,
     requests: Requests,
     cache: VerdictCache,
-    jobs: HashMap<u64, Job>,
+    jobs: HashMap<u64, Job, RandomState>,
     next_job: u64,
     /// Waits for jobs and for new incarnations; aborted with the incarnation.
     tasks: JoinSet<()>,
@@ -185,7 +194,7 @@ impl Behaviour for VerifyDispatcher {
             queues: Queues::new(),
             requests: Requests::default(),
             cache: VerdictCache::new(bounds::VERDICTS),
-            jobs: HashMap::new(),
+            jobs: HashMap::default(),
             next_job: 0,
             tasks,
         })
@@ -260,9 +269,19 @@ impl DispatcherState {
             return answer.refuse(refusal);
         }
         let request = self.requests.open(verdicts, open.len(), answer);
+        let mut messages = BytesMut::with_capacity(open.len() * SIGNING_MESSAGE_LEN);
+        for (at, ..) in &open {
+            messages.extend_from_slice(&checks[*at].transaction.signing_message());
+        }
+        let mut messages = messages.freeze();
         for (at, about, key) in open {
             let lane = lane_of(&key.hash.0);
-            let check = signature_of(&checks[at], key.bytes);
+            let transaction = &checks[at].transaction;
+            let check = Check {
+                public_key: key.bytes,
+                message: messages.split_to(SIGNING_MESSAGE_LEN),
+                signature: transaction.shared_bytes().slice_ref(transaction.signature()),
+            };
             self.queues.push(priority, lane, Item { check, key: Some(about), place: Place { request, at } });
         }
     }
@@ -277,7 +296,7 @@ impl DispatcherState {
         match verdicts.filter(|verdicts| verdicts.len() == job.items.len()) {
             Some(verdicts) => {
                 verifier.was_done(job.items.len(), job.given);
-                for ((_, _, item), valid) in job.items.into_iter().zip(verdicts) {
+                for (item, valid) in job.items.into_iter().zip(verdicts) {
                     if let Some(key) = item.key {
                         self.cache.put(key, valid);
                     }
@@ -286,35 +305,35 @@ impl DispatcherState {
             }
             None => {
                 verifier.lost_a_job(job.generation);
-                self.take_back(job.items);
+                self.take_back(job.items, &job.checks);
             }
         }
     }
 
-    fn take_back(&mut self, items: Vec<Taken>) {
+    fn take_back(&mut self, items: Vec<Taken>, checks: &[Check]) {
         metrics::counter!("verify_redispatched_total").increment(items.len() as u64);
-        for (priority, lane, item) in items.into_iter().rev() {
-            self.queues.push_again(priority, lane, item);
+        for (Taken { priority, lane, key, place }, check) in items.into_iter().zip(checks).rev() {
+            self.queues.push_again(priority, lane, Item { check: check.clone(), key, place });
         }
     }
 
     /// Gives jobs to verifiers until either runs out.
     fn share_out(&mut self, ctx: &Context<DispatchMsg>, deadline: Duration) {
         while let Some((at, most, reach)) = self.choose() {
-            let Some(items) = self.cut_job(most, reach) else { return };
-            let checks: Arc<[Check]> = items.iter().map(|(_, _, item)| item.check.clone()).collect();
+            let Some((items, checks)) = self.cut_job(most, reach) else { return };
             let generation = self.verifiers[at].address.generation();
-            let asked = self.verifiers[at].address.ask(|reply| VerifierMsg::Job { items: checks, reply });
+            let shared = Arc::clone(&checks);
+            let asked = self.verifiers[at].address.ask(|reply| VerifierMsg::Job { items: shared, reply });
             let Ok(answer) = asked else {
                 self.verifiers[at].lost_a_job(generation);
-                self.take_back(items);
+                self.take_back(items, &checks);
                 continue;
             };
             self.next_job += 1;
             let (number, mouth) = (self.next_job, ctx.mouth());
             self.verifiers[at].jobs += 1;
             self.verifiers[at].outstanding += items.len();
-            self.jobs.insert(number, Job { verifier: at, generation, items, given: Instant::now() });
+            self.jobs.insert(number, Job { verifier: at, generation, checks, items, given: Instant::now() });
             self.tasks.spawn(async move {
                 let verdicts = tokio::time::timeout(deadline, answer).await.ok().and_then(Result::ok);
                 mouth.send(DispatchMsg::Internal(Internal::Done { job: number, verdicts }));
@@ -354,16 +373,16 @@ impl DispatcherState {
                 of(one).partial_cmp(&of(other)).unwrap_or(std::cmp::Ordering::Equal)
             })
             .filter(|(_, verifier)| verifier.device.is_none() || verifier.is_reserve() || !on_processor)
-            .map(|(at, _)| (at, bounds::ITEMS_PER_JOB, Reach::OneClass))
+            .map(|(at, verifier)| (at, bounds::items_per_job(verifier.load().rate), Reach::OneClass))
     }
 
     /// The next items, the most urgent classes first. A small job is of one class: nothing urgent waits behind it for long.
     /// A device's job, which is done as a whole, is filled up out of the classes below. What another request has settled
     /// meanwhile is answered from the cache.
-    fn cut_job(&mut self, most: usize, reach: Reach) -> Option<Vec<Taken>> {
-        let mut items: Vec<Taken> = Vec::new();
+    fn cut_job(&mut self, most: usize, reach: Reach) -> Option<(Vec<Taken>, Arc<[Check]>)> {
+        let (mut items, mut checks) = (Vec::<Taken>::new(), Vec::new());
         while items.len() < most {
-            let class = items.first().map(|(class, _, _)| *class);
+            let class = items.first().map(|item| item.priority);
             let may = |priority| match reach {
                 Reach::OneClass => class.is_none_or(|class| class == priority),
                 Reach::NoBlocks => priority != Priority::Consensus,
@@ -372,10 +391,13 @@ impl DispatcherState {
             let Some((priority, lane, item)) = self.queues.pop(may) else { break };
             match item.key.and_then(|key| self.cache.get(&key)) {
                 Some(valid) => self.requests.fill(item.place, valid),
-                None => items.push((priority, lane, item)),
+                None => {
+                    items.push(Taken { priority, lane, key: item.key, place: item.place });
+                    checks.push(item.check);
+                }
             }
         }
-        (!items.is_empty()).then_some(items)
+        (!items.is_empty()).then(|| (items, checks.into()))
     }
 
     fn measure(&self) {
@@ -398,13 +420,4 @@ fn carried_key(check: &TransactionCheck) -> Option<KnownKey> {
 
 fn about(check: &TransactionCheck, key: &KnownKey) -> VerdictKey {
     VerdictKey { id: check.transaction.id(), signature: check.transaction.signature_digest(), key: key.hash }
-}
-
-fn signature_of(check: &TransactionCheck, public_key: Bytes) -> Check {
-    let transaction = &check.transaction;
-    Check {
-        public_key,
-        message: Bytes::copy_from_slice(&transaction.signing_message()),
-        signature: transaction.shared_bytes().slice_ref(transaction.signature()),
-    }
 }

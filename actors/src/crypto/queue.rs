@@ -2,50 +2,71 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use foldhash::fast::RandomState;
+
 use super::messages::Priority;
 use crate::bounds::crypto as bounds;
 
 /// Whose turn it is: the first bytes of a key or of its hash. Two senders on one lane only share their turns.
 pub(super) type Lane = u64;
 
+/// Lanes that keep room when they are empty, and for how many items.
+const LANES_KEPT: usize = 1_024;
+const ITEMS_KEPT: usize = 4;
+
 /// One class: lanes in a ring.
 #[derive(Debug)]
 struct Class<T> {
-    lanes: HashMap<Lane, VecDeque<T>>,
-    ring: VecDeque<Lane>,
+    /// Which slot a lane has, while it has items.
+    places: HashMap<Lane, usize, RandomState>,
+    /// Lanes with what waits in them; an empty slot keeps its room for the next lane.
+    slots: Vec<(Lane, VecDeque<T>)>,
+    free: Vec<usize>,
+    /// Slots, the one whose turn it is first.
+    ring: VecDeque<usize>,
     len: usize,
     bound: usize,
 }
 
 impl<T> Class<T> {
     fn new(bound: usize) -> Self {
-        Self { lanes: HashMap::new(), ring: VecDeque::new(), len: 0, bound }
+        let (places, slots, free, ring) = (HashMap::default(), Vec::new(), Vec::new(), VecDeque::new());
+        Self { places, slots, free, ring, len: 0, bound }
     }
 
     fn lane(&mut self, lane: Lane, ahead: bool) -> &mut VecDeque<T> {
         self.len += 1;
-        self.lanes.entry(lane).or_insert_with(|| {
+        let slot = *self.places.entry(lane).or_insert_with(|| {
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.slots.push((lane, VecDeque::new()));
+                self.slots.len() - 1
+            });
+            self.slots[slot].0 = lane;
             if ahead {
-                self.ring.push_front(lane)
+                self.ring.push_front(slot)
             } else {
-                self.ring.push_back(lane)
+                self.ring.push_back(slot)
             }
-            VecDeque::new()
-        })
+            slot
+        });
+        &mut self.slots[slot].1
     }
 
     /// One item of the lane whose turn it is, which then goes to the end of the ring.
     fn pop(&mut self) -> Option<(Lane, T)> {
-        let lane = self.ring.pop_front()?;
-        let items = self.lanes.get_mut(&lane)?;
+        let slot = self.ring.pop_front()?;
+        let (lane, items) = self.slots.get_mut(slot)?;
         let item = items.pop_front()?;
         self.len -= 1;
         if items.is_empty() {
-            self.lanes.remove(&lane);
+            // The room of a few lanes is kept for the next ones, a flood's given back.
+            items.shrink_to(if self.free.len() < LANES_KEPT { ITEMS_KEPT } else { 0 });
+            self.places.remove(lane);
+            self.free.push(slot);
         } else {
-            self.ring.push_back(lane);
+            self.ring.push_back(slot);
         }
-        Some((lane, item))
+        Some((*lane, item))
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::Reply;
+use foldhash::fast::RandomState;
 
 use super::messages::{DispatchError, Verdict};
 
@@ -59,7 +60,7 @@ struct Request {
 /// All requests under way, by number.
 #[derive(Debug, Default)]
 pub(super) struct Requests {
-    open: HashMap<u64, Request>,
+    open: HashMap<u64, Request, RandomState>,
     next: u64,
 }
 

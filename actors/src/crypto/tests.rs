@@ -127,12 +127,12 @@ async fn blocks_overtake_transactions_and_senders_take_turns() {
     let answer = dispatcher
         .ask(|reply| DispatchMsg::Verify { items: vec![block], priority: Priority::Consensus, reply })
         .unwrap();
-    first.send(vec![true; bounds::ITEMS_PER_JOB]);
+    first.send(vec![true; bounds::items_per_job(0.0)]);
     let (items, reply) = job(&mut heard).await;
     assert_eq!((items.len(), &items[0].message[..]), (1, &b"block"[..]), "the block comes next, alone");
     reply.send(vec![true]);
     assert_eq!(answer.await.unwrap().unwrap(), [true]);
-    second.send(vec![true; bounds::ITEMS_PER_JOB]);
+    second.send(vec![true; bounds::items_per_job(0.0)]);
     let (items, _reply) = job(&mut heard).await;
     let from_other = items.iter().position(|item| item.public_key == other.key.bytes);
     assert!(from_other.is_some_and(|at| at < 2), "the other sender waits for one turn, not for the flood");

@@ -20,7 +20,7 @@ impl Wide {
         match machine {
             Machine::Portable => None,
             Machine::Avx2(avx2) => Some(Self::Avx2(avx2)),
-            Machine::Avx512(avx512) => Some(Self::Avx512(avx512)),
+            Machine::Avx512(avx512) | Machine::Mixed(avx512, _) => Some(Self::Avx512(avx512)),
         }
     }
 

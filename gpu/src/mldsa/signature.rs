@@ -5,10 +5,9 @@ use super::ntt::Poly;
 use super::{BETA, GAMMA_1, OMEGA, ROWS, TAU};
 use crate::keccak::Shake256;
 
-/// Algorithm 19 for z's 20 bits, with the check of algorithm 8, step 13: none if a coefficient is out of range.
+/// Algorithm 19 for z's 20 bits, with the check of algorithm 8, step 13: false if a coefficient is out of range.
 #[inline(always)]
-pub(crate) fn unpack_z<L: Lanes>(packed: &[u8]) -> Option<Poly> {
-    let mut poly = Poly::ZERO;
+pub(crate) fn unpack_z<L: Lanes>(packed: &[u8], poly: &mut Poly) -> bool {
     let (mut lowest, mut highest) = (L::splat(GAMMA_1), L::splat(GAMMA_1));
     for (to, bytes) in poly.0.iter_mut().zip(packed.as_chunks::<20>().0) {
         let value = L::unpack_20(bytes);
@@ -19,8 +18,7 @@ pub(crate) fn unpack_z<L: Lanes>(packed: &[u8]) -> Option<Poly> {
     L::store(lowest, &mut least);
     L::store(highest, &mut most);
     let bound = GAMMA_1 - BETA;
-    (least.iter().all(|value| GAMMA_1 - value < bound) && most.iter().all(|value| value - GAMMA_1 < bound))
-        .then_some(poly)
+    least.iter().all(|value| GAMMA_1 - value < bound) && most.iter().all(|value| value - GAMMA_1 < bound)
 }
 
 /// Algorithm 29: the challenge, 60 coefficients of 1 or -1.
@@ -99,13 +97,14 @@ mod tests {
         let value = (GAMMA_1 - z) as u64;
         let word = u64::from_le_bytes(word) & !(0xf_ffff << shift) | value << shift;
         pair.copy_from_slice(&word.to_le_bytes()[..5]);
-        let poly = unpack_z::<L>(&packed);
-        if let Some(poly) = &poly {
+        let mut poly = Poly::ZERO;
+        let good = unpack_z::<L>(&packed, &mut poly);
+        if good {
             let coefficients = poly.0.as_flattened();
             assert_eq!(coefficients[place], z);
             assert!(coefficients.iter().enumerate().all(|(at, c)| at == place || *c == 0));
         }
-        poly.is_some()
+        good
     }
 
     #[test]

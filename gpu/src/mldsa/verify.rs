@@ -25,8 +25,9 @@ pub(crate) fn commitment<L: Lanes>(key: &ExpandedKey, signature: &[u8; SIGNATURE
     // z, and the challenge as the factor of -t1.
     let mut factors = [Poly::ZERO; COLUMNS + 1];
     for (factor, packed) in factors.iter_mut().zip(packed_z.chunks_exact(PACKED_Z)) {
-        let Some(z) = unpack_z::<L>(packed) else { return false };
-        *factor = z;
+        if !unpack_z::<L>(packed, factor) {
+            return false;
+        }
     }
     factors[COLUMNS] = sample_in_ball(commitment);
     for factor in &mut factors {

@@ -130,7 +130,7 @@ pub struct Node {
     #[arg(long, conflicts_with = "init")]
     pub rejoin: bool,
     /// Check signatures with this back-end instead of the config's: fastest, fips204, aws-lc, native-portable,
-    /// native-avx2 or native-avx512
+    /// native-avx2, native-avx512 or native-mixed
     #[arg(long)]
     pub back_end: Option<aurigraph_gpu::BackEnd>,
     /// End in order when standard input ends: set by `up`, so that no node outlives it

@@ -106,7 +106,8 @@ pub struct Verify {
     /// The context string, at most 255 bytes [default: empty]
     #[arg(long)]
     pub context: Option<Input>,
-    /// Which implementation: fips204, aws-lc, native-portable, native-avx2, native-avx512; `all` asks each and fails if they disagree;
+    /// Which implementation: fips204, aws-lc, native-portable, native-avx2, native-avx512, native-mixed; `all` asks each and fails if
+    /// they disagree;
     /// `fastest` is what a node would use
     #[arg(long, default_value = "fastest")]
     pub back_end: String,
