@@ -2,15 +2,20 @@
 //!
 //! `cargo run --release -p aurigraph-testkit --no-default-features --example simulate -- --seeds 0..100000 --record F`
 
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, Write};
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use aurigraph_testkit::simulator::{Part, Record, Scenario, run_aloud, run_seed, shrink};
+use aurigraph_testkit::simulator::{Outcome, Part, Record, Scenario, Violation, run_aloud, run_seed, shrink};
 
 const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record FILE] [--code NAME] [--minutes M]
+                [--traces FILE]
        simulate --replay SEED [--without PARTS]
        simulate --shrink SEED
        simulate --summary FILE
@@ -20,6 +25,8 @@ const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record 
   --record FILE     keeps what the seeds have come to in FILE; if it exists, goes on after its last seed and adds to it
   --code NAME       what the record calls the code that runs (default: what git says of the current directory)
   --minutes M       stops after this time; with --record the next call goes on
+  --traces FILE     adds a line for each seed to FILE: the digest of its trace, its events, its rounds. Two states of
+                    the code with the same lines have done the same, event by event
   --replay SEED     runs one seed and prints every event
   --without PARTS   leaves parts out, as --shrink names them, separated by commas
   --shrink SEED     leaves out of a failing seed what it does not need to fail
@@ -34,6 +41,7 @@ struct Arguments {
     record: Option<PathBuf>,
     code: Option<String>,
     minutes: u64,
+    traces: Option<PathBuf>,
     replay: Option<u64>,
     without: Vec<Part>,
     shrink: Option<u64>,
@@ -47,6 +55,7 @@ fn arguments() -> Result<Arguments, String> {
         record: None,
         code: None,
         minutes: u64::MAX / 60,
+        traces: None,
         replay: None,
         without: Vec::new(),
         shrink: None,
@@ -68,6 +77,7 @@ fn arguments() -> Result<Arguments, String> {
                 parsed.code = Some(value).filter(|value| is_word(value));
             }
             "--minutes" => parsed.minutes = number(&value)?.min(u64::MAX / 60),
+            "--traces" => parsed.traces = Some(PathBuf::from(value)),
             "--replay" => parsed.replay = Some(number(&value)?),
             "--without" => {
                 parsed.without = value.split(',').map(str::parse).collect::<Result<_, _>>()?;
@@ -89,8 +99,16 @@ fn replay(seed: u64, without: &[Part]) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a chunk of seeds on all threads.
-fn chunk(seeds: &Range<u64>, threads: u64) -> Record {
+/// What a run was, in one line.
+fn trace_of(seed: u64, result: &Result<Outcome, Violation>) -> String {
+    match result {
+        Ok(outcome) => format!("{seed} {:016x} {} {}", outcome.trace, outcome.events, outcome.rounds),
+        Err(violation) => format!("{seed} failed {} {:?}", violation.event, violation.property),
+    }
+}
+
+/// Runs a chunk of seeds on all threads. `traces` gets a line for each.
+fn chunk(seeds: &Range<u64>, threads: u64, traces: &Mutex<BTreeMap<u64, String>>) -> Record {
     let next = AtomicU64::new(seeds.start);
     let part = || {
         let mut record = Record::default();
@@ -99,7 +117,9 @@ fn chunk(seeds: &Range<u64>, threads: u64) -> Record {
             if seed >= seeds.end {
                 return record;
             }
-            record.add(&run_seed(seed, seed.is_multiple_of(TWICE_EVERY)));
+            let result = run_seed(seed, seed.is_multiple_of(TWICE_EVERY));
+            traces.lock().expect("no panics while it is held").insert(seed, trace_of(seed, &result));
+            record.add(&result);
         }
     };
     std::thread::scope(|scope| {
@@ -110,6 +130,12 @@ fn chunk(seeds: &Range<u64>, threads: u64) -> Record {
         }
         record
     })
+}
+
+fn add_lines<'a>(file: &Path, lines: impl Iterator<Item = &'a String>) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).append(true).open(file)?;
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    file.write_all(text.as_bytes())
 }
 
 /// The commit of the code that runs, as far as git knows; marked if something is changed.
@@ -126,7 +152,12 @@ fn run_all(arguments: &Arguments) -> Result<u64, String> {
     let mut next = record.next_seed().unwrap_or(arguments.seeds.start).max(arguments.seeds.start);
     while next < arguments.seeds.end && started.elapsed().as_secs() < arguments.minutes * 60 {
         let seeds = next..(next + CHUNK).min(arguments.seeds.end);
-        let more = chunk(&seeds, arguments.threads);
+        let traces = Mutex::default();
+        let more = chunk(&seeds, arguments.threads, &traces);
+        if let Some(file) = &arguments.traces {
+            let traces = traces.into_inner().map_err(|error| error.to_string())?;
+            add_lines(file, traces.values()).map_err(|error| format!("{}: {error}", file.display()))?;
+        }
         for failure in &more.failures {
             println!("FAILED {failure}");
         }

@@ -118,7 +118,8 @@ impl Machine {
 
     /// Everything but the signature, then the signature, unless a certified range vouches for the block.
     pub(crate) fn check_block(&mut self, peer: AuthorIdx, reference: BlockRef, bytes: &[u8], requested: bool) {
-        let block = Block::decode(bytes).ok().filter(|block| self.ctx.check(block).is_ok());
+        let bytes: Arc<[u8]> = bytes.into();
+        let block = Block::decode_shared(&bytes).ok().filter(|block| self.ctx.check(block).is_ok());
         let Some(block) = block else {
             self.counters.blocks_invalid += 1;
             self.charge(peer, Offence::InvalidBlock);
@@ -126,8 +127,7 @@ impl Machine {
         };
         let signature = block.signature.clone();
         let certified = self.catch_up.is_pending(&reference);
-        let incoming =
-            Incoming { reference, block: Arc::new(block), bytes: bytes.into(), from: peer, checked: !certified };
+        let incoming = Incoming { reference, block: Arc::new(block), bytes, from: peer, checked: !certified };
         self.fetcher.arrived(&reference);
         if certified {
             if self.config.own == Some(reference.author) {

@@ -3,6 +3,8 @@
 //! Decoding then encoding is the identity, or the bytes are refused: a block has one wire form. Rules that need the
 //! validator set stand in `validity`.
 
+use std::sync::Arc;
+
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::{Hash, h, h_parts};
 
@@ -325,10 +327,10 @@ impl Block {
         self.core.reference()
     }
 
-    /// The statement without its lists.
+    /// The statement without its lists, in memory of its own: it may outlive the block.
     #[must_use]
     pub fn signed_core(&self) -> SignedCore {
-        SignedCore { core: self.core.clone(), signature: self.signature.clone() }
+        SignedCore { core: self.core.clone(), signature: self.signature.alone() }
     }
 
     /// The one wire form: core, signature, parents, batch references, extras.
@@ -348,6 +350,21 @@ impl Block {
     /// # Errors
     /// If the bytes are no block, or not its canonical form.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        Self::read(bytes, Signature::read)
+    }
+
+    /// [`Block::decode`] of bytes that are kept beside the block: its signature is a part of them, not a copy.
+    ///
+    /// # Errors
+    /// Those of [`Block::decode`].
+    pub fn decode_shared(bytes: &Arc<[u8]>) -> Result<Self, CodecError> {
+        Self::read(bytes, |r| Signature::read_shared(bytes, r))
+    }
+
+    fn read(
+        bytes: &[u8],
+        signature: impl FnOnce(&mut Reader<'_>) -> Result<Signature, CodecError>,
+    ) -> Result<Self, CodecError> {
         if bytes.len() > MAX_BLOCK_BYTES {
             return Err(CodecError::TooLarge {
                 what: "block bytes",
@@ -357,7 +374,7 @@ impl Block {
         }
         let mut r = Reader::new(bytes);
         let core = BlockCore::read(&mut r)?;
-        let signature = Signature::read(&mut r)?;
+        let signature = signature(&mut r)?;
         let parents = read_parents(&mut r, core.round, core.author)?;
         let batches = read_batches(&mut r)?;
         let extras = Extras::read(&mut r)?;

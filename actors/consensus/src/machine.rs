@@ -24,7 +24,7 @@ use crate::event::{Effect, Event, HaltReason, Offence};
 use crate::evidence::EvidencePool;
 use crate::fetch::Fetcher;
 use crate::flush::Linearizer;
-use crate::message::{Lane, Message};
+use crate::message::{Lane, Message, pushed_block};
 use crate::novelty::Novelty;
 use crate::probe::Probe;
 use crate::propose::Proposer;
@@ -239,11 +239,20 @@ impl Machine {
 
     /// Takes one event. Deterministic: the same events at the same times give the same effects.
     pub fn step(&mut self, now: Now, event: Event) -> Vec<Effect> {
+        self.stepped(now, |machine| machine.dispatch(event))
+    }
+
+    /// [`Machine::step`] with [`Event::Received`], for a driver that does not own the message's bytes.
+    pub fn receive(&mut self, now: Now, peer: AuthorIdx, bytes: &[u8]) -> Vec<Effect> {
+        self.stepped(now, |machine| machine.on_received(peer, bytes))
+    }
+
+    fn stepped(&mut self, now: Now, take: impl FnOnce(&mut Self)) -> Vec<Effect> {
         if self.halted {
             return Vec::new();
         }
         self.now = Now { mono_ms: now.mono_ms.max(self.now.mono_ms), wall_ms: now.wall_ms };
-        self.dispatch(event);
+        take(self);
         self.settle();
         std::mem::take(&mut self.out)
     }
@@ -278,6 +287,10 @@ impl Machine {
     fn on_received(&mut self, peer: AuthorIdx, bytes: &[u8]) {
         if self.config.own == Some(peer) {
             return;
+        }
+        // Nearly all messages are blocks, and nearly all bytes: they are not copied to be looked at.
+        if let Some(block) = pushed_block(bytes) {
+            return self.on_pushed(peer, block);
         }
         let Ok(message) = Message::decode(bytes) else {
             return self.charge(peer, Offence::Malformed);

@@ -345,6 +345,17 @@ pub fn encode_block(block: &[u8]) -> Vec<u8> {
     w.into_bytes()
 }
 
+/// The block inside an encoded [`Message::Block`], without a copy of it; `None` for all other bytes.
+#[must_use]
+pub fn pushed_block(message: &[u8]) -> Option<&[u8]> {
+    let mut r = Reader::new(message);
+    if r.u8() != Ok(1) {
+        return None;
+    }
+    let block = r.bytes("block bytes", MAX_BLOCK_BYTES).ok()?;
+    r.finish().ok().map(|()| block)
+}
+
 fn read_option<'a, T>(
     r: &mut Reader<'a>,
     read: impl FnOnce(&mut Reader<'a>) -> Result<T, CodecError>,

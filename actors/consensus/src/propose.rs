@@ -24,6 +24,9 @@ use crate::types::{AuthorIdx, BatchRef, BlockRef, CkptRef, CommitRef, Lsn, Round
 /// A signer that failed is asked again after this long.
 const SIGN_RETRY_MS: TimeMs = 200;
 
+/// Rounds whose leaders are remembered, besides the newest.
+const KNOWN_ROUNDS: usize = 4;
+
 /// A durable own block.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnBlock {
@@ -58,6 +61,14 @@ enum Reason {
     Timeout,
 }
 
+/// Leaders that were waited for lately: whoever waits asks with every event, and each answer is some hashes.
+#[derive(Debug, Default)]
+struct KnownLeaders {
+    /// [`Schedule::turns`](crate::schedule::Schedule::turns) when they were drawn.
+    turns: u64,
+    rounds: BTreeMap<Round, Vec<AuthorIdx>>,
+}
+
 /// The state of proposing.
 #[derive(Debug)]
 pub struct Proposer {
@@ -80,6 +91,7 @@ pub struct Proposer {
     /// Own batches in own blocks that are not delivered yet.
     proposed: BTreeSet<Hash>,
     in_flight: Option<InFlight>,
+    leaders: KnownLeaders,
     /// When the newest block that filled no gap was built.
     built_ms: Option<TimeMs>,
     sent_ms: TimeMs,
@@ -100,6 +112,7 @@ impl Proposer {
             pending_digests: BTreeSet::new(),
             proposed: BTreeSet::new(),
             in_flight: None,
+            leaders: KnownLeaders::default(),
             built_ms: None,
             sent_ms: now_ms,
         }
@@ -257,7 +270,7 @@ impl Machine {
     }
 
     /// The round to build now, if any (consensus.md 4.2, 4.3).
-    fn ready(&self) -> Option<(Round, Reason)> {
+    fn ready(&mut self) -> Option<(Round, Reason)> {
         if self.proposer.in_flight.is_some() || !self.may_sign() {
             return None;
         }
@@ -314,22 +327,33 @@ impl Machine {
 
     /// L(r-1) and C(r-2) of consensus.md 4.3; after half of the time-out for the first leader alone. An author that own
     /// blocks leave out is not waited for.
-    fn leaders_satisfied(&self, round: Round, first_only: bool) -> bool {
+    fn leaders_satisfied(&mut self, round: Round, first_only: bool) -> bool {
         let taken = if first_only { 1 } else { usize::MAX };
-        let committee = &self.ctx.committee;
-        let leaders_here =
-            |leader: &AuthorIdx| self.store.slot(round - 1, *leader).next().is_some() || self.is_shunned(*leader);
-        if round >= 2 && !self.schedule.leaders(committee, round - 1).iter().take(taken).all(leaders_here) {
-            return false;
+        if round >= 2 {
+            let leaders = self.leaders_of(round - 1);
+            let here =
+                |leader: &AuthorIdx| self.store.slot(round - 1, *leader).next().is_some() || self.is_shunned(*leader);
+            if !leaders.iter().take(taken).all(here) {
+                return false;
+            }
         }
-        round < 3
-            || has(Mutation::NoCertificateWait)
-            || self
-                .schedule
-                .leaders(committee, round - 2)
-                .iter()
-                .take(taken)
-                .all(|leader| self.certified(round, *leader))
+        if round < 3 || has(Mutation::NoCertificateWait) {
+            return true;
+        }
+        self.leaders_of(round - 2).iter().take(taken).all(|leader| self.certified(round, *leader))
+    }
+
+    /// The leaders of a round that is waited for.
+    fn leaders_of(&mut self, round: Round) -> Vec<AuthorIdx> {
+        let (known, turns) = (&mut self.proposer.leaders, self.schedule.turns());
+        if known.turns != turns {
+            *known = KnownLeaders { turns, rounds: BTreeMap::new() };
+        }
+        if known.rounds.len() > KNOWN_ROUNDS {
+            known.rounds.pop_first();
+        }
+        let draw = || self.schedule.leaders(&self.ctx.committee, round);
+        known.rounds.entry(round).or_insert_with(draw).clone()
     }
 
     /// Whether the version of the leader's slot two rounds before that has most votes is certified by the blocks of the

@@ -246,7 +246,7 @@ impl Machine {
         source: Source,
     ) -> Result<(), RecoverError> {
         let bad = |reason: String| RecoverError::Block { position, reason };
-        let block = Block::decode(&bytes).map_err(|error| bad(error.to_string()))?;
+        let block = Block::decode_shared(&bytes).map_err(|error| bad(error.to_string()))?;
         self.ctx.check(&block).map_err(|error| bad(error.to_string()))?;
         let reference = block.reference();
         let block = Arc::new(block);

@@ -32,6 +32,8 @@ pub struct Schedule {
     rules: ScheduleRules,
     base: Base,
     reputation: Reputation,
+    /// How often the tables have changed.
+    turns: u64,
 }
 
 impl Schedule {
@@ -42,6 +44,7 @@ impl Schedule {
             rules: ScheduleRules::new(config.epoch_seed, &config.params),
             base: Base::Drawn,
             reputation: Reputation::new(config.stakes.len()),
+            turns: 0,
         }
     }
 
@@ -50,7 +53,7 @@ impl Schedule {
     #[must_use]
     pub(crate) fn rotating(n: usize, leaders_per_round: u16, window: u32) -> Self {
         let rules = ScheduleRules { epoch_seed: Hash::ZERO, leaders_per_round, window, swap_percent: 20 };
-        Self { rules, base: Base::Rotating, reputation: Reputation::new(n) }
+        Self { rules, base: Base::Rotating, reputation: Reputation::new(n), turns: 0 }
     }
 
     /// Takes over the state of a snapshot. Returns false, and does nothing, if it is not one of this committee.
@@ -58,6 +61,7 @@ impl Schedule {
         let fits = reputation.fits(committee);
         if fits {
             self.reputation = reputation;
+            self.turns += 1;
         }
         fits
     }
@@ -96,6 +100,12 @@ impl Schedule {
         let tables = &self.reputation.tables;
         let held = tables.iter().rev().find(|table| table.from_round <= round);
         held.unwrap_or(&tables[0])
+    }
+
+    /// Changes whenever the leaders of some round may have.
+    #[must_use]
+    pub const fn turns(&self) -> u64 {
+        self.turns
     }
 
     /// What the tables are made from.
@@ -166,6 +176,7 @@ impl Schedule {
         let ends = counted > 0 && counted.is_multiple_of(u64::from(self.rules.window));
         ends.then(|| {
             self.reputation.turn(committee, &self.rules, header.leader.round);
+            self.turns += 1;
             self.reputation.count_presence(header.leader.round)
         })
     }

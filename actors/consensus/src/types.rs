@@ -174,31 +174,56 @@ impl CkptRef {
 /// Bytes of an ML-DSA-87 signature.
 pub const SIGNATURE_LEN: usize = 4_627;
 
-/// A signature. Not part of a block's digest: signing may be randomised.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Signature(Arc<[u8; SIGNATURE_LEN]>);
+/// A signature. Not part of a block's digest: signing may be randomised. Shares the memory of the bytes that it came
+/// in: most of a block is its signature.
+#[derive(Clone)]
+pub struct Signature {
+    bytes: Arc<[u8]>,
+    /// Where it stands in them; [`SIGNATURE_LEN`] bytes follow.
+    at: usize,
+}
 
 impl Signature {
     /// Takes the bytes if there are exactly [`SIGNATURE_LEN`] of them.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
-        let array: [u8; SIGNATURE_LEN] = bytes.try_into().ok()?;
-        Some(Self(Arc::new(array)))
+        (bytes.len() == SIGNATURE_LEN).then(|| Self { bytes: bytes.into(), at: 0 })
     }
 
     /// The bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8; SIGNATURE_LEN] {
-        &self.0
+        self.bytes[self.at..].first_chunk().unwrap_or(&[0; SIGNATURE_LEN])
+    }
+
+    /// The same in memory of its own, for what outlives the block it stands in.
+    #[must_use]
+    pub fn alone(&self) -> Self {
+        if self.bytes.len() == SIGNATURE_LEN { self.clone() } else { Self { bytes: self.as_bytes()[..].into(), at: 0 } }
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        Ok(Self(Arc::new(r.array()?)))
+        Ok(Self { bytes: r.raw(SIGNATURE_LEN)?.into(), at: 0 })
+    }
+
+    /// The same where the reader reads these bytes from their beginning.
+    pub(crate) fn read_shared(bytes: &Arc<[u8]>, r: &mut Reader<'_>) -> Result<Self, CodecError> {
+        let at = r.offset();
+        r.raw(SIGNATURE_LEN)?;
+        Ok(Self { bytes: bytes.clone(), at })
     }
 }
 
+impl PartialEq for Signature {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Signature {}
+
 impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Signature({:02x}{:02x}..)", self.0[0], self.0[1])
+        write!(f, "Signature({:02x}{:02x}..)", self.as_bytes()[0], self.as_bytes()[1])
     }
 }

@@ -102,8 +102,8 @@ fn key(tag: &str, parts: &[&[u8]]) -> u64 {
         }
         fold(1, part.len() as u64);
     }
-    for byte in tag.bytes() {
-        fold(2, u64::from(byte));
+    for piece in tag.as_bytes().chunks(8) {
+        fold(2, word(piece));
     }
     let [a, b, c, d] = lanes;
     let mixed = (a ^ b.rotate_left(17) ^ c.rotate_left(31) ^ d.rotate_left(47)).wrapping_mul(PRIME);

@@ -8,6 +8,7 @@
 
 use std::sync::Arc;
 
+use aurigraph_consensus::message::pushed_block;
 use aurigraph_consensus::{AuthorIdx, Message, Round};
 
 use super::coverage::Mark;
@@ -31,10 +32,14 @@ impl World<'_> {
             let last = self.leads(usize::from(core.author), core.round);
             Some(if last { delta } else { delta.saturating_sub(EARLIER_MS) })
         };
-        let held = match Message::decode(bytes) {
-            Ok(Message::Block(block)) => held_for(&block),
-            Ok(Message::FetchReply { blocks, .. }) => blocks.iter().find_map(|block| held_for(block)).map(|_| delta),
-            _ => None,
+        let held = match pushed_block(bytes) {
+            Some(block) => held_for(block),
+            None => match Message::decode(bytes) {
+                Ok(Message::FetchReply { blocks, .. }) => {
+                    blocks.iter().find_map(|block| held_for(block)).map(|_| delta)
+                }
+                _ => None,
+            },
         };
         if held.is_some() {
             self.marks.hit(Mark::Held);

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use aurigraph_consensus::commit::genesis_commit;
+use aurigraph_consensus::message::pushed_block;
 use aurigraph_consensus::oracle::{Mutation, Oracle};
 use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
@@ -397,9 +398,11 @@ impl Checks {
 
     /// A message leaves a correct validator.
     pub(crate) fn said(&mut self, author: AuthorIdx, bytes: &[u8]) -> Result<(), Broken> {
+        if let Some(block) = pushed_block(bytes) {
+            return self.said_block(author, block);
+        }
         match bytes.first() {
             Some(1 | 3) => match Message::decode(bytes) {
-                Ok(Message::Block(block)) => self.said_block(author, &block),
                 Ok(Message::FetchReply { blocks, .. }) => {
                     blocks.iter().try_for_each(|block| self.said_block(author, block))
                 }

@@ -22,6 +22,8 @@ pub(crate) enum Entry {
 pub(crate) struct Disk {
     pub(crate) entries: Vec<Entry>,
     synced: usize,
+    /// So many of the entries have been through their encoding and back.
+    read: usize,
     /// How long the log was when a sync was asked for.
     syncing: BTreeMap<Lsn, usize>,
 }
@@ -47,6 +49,27 @@ impl Disk {
         })
     }
 
+    /// Replaces what was appended since the last time by what its encoding decodes to: a process that starts finds
+    /// bytes, not values. Once for each record, for they do not change.
+    ///
+    /// # Errors
+    /// If a record's encoding does not decode.
+    pub(crate) fn read_back(&mut self) -> Result<(), String> {
+        for entry in &mut self.entries[self.read..] {
+            if let Entry::Record(record) = entry {
+                *record = Record::decode(&record.encode()).map_err(|error| error.to_string())?;
+            }
+        }
+        self.read = self.entries.len();
+        Ok(())
+    }
+
+    fn cut(&mut self, len: usize) {
+        self.entries.truncate(len);
+        self.synced = len;
+        self.read = self.read.min(len);
+    }
+
     pub(crate) fn start_sync(&mut self, lsn: Lsn) {
         self.syncing.insert(lsn, self.entries.len());
     }
@@ -58,9 +81,10 @@ impl Disk {
 
     /// The disk comes back as it was when it held this part of what it holds now. True if it lost an own block.
     pub(crate) fn go_back(&mut self, permille: usize) -> bool {
-        let lost = self.entries.split_off(self.entries.len() * permille / 1_000);
-        self.synced = self.entries.len();
-        lost.iter().any(|entry| matches!(entry, Entry::Record(Record::OwnBlock(_))))
+        let kept = self.entries.len() * permille / 1_000;
+        let lost = self.entries[kept..].iter().any(|entry| matches!(entry, Entry::Record(Record::OwnBlock(_))));
+        self.cut(kept);
+        lost
     }
 
     /// A random part of what was not synced survives; the record after it may be torn.
@@ -90,8 +114,7 @@ impl Disk {
                 }
             }
         }
-        self.entries.truncate(kept);
-        self.synced = kept;
+        self.cut(kept);
         self.syncing.clear();
         Ok(())
     }

@@ -12,6 +12,7 @@ use super::coverage::Mark;
 use super::disk::Entry;
 use super::ending::count;
 use super::executor::Stored;
+use super::network::Copies;
 use super::puppet::{is_signed, sign};
 use super::scenario::{Ms, Sabotage};
 use super::world::{Happening, World};
@@ -225,7 +226,7 @@ impl World<'_> {
         if !*self.network.believes(from, to) {
             return;
         }
-        let ordered = self.adversarial_delay(to, bytes).map(|delay| vec![delay]);
+        let ordered = self.adversarial_delay(to, bytes).map(Copies::one);
         let delays = ordered.unwrap_or_else(|| {
             self.network.transmit((from, to), (self.time, bytes.len()), &mut self.rng, &mut self.marks)
         });

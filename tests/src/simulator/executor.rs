@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aurigraph_consensus::{CkptRef, Commit};
 use aurigraph_ledger::{
     CommitInput, CommitOutcome, CommittedBatch, EpochEnd, Genesis, Hash, Ledger, PlainHasher, PreparedTransaction,
-    StoredPage, Verdict,
+    StateView, Verdict,
 };
 use bytes::Bytes;
 
@@ -15,7 +15,8 @@ use super::workload::{Entry, StubVerifier, Workload};
 /// A checkpoint as the store holds it.
 #[derive(Debug, Clone)]
 pub(crate) struct Stored {
-    pages: Arc<[StoredPage]>,
+    /// Exported when a process starts from it; until then it is nothing that could change.
+    view: StateView,
     pub(crate) commit_index: u64,
     pub(crate) checkpoint: CkptRef,
 }
@@ -48,7 +49,8 @@ impl Executor {
         let stored = self.stored.take();
         *self = Self::new(genesis);
         if let Some(stored) = stored {
-            self.ledger = Ledger::import(genesis, Arc::new(PlainHasher), stored.pages.iter().cloned())
+            let pages = stored.view.export_pages(None).map_err(|error| error.to_string())?;
+            self.ledger = Ledger::import(genesis, Arc::new(PlainHasher), pages)
                 .map_err(|error| format!("a stored checkpoint does not import: {error}"))?;
             let found = self.ledger.checkpoint();
             if found.digest() != stored.checkpoint.digest || self.ledger.commit_index() != stored.commit_index {
@@ -114,10 +116,12 @@ impl Executor {
     /// If the ledger does not stand at a checkpoint.
     pub(crate) fn export(&mut self) -> Result<Stored, String> {
         let view = self.ledger.snapshot();
-        let pages = view.export_pages(None).map_err(|error| error.to_string())?.into();
+        if !view.is_checkpoint() {
+            return Err(format!("the view at height {} is of no checkpoint", view.height()));
+        }
         let checkpoint = view.checkpoint();
         let checkpoint = CkptRef { seq: checkpoint.seq, digest: checkpoint.digest() };
-        Ok(Stored { pages, commit_index: self.ledger.commit_index(), checkpoint })
+        Ok(Stored { view, commit_index: self.ledger.commit_index(), checkpoint })
     }
 
     /// All balances, the fee pool, and what the table of stakes holds.

@@ -7,6 +7,29 @@ use super::scenario::{Links, Ms};
 /// What a narrow link holds before it drops.
 const LINK_HOLDS_MS: Ms = 1_500;
 
+/// After what time each copy of a message arrives.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Copies([Option<Ms>; 2]);
+
+impl Copies {
+    pub(crate) const fn one(after: Ms) -> Self {
+        Self([Some(after), None])
+    }
+
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.0[0].is_none()
+    }
+}
+
+impl IntoIterator for Copies {
+    type Item = Ms;
+    type IntoIter = std::iter::Flatten<std::array::IntoIter<Option<Ms>, 2>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter().flatten()
+    }
+}
+
 /// All directed links.
 #[derive(Debug)]
 pub(crate) struct Network {
@@ -68,18 +91,18 @@ impl Network {
         (now, bytes): (Ms, usize),
         rng: &mut Rng,
         marks: &mut Coverage,
-    ) -> Vec<Ms> {
+    ) -> Copies {
         if self.is_cut(from, to) || rng.chance(self.links.loss_permille + self.burst_permille) {
             marks.hit(Mark::MessageLost);
-            return Vec::new();
+            return Copies::default();
         }
-        let Some(waits) = self.queue(from, now, bytes, marks) else { return Vec::new() };
-        let mut delays = vec![waits + self.delay(from, to, rng, marks)];
+        let Some(waits) = self.queue(from, now, bytes, marks) else { return Copies::default() };
+        let mut delays = [Some(waits + self.delay(from, to, rng, marks)), None];
         if rng.chance(self.links.duplicate_permille) {
             marks.hit(Mark::MessageDuplicated);
-            delays.push(waits + self.delay(from, to, rng, marks));
+            delays[1] = Some(waits + self.delay(from, to, rng, marks));
         }
-        delays
+        Copies(delays)
     }
 
     /// How long a message takes to get through the sender's narrow link; nothing gets in when too much waits.

@@ -145,6 +145,7 @@ impl Node {
         let broken = |detail: String| (Property::Survival, detail);
         let before = self.before.take();
         (self.bodies, self.blocks, self.commits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        self.disk.read_back().map_err(broken)?;
         let entries = std::mem::take(&mut self.disk.entries);
         entries.iter().for_each(|entry| self.index(entry));
         self.disk.entries = entries;
@@ -169,7 +170,7 @@ impl Node {
         let first = began.as_ref().map_or(0, |(at, _)| *at);
         let snapshots = scenario.snapshot_ms.is_some();
         let (snapshot, from) = if snapshots { self.newest_snapshot(first) } else { (None, first) };
-        let mut records = self.records(from.max(first)).map_err(broken)?;
+        let mut records = self.records(from.max(first));
         if let Some((at, start)) = began
             && from > at
         {
@@ -195,7 +196,7 @@ impl Node {
             if let Some((config, recovery)) = whole {
                 marks.hit(Mark::RecoveredAlike);
                 let recovery = Recovery { snapshot: None, ..recovery };
-                let (other, _) = recover(config, recovery, self.records(first).map_err(broken)?)?;
+                let (other, _) = recover(config, recovery, self.records(first))?;
                 equivalent("the whole log", &recovered.0.snapshot(), &other.snapshot())?;
             }
             if let Some((len, before)) = before
@@ -235,10 +236,10 @@ impl Node {
         Ok(())
     }
 
-    /// The log's records from a place on, through their encoding and back.
-    fn records(&self, from: usize) -> Result<Vec<Record>, String> {
+    /// The log's records from a place on, which the disk has read back.
+    fn records(&self, from: usize) -> Vec<Record> {
         let records = self.disk.entries[from..].iter().filter_map(|entry| match entry {
-            Entry::Record(record) => Some(Record::decode(&record.encode()).map_err(|error| error.to_string())),
+            Entry::Record(record) => Some(record.clone()),
             Entry::Body { .. } => None,
         });
         records.collect()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aurigraph_consensus::block::{genesis_ref, parents_root, payload_root};
 use aurigraph_consensus::commit::genesis_commit;
 use aurigraph_consensus::config::{BLOCK_VERSION, CORE_LEN};
-use aurigraph_consensus::message::encode_block;
+use aurigraph_consensus::message::{encode_block, pushed_block};
 use aurigraph_consensus::{
     AuthorIdx, BatchRef, Block, BlockCore, BlockRef, CkptRef, CommitRange, CommitRef, Committee, Config, Extras,
     Message, Round, Signature, StakeSet,
@@ -117,12 +117,12 @@ impl Puppet {
     /// Takes a message; gives back what it answers at once.
     pub(crate) fn receive(&mut self, from: usize, bytes: &[u8], configs: &[Config], marks: &mut Coverage) -> Vec<Act> {
         let reply = |message: Message| vec![Act::Message { to: from, bytes: message.encode().into(), after_ms: 1 }];
+        if let Some(block) = pushed_block(bytes) {
+            self.follow(block, configs);
+            self.observe(block);
+            return Vec::new();
+        }
         match Message::decode(bytes) {
-            Ok(Message::Block(block)) => {
-                self.follow(&block, configs);
-                self.observe(&block);
-                Vec::new()
-            }
             Ok(Message::FetchRequest { request, refs, .. }) if self.rng.chance(700) => {
                 let mut blocks: Vec<Vec<u8>> =
                     refs.iter().filter_map(|block| self.blocks.get(block)).map(|b| b.to_vec()).collect();
@@ -177,19 +177,24 @@ impl Puppet {
     }
 
     fn observe(&mut self, bytes: &[u8]) {
-        let Some(block) = Block::decode(bytes).ok().filter(|block| block.core.epoch == self.config.epoch) else {
+        let Some(core) = core_of(bytes).filter(|core| core.epoch == self.config.epoch) else { return };
+        let reference = core.reference();
+        let authors = self.seen.get(&reference.round);
+        if authors.and_then(|it| it.get(&reference.author)).is_some_and(|versions| versions.contains(&reference)) {
             return;
-        };
-        let reference = block.reference();
-        let versions = self.seen.entry(reference.round).or_default().entry(reference.author).or_default();
-        if !versions.contains(&reference) {
-            versions.push(reference);
-            self.relayed.insert(reference, bytes.to_vec());
-            self.foreign_batches = block.batches;
         }
+        let Ok(block) = Block::decode(bytes) else { return };
+        let versions = self.seen.entry(reference.round).or_default().entry(reference.author).or_default();
+        versions.push(reference);
+        self.relayed.insert(reference, bytes.to_vec());
+        self.foreign_batches = block.batches;
         let oldest = self.seen.last_key_value().map_or(0, |(round, _)| round.saturating_sub(REMEMBERED));
-        self.seen = self.seen.split_off(&oldest);
-        self.relayed.retain(|block, _| block.round >= oldest);
+        while self.seen.first_key_value().is_some_and(|(round, _)| *round < oldest) {
+            self.seen.pop_first();
+        }
+        while self.relayed.first_key_value().is_some_and(|(block, _)| block.round < oldest) {
+            self.relayed.pop_first();
+        }
     }
 
     /// The highest round that it can build a valid block for, if it has not yet.

@@ -1,6 +1,6 @@
 //! The digest of a run: every event with its time, every effect with its content, in order.
 
-use aurigraph_consensus::{Block, Effect, Event, Message};
+use aurigraph_consensus::{AuthorIdx, Block, Effect, Event, Message};
 
 /// An odd number with its bits well spread.
 const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -22,10 +22,6 @@ impl Trace {
         self.number(time);
         self.number(node as u64);
         match event {
-            Event::Received { peer, bytes } => {
-                self.number(1 << 32 | u64::from(*peer));
-                self.bytes(bytes);
-            }
             Event::Signed { ticket, .. } => self.numbers(&[2, *ticket]),
             Event::SigChecked { ticket, ok } => self.numbers(&[3, *ticket, u64::from(*ok)]),
             Event::Durable { lsn } => self.numbers(&[4, *lsn]),
@@ -36,6 +32,11 @@ impl Trace {
             }
             other => self.text(&format!("{other:?}")),
         }
+    }
+
+    pub(crate) fn received(&mut self, time: u64, node: usize, peer: AuthorIdx, bytes: &[u8]) {
+        self.numbers(&[time, node as u64, 1 << 32 | u64::from(peer)]);
+        self.bytes(bytes);
     }
 
     pub(crate) fn effect(&mut self, effect: &Effect) {
@@ -111,19 +112,23 @@ impl Trace {
 /// An event in one line, for a run that is told aloud.
 pub(crate) fn describe(event: &Event) -> String {
     match event {
-        Event::Received { peer, bytes } => match Message::decode(bytes) {
-            Ok(Message::Block(block)) => format!("{peer} pushes {}", block_text(&block)),
-            Ok(Message::FetchRequest { request, refs, .. }) => format!("{peer} asks for {refs:?} ({request})"),
-            Ok(Message::FetchReply { request, blocks, .. }) => {
-                let blocks: Vec<String> = blocks.iter().map(|block| block_text(block)).collect();
-                format!("{peer} gives {} ({request})", blocks.join("; "))
-            }
-            Ok(Message::CommitRangeReply(range)) => format!("{peer} gives {} commits", range.commits.len()),
-            Ok(other) => format!("{other:?} from {peer}"),
-            Err(error) => format!("{} bytes of garbage from {peer}: {error}", bytes.len()),
-        },
         Event::Signed { ticket, .. } => format!("Signed {{ {ticket} }}"),
         other => format!("{other:?}"),
+    }
+}
+
+/// A message in one line.
+pub(crate) fn describe_message(peer: AuthorIdx, bytes: &[u8]) -> String {
+    match Message::decode(bytes) {
+        Ok(Message::Block(block)) => format!("{peer} pushes {}", block_text(&block)),
+        Ok(Message::FetchRequest { request, refs, .. }) => format!("{peer} asks for {refs:?} ({request})"),
+        Ok(Message::FetchReply { request, blocks, .. }) => {
+            let blocks: Vec<String> = blocks.iter().map(|block| block_text(block)).collect();
+            format!("{peer} gives {} ({request})", blocks.join("; "))
+        }
+        Ok(Message::CommitRangeReply(range)) => format!("{peer} gives {} commits", range.commits.len()),
+        Ok(other) => format!("{other:?} from {peer}"),
+        Err(error) => format!("{} bytes of garbage from {peer}: {error}", bytes.len()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
-use aurigraph_consensus::{AuthorIdx, BatchRef, Config, Event, Now, Record};
+use aurigraph_consensus::{AuthorIdx, BatchRef, Config, Effect, Event, Now, Record};
 use aurigraph_ledger::{Genesis, Hash, h};
 
 use super::checks::{Broken, Checks, broken};
@@ -16,7 +16,7 @@ use super::node::Node;
 use super::puppet::{Act, Puppet};
 use super::rng::Rng;
 use super::scenario::{Ms, Sabotage, Scenario};
-use super::trace::{Trace, describe};
+use super::trace::{Trace, describe, describe_message};
 use super::workload::Workload;
 use super::{Outcome, Property, Violation};
 
@@ -58,11 +58,12 @@ pub(super) enum Happening {
     Look,
 }
 
+/// When something happens, and where it is kept: a heap moves its entries about, and these are small.
 struct Queued {
     at: Ms,
     tie: u64,
     sequence: u64,
-    what: Happening,
+    place: usize,
 }
 
 impl PartialEq for Queued {
@@ -91,6 +92,9 @@ pub(super) struct World<'a> {
     pub(super) aloud: bool,
     pub(super) time: Ms,
     queue: BinaryHeap<Reverse<Queued>>,
+    /// What the queue's entries stand for, by place, and the places that are free.
+    happenings: Vec<Option<Happening>>,
+    free: Vec<usize>,
     sequence: u64,
     pub(super) events: u64,
     pub(super) rng: Rng,
@@ -156,6 +160,8 @@ impl<'a> World<'a> {
             aloud,
             time: 1_000,
             queue: BinaryHeap::new(),
+            happenings: Vec::new(),
+            free: Vec::new(),
             sequence: 0,
             events: 0,
             network: Network::new(n, scenario.links.clone()),
@@ -229,8 +235,10 @@ impl<'a> World<'a> {
         while let Some(Reverse(next)) = self.queue.pop() {
             self.time = next.at;
             self.events += 1;
-            let look = matches!(next.what, Happening::Look);
-            self.happen(next.what)?;
+            self.free.push(next.place);
+            let what = self.happenings[next.place].take().expect("each place is queued once");
+            let look = matches!(what, Happening::Look);
+            self.happen(what)?;
             if look && self.is_over()? {
                 return self.last_look();
             }
@@ -243,7 +251,12 @@ impl<'a> World<'a> {
         // Messages of one time arrive in any order.
         let shuffled = matches!(what, Happening::Message { .. } | Happening::Body { .. });
         let tie = if shuffled { self.rng.next() } else { 0 };
-        self.queue.push(Reverse(Queued { at: self.time + after, tie, sequence: self.sequence, what }));
+        let place = self.free.pop().unwrap_or(self.happenings.len());
+        match self.happenings.get_mut(place) {
+            Some(free) => *free = Some(what),
+            None => self.happenings.push(Some(what)),
+        }
+        self.queue.push(Reverse(Queued { at: self.time + after, tie, sequence: self.sequence, place }));
     }
 
     pub(super) fn push_event(&mut self, node: usize, after: Ms, event: Event) {
@@ -328,6 +341,9 @@ impl<'a> World<'a> {
     }
 
     pub(super) fn step(&mut self, node: usize, event: Event) -> Result<(), Broken> {
+        if let Event::Received { peer, bytes } = &event {
+            return self.receive(node, *peer, bytes);
+        }
         let now = self.now(node);
         self.say(|| format!("node {node}: {}", describe(&event)));
         self.trace.event(self.time, node, &event);
@@ -338,14 +354,27 @@ impl<'a> World<'a> {
             _ => {}
         }
         let Some(machine) = state.machine.as_mut() else { return Ok(()) };
-        let cause = match &event {
-            Event::Received { peer, bytes } => Some((*peer, bytes.first() == Some(&1))),
-            _ => None,
-        };
         let effects = machine.step(now, event);
-        if let Some((peer, pushed)) = cause {
-            self.checks.work.caused((node, peer), now.mono_ms, pushed, &effects, &machine.config().limits)?;
-        }
+        self.follow(node, effects)
+    }
+
+    /// A message reaches a machine.
+    fn receive(&mut self, node: usize, peer: AuthorIdx, bytes: &[u8]) -> Result<(), Broken> {
+        let now = self.now(node);
+        self.say(|| format!("node {node}: {}", describe_message(peer, bytes)));
+        self.trace.received(self.time, node, peer, bytes);
+        let state = self.nodes.get_mut(&node);
+        let Some(machine) = state.and_then(|state| state.machine.as_mut()) else { return Ok(()) };
+        let effects = machine.receive(now, peer, bytes);
+        let pushed = bytes.first() == Some(&1);
+        self.checks.work.caused((node, peer), now.mono_ms, pushed, &effects, &machine.config().limits)?;
+        self.follow(node, effects)
+    }
+
+    /// A machine has taken a step.
+    fn follow(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Broken> {
+        let Some(state) = self.nodes.get_mut(&node) else { return Ok(()) };
+        let Some(machine) = &state.machine else { return Ok(()) };
         let slot = machine.last_decided();
         if state.seen.replace(slot) != Some(slot) {
             self.checks.schedule(node, machine)?;
@@ -366,7 +395,7 @@ impl<'a> World<'a> {
         }
         if self.is_up(to) {
             let peer = AuthorIdx::try_from(from).expect("few");
-            self.step(to, Event::Received { peer, bytes: bytes.to_vec() })?;
+            self.receive(to, peer, bytes)?;
         }
         Ok(())
     }
