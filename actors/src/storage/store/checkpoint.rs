@@ -20,9 +20,7 @@ use super::layout::{CHECKPOINTS, KEYS, PAGES, SlotHeader, SlotValue, key_row_key
 use super::pending::Pending;
 use super::redo::{Part, Redo, Seal};
 use super::types::StoredCheckpoint;
-use crate::bounds::storage::{
-    CHECKPOINT_FLUSH, CHECKPOINT_SHRINK, CHECKPOINT_SLICE, SLICE_WANTED, STORE_VALUE, SYNC_WANTED,
-};
+use crate::bounds::storage::{CHECKPOINT_FLUSH, CHECKPOINT_SHRINK, CHECKPOINT_SLICE, SLICE_WANTED, STORE_VALUE};
 
 /// The two slots.
 const SLOTS: [u8; 2] = [0, 1];
@@ -45,8 +43,8 @@ struct Known {
 #[derive(Default)]
 pub(super) struct Checkpoints {
     known: [Option<Known>; 2],
-    /// As the checkpoint before found them right.
-    sizes: Sizes,
+    /// Bytes of a slice, as the checkpoint before found them right.
+    slice: Option<usize>,
     /// The state whose keys are all in the key table, written or found there by this process.
     keys: Option<StateView>,
 }
@@ -57,21 +55,6 @@ pub(super) struct Written {
     pub sequence: u64,
     pub values: usize,
     pub bytes: usize,
-}
-
-/// How much is done at once: less where it takes long.
-#[derive(Debug, Clone, Copy)]
-struct Sizes {
-    /// Bytes of a slice.
-    slice: usize,
-    /// Bytes after which the store is synced.
-    sync: usize,
-}
-
-impl Default for Sizes {
-    fn default() -> Self {
-        Self { slice: CHECKPOINT_SLICE, sync: CHECKPOINT_FLUSH }
-    }
 }
 
 /// Half of a size if it took longer than wanted, twice the size if it took far less.
@@ -117,9 +100,8 @@ pub(super) struct Underway {
     groups: VecDeque<PageGroup>,
     /// What the next slice has to wait for.
     pub(super) pending: Pending,
-    /// When a sync that is waited for began.
-    syncing: Option<Instant>,
-    sizes: Sizes,
+    /// Bytes of a slice: fewer where they take long.
+    slice: usize,
     /// Parts of the redo record.
     parts: u32,
     /// Bytes written since the last flush.
@@ -192,8 +174,7 @@ impl Checkpoints {
             left: Left::Begin,
             groups,
             pending: Pending::Done,
-            syncing: None,
-            sizes: self.sizes,
+            slice: self.slice.unwrap_or(CHECKPOINT_SLICE),
             parts: 0,
             unflushed: 0,
             written: Written { sequence, values: 0, bytes: 0 },
@@ -203,7 +184,7 @@ impl Checkpoints {
     /// Remembers what a checkpoint wrote, once its last slice is done.
     pub(super) fn finish(&mut self, done: Underway) -> Written {
         self.keys = Some(done.view.clone());
-        self.sizes = done.sizes;
+        self.slice = Some(done.slice);
         self.known[usize::from(done.slot)] = Some(Known { view: done.view, digests: done.digests });
         done.written
     }
@@ -234,12 +215,9 @@ impl Underway {
     /// next one has to wait for is in `pending` then.
     pub(super) fn slice(&mut self, medium: &dyn Medium, redo: &mut dyn Redo) -> Result<bool, StoreError> {
         self.pending.block()?;
-        if let Some(began) = self.syncing.take() {
-            self.sizes.sync = adapted(self.sizes.sync, began.elapsed(), SYNC_WANTED, CHECKPOINT_FLUSH);
-        }
         let began = Instant::now();
         let done = self.step(medium, redo)?;
-        self.sizes.slice = adapted(self.sizes.slice, began.elapsed(), SLICE_WANTED, CHECKPOINT_SLICE);
+        self.slice = adapted(self.slice, began.elapsed(), SLICE_WANTED, CHECKPOINT_SLICE);
         Ok(done)
     }
 
@@ -313,7 +291,7 @@ impl Underway {
     /// Takes pages of the next groups into a slice until it is full.
     fn take_groups(&mut self, medium: &dyn Medium, slice: &mut Slice) -> Result<(), StoreError> {
         for _ in 0..SLICE_GROUPS {
-            if slice.bytes >= self.sizes.slice {
+            if slice.bytes >= self.slice {
                 break;
             }
             let Some(group) = self.groups.pop_front() else { break };
@@ -336,9 +314,8 @@ impl Underway {
         self.unflushed += bytes;
         part.apply(medium)?;
         // Not all at the end: a sync of hundreds of megabytes would take seconds.
-        if self.unflushed >= self.sizes.sync {
+        if self.unflushed >= CHECKPOINT_FLUSH {
             self.pending = redo.sync(medium)?;
-            self.syncing = Some(Instant::now());
             self.unflushed = 0;
         }
         Ok(())
