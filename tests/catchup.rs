@@ -1,16 +1,23 @@
-//! Nodes that come late: an observer that starts empty beside a chain that is far ahead.
+//! Nodes that come late: by certified ranges of commits, or by a snapshot of the state from their peers.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
+use aurigraph_actors::storage::snapshots::{self, FolderReader};
 use aurigraph_testkit::load::Load;
 use aurigraph_testkit::{Client, Cluster, Options, eventually};
+use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
 const OBSERVER: usize = 3;
 /// Commits that the observer lacks when it starts: more than a node takes without certified ranges.
 const BEHIND: u64 = 160;
 const WITHIN: Duration = Duration::from_secs(120);
+/// Blocks that a comparison looks back.
+const COMPARED: u64 = 50;
+const PRUNED_WITHIN: Duration = Duration::from_secs(240);
 
 /// Three validators and an observer.
 fn options() -> Options {
@@ -25,11 +32,12 @@ async fn commits(client: &Client) -> Option<u64> {
 
 /// Both show one block at the height that the follower has now.
 async fn follows(cluster: &Cluster, leader: &Client, follower: &Client, least: u64) {
-    let height = eventually("the observer follows", WITHIN, || async {
-        follower.height().await.filter(|height| *height >= least)
+    let (height, found) = eventually("the follower has new blocks", WITHIN, || async {
+        let height = follower.height().await.filter(|height| *height >= least)?;
+        // The block of a snapshot is not in its index.
+        Some((height, follower.block(height).await?))
     })
     .await;
-    let found = follower.block(height).await.unwrap();
     let expected = eventually("the leader has the block", WITHIN, || async { leader.block(height).await }).await;
     assert_eq!(found, expected, "at height {height} of {}", cluster.name(OBSERVER));
 }
@@ -48,4 +56,117 @@ async fn an_observer_that_starts_empty_follows_and_serves_blocks() {
     let target = leader.height().await.unwrap();
     follows(&cluster, &leader, &follower, target).await;
     drop(load.stop().await);
+}
+
+/// Waits until each of these nodes has a snapshot of a commit above one.
+async fn have_snapshots(cluster: &Cluster, nodes: std::ops::Range<usize>, above: u64) {
+    eventually("snapshots are written", WITHIN, || async {
+        let has = |node| {
+            let newest = snapshots::list(&cluster.node_dir(node)).ok()?.into_iter().next()?;
+            // It may be removed for a newer one meanwhile.
+            let manifest = FolderReader::open(&newest.path).ok()?.manifest;
+            (manifest.commit_index > above).then_some(())
+        };
+        nodes.clone().map(has).collect::<Option<Vec<()>>>()
+    })
+    .await;
+}
+
+fn count(cluster: &Cluster, line: &str) -> usize {
+    cluster.log(OBSERVER).matches(line).count()
+}
+
+/// Runs the program; gives what it says.
+fn run(args: &[&str], dir: &Path) -> Value {
+    let run = Command::new(BINARY).args(args).args(["--json", "--data-dir"]).arg(dir).output().unwrap();
+    let text = String::from_utf8_lossy(&run.stdout).into_owned();
+    assert!(run.status.success(), "{args:?}: {text}{}", String::from_utf8_lossy(&run.stderr));
+    serde_json::from_str(&text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_their_logs_and_signs_again() {
+    let options = Options {
+        replace: vec![
+            ("archive = true", "archive = false"),
+            ("keep_seconds = 86400", "keep_seconds = 0"),
+            ("keep_commits = 20000", "keep_commits = 256"),
+            ("keep_mib = 1024", "keep_mib = 0"),
+            ("segment_mib = 64", "segment_mib = 1"),
+            ("snapshot_every_blocks = 10000", "snapshot_every_blocks = 25"),
+            ("checkpoint_every_ms = 30000", "checkpoint_every_ms = 1000"),
+        ],
+        ..Options::default()
+    };
+    let mut cluster = Cluster::start(BINARY, "four-validators.toml", options).await;
+    let leader = cluster.client(0);
+    let load = Load::start(cluster.wallets(8), &cluster.clients()[..OBSERVER]);
+    eventually("the last signs", WITHIN, || async { commits(&cluster.client(OBSERVER)).await.filter(|at| *at > 5) })
+        .await;
+    cluster.kill(OBSERVER);
+    std::fs::remove_dir_all(cluster.node_dir(OBSERVER)).unwrap();
+    for node in 0..OBSERVER {
+        let client = cluster.client(node);
+        eventually("the log from the beginning is gone", PRUNED_WITHIN, || async {
+            (client.metric("journal_oldest_commit", &[]).await > 1.0).then_some(())
+        })
+        .await;
+    }
+
+    cluster.rejoin(OBSERVER);
+    let follower = cluster.client(OBSERVER);
+    let target = leader.height().await.unwrap();
+    follows(&cluster, &leader, &follower, target).await;
+    assert!(count(&cluster, "the node begins with a snapshot") > 0, "{}", cluster.log(OBSERVER));
+    // Its log and its index begin after the snapshot; nothing before was executed.
+    assert_eq!(follower.block(1).await, None);
+    eventually("it signs", WITHIN, || async {
+        let status = follower.get("/consensus/status").await.body;
+        (status["signing"]["state"] == "signing").then_some(())
+    })
+    .await;
+    cluster.wait_above(OBSERVER, target + COMPARED, WITHIN).await;
+    drop(load.stop().await);
+    cluster.wait_equal_tip(&[0, OBSERVER], WITHIN).await;
+    // It goes on from its own disk like any other.
+    cluster.kill(OBSERVER);
+    cluster.restart(OBSERVER).await;
+    cluster.wait_equal_tip(&[0, OBSERVER], WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_far_behind_joins_by_a_snapshot_and_once_more_by_one_that_an_operator_restores() {
+    let mut options = options();
+    options.replace.push(("snapshot_every_blocks = 10000", "snapshot_every_blocks = 25"));
+    options.replace.push(("snapshot_sync_commits = 20000", "snapshot_sync_commits = 100"));
+    let mut cluster = Cluster::prepare(BINARY, "four-validators.toml", options).await;
+    (0..OBSERVER).for_each(|node| cluster.launch(node, true));
+    cluster.wait_ready(0..OBSERVER).await;
+    let (leader, follower) = (cluster.client(0), cluster.client(OBSERVER));
+    let load = Load::start(cluster.wallets(4), &cluster.clients()[..OBSERVER]);
+    have_snapshots(&cluster, 0..OBSERVER, BEHIND).await;
+
+    cluster.launch(OBSERVER, false);
+    let target = leader.height().await.unwrap();
+    follows(&cluster, &leader, &follower, target).await;
+    assert!(count(&cluster, "the node begins with a snapshot") > 0, "{}", cluster.log(OBSERVER));
+    assert_eq!(follower.block(1).await, None);
+
+    let taken = count(&cluster, "the node starts again from it");
+    assert_eq!(cluster.stop(OBSERVER), Some(0));
+    std::fs::remove_dir_all(cluster.node_dir(OBSERVER)).unwrap();
+    let (config, from) = (cluster.config_file(0).to_owned(), cluster.node_dir(0));
+    let made = run(&["snapshot", "create"], &from);
+    let made = made["height"].as_u64().unwrap();
+    let from = from.to_str().unwrap();
+    let args = ["snapshot", "restore", "--from", from, "--genesis", config.to_str().unwrap()];
+    let restored = run(&args, &cluster.node_dir(OBSERVER));
+    assert!(restored["height"].as_u64().unwrap() >= made, "{restored}");
+    cluster.launch(OBSERVER, false);
+    let target = leader.height().await.unwrap();
+    follows(&cluster, &leader, &follower, target).await;
+    assert_eq!(count(&cluster, "the node starts again from it"), taken, "none was taken from a peer");
+    cluster.wait_above(OBSERVER, target + COMPARED, WITHIN).await;
+    drop(load.stop().await);
+    cluster.wait_equal_tip(&[0, OBSERVER], WITHIN).await;
 }

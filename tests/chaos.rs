@@ -35,7 +35,7 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(10);
 type Row = (&'static str, &'static str);
 
 /// All rows, siblings apart from each other: they share a budget of restarts.
-const ROWS: [Row; 36] = [
+const ROWS: [Row; 37] = [
     ("journal", "storage"),
     ("cpu-verifier/i", "crypto"),
     ("node-server", "cluster"),
@@ -66,6 +66,7 @@ const ROWS: [Row; 36] = [
     ("crypto", "root"),
     ("persist", "pipeline"),
     ("signer", "api"),
+    ("snapshot-sync", "consensus"),
     ("mempool", "root"),
     ("consensus", "root"),
     ("publish", "pipeline"),

@@ -34,7 +34,7 @@ fn refused(arguments: &[&str], code: i32, words: &str) {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [&[&str]; 62] = [
+    let commands: [&[&str]; 63] = [
         &[],
         &["up"],
         &["node"],
@@ -95,6 +95,7 @@ fn every_command_explains_itself() {
         &["schema", "finalise"],
         &["snapshot"],
         &["snapshot", "list"],
+        &["snapshot", "create"],
         &["snapshot", "verify"],
         &["snapshot", "restore"],
     ];

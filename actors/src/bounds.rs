@@ -139,10 +139,46 @@ pub mod snapshots {
     pub const CHUNK: usize = 1 << 20;
     /// Chunks of a snapshot: a terabyte.
     pub const CHUNKS: u64 = 1 << 20;
-    /// Bytes of a manifest: that many chunks, and a proof.
+    /// Bytes of a manifest: that many chunks, and a proof. It is sent to peers in pieces of a chunk's size.
     pub const MANIFEST: u64 = 64 << 20;
     /// Checkpoints after the snapshot's that its certificate may attest: more are not looked for.
     pub const FOLLOWERS: usize = 63;
+    /// Epochs from the genesis to a snapshot's.
+    pub const HOPS: u64 = 65_536;
+    /// Bytes of an epoch's certificate, or of a validator set: 128 validators with two keys each.
+    pub const HOP: usize = 2 << 20;
+    /// Bytes of the order's state: some 40 for each block and batch of twice the garbage-collection depth.
+    pub const ORDER: usize = 128 << 20;
+    /// Blocks above the garbage-collection round, as many as the order's state may name.
+    pub const BLOCKS: u64 = 4_000_000;
+    /// Bytes of the order's state with its blocks: above twice what 128 validators have above the garbage-collection round.
+    pub const ORDER_PART: u64 = 512 << 20;
+    /// Bytes of a snapshot that a node takes from peers: nothing certifies the list of chunks before all are there.
+    pub const TAKEN: u64 = 64 << 30;
+    /// How long a snapshot that was served last stays open, so that one which is removed meanwhile can be taken to its end.
+    pub const SERVED_OPEN: Duration = Duration::from_secs(30);
+    /// How long after a snapshot could not be taken the next is asked for.
+    pub const REST: Duration = Duration::from_secs(10);
+    /// Messages at the actor that exchanges snapshots with peers: requests, which are dropped beyond, and asked for again.
+    pub const SYNC_MAILBOX: usize = 64;
+    /// Requests of one peer that are answered in a second.
+    pub const SERVED_PER_SECOND: u32 = 128;
+    /// Chunks asked of one peer at a time.
+    pub const ASKED_AT_ONCE: usize = 4;
+    /// Peers that are asked for their manifests at a time: what they send stays in memory until it is checked.
+    pub const MANIFESTS_AT_ONCE: usize = 8;
+    /// How long the first manifest is waited for, and each of its pieces.
+    pub const MANIFESTS_WITHIN: Duration = Duration::from_secs(10);
+    /// How long others are waited for once there is one.
+    pub const OTHERS_WITHIN: Duration = Duration::from_secs(3);
+    /// How long a chunk may take before another peer is asked.
+    pub const CHUNK_WITHIN: Duration = Duration::from_secs(10);
+    /// Chunks that a peer may fail to give before it is asked for no more.
+    pub const FAILURES: u32 = 3;
+    /// How long a peer whose snapshot was wrong is not asked again.
+    pub const STRUCK_FOR: Duration = Duration::from_secs(600);
+    /// How often progress is logged.
+    pub const PROGRESS_EVERY: Duration = Duration::from_secs(5);
     /// Snapshots on disk: the newest, and one more in case it is damaged. Older ones are removed.
     pub const KEPT: usize = 2;
     /// How often it is seen whether one is due.

@@ -156,6 +156,7 @@ impl ClusterConfig {
             snapshot_every_blocks: self.storage.snapshot_every_blocks,
             retention: self.storage.retention(),
             segment_bytes: self.storage.segment_mib << 20,
+            snapshot_sync_commits: self.storage.snapshot_sync_commits,
             upgrade_schema: self.storage.upgrade_schema,
             initialise,
             rejoin: false,

@@ -2,10 +2,11 @@
 //!
 //! Everything in it is either immutable or a handle to an actor or file that outlives restarts; no actor's state.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aurigraph_consensus::{Config, Divergence, Epoch, EpochParams, Mode, Now, Status};
-use aurigraph_ledger::Hash;
+use aurigraph_consensus::{AuthorIdx, Config, Divergence, Epoch, EpochParams, Mode, Now, Status};
+use aurigraph_ledger::{Foundation, Hash, StateView};
 use aurigraph_runtime::Registry;
 use tokio::sync::watch;
 
@@ -46,6 +47,10 @@ pub struct NodeContext {
     /// Where execution was found to differ: nothing is executed any more. Set by the validator, from its machine or from
     /// the log, and never unset.
     pub(crate) divergence: parking_lot::Mutex<Option<Divergence>>,
+    /// The newest state of which a snapshot is due; Publish's.
+    pub(crate) due_snapshot: parking_lot::Mutex<Option<StateView>>,
+    /// The order's states at the newest anchors, by commit; the validator's.
+    pub(crate) anchors: parking_lot::Mutex<BTreeMap<u64, Arc<[u8]>>>,
     /// Where the devices for signatures stand.
     pub gpus: Gpus,
     clocks: Clocks,
@@ -93,6 +98,8 @@ impl NodeContext {
             totals: parking_lot::Mutex::default(),
             resumed: parking_lot::Mutex::default(),
             divergence: parking_lot::Mutex::default(),
+            due_snapshot: parking_lot::Mutex::default(),
+            anchors: parking_lot::Mutex::default(),
             clocks: Clocks::start(),
             members,
         }
@@ -164,17 +171,8 @@ impl NodeContext {
     }
 
     fn first_config(&self) -> Config {
-        let stakes = self.settings.genesis.validators.iter().map(|validator| validator.stake).collect();
-        let mut config = Config::new(self.chain_id, self.chain_id, stakes, self.settings.validator);
-        let parameters = &self.settings.genesis.parameters;
-        config.params = EpochParams {
-            gc_depth: parameters.gc_depth,
-            leaders_per_round: parameters.leaders_per_round,
-            schedule_window: parameters.schedule_window,
-            schedule_swap_percent: parameters.schedule_swap_percent,
-            epoch_ms: parameters.epoch_ms,
-            epoch_commits: parameters.epoch_commits,
-        };
+        let mut config = genesis_config(&self.settings.genesis, self.settings.validator);
+        config.limits.snapshot_distance = self.settings.snapshot_sync_commits;
         let pacing = &self.settings.pacing;
         config.pacing.min_delay_busy_ms = pacing.min_delay_busy_ms;
         config.pacing.min_delay_idle_ms = pacing.min_delay_idle_ms;
@@ -183,4 +181,21 @@ impl NodeContext {
         config.pipelining = self.settings.features.consensus_pipelining;
         config
     }
+}
+
+/// What the consensus machine of the first epoch is configured with, but for what may differ between nodes.
+pub(crate) fn genesis_config(genesis: &Foundation, own: Option<AuthorIdx>) -> Config {
+    let chain_id = genesis.chain_id();
+    let stakes = genesis.validators.iter().map(|validator| validator.stake).collect();
+    let mut config = Config::new(chain_id, chain_id, stakes, own);
+    let parameters = &genesis.parameters;
+    config.params = EpochParams {
+        gc_depth: parameters.gc_depth,
+        leaders_per_round: parameters.leaders_per_round,
+        schedule_window: parameters.schedule_window,
+        schedule_swap_percent: parameters.schedule_swap_percent,
+        epoch_ms: parameters.epoch_ms,
+        epoch_commits: parameters.epoch_commits,
+    };
+    config
 }

@@ -22,6 +22,17 @@ impl Fatal {
     pub fn raise(&self, reason: impl Into<String>) {
         let reason = reason.into();
         tracing::error!(reason = %reason, "the node must stop");
+        self.set(reason);
+    }
+
+    /// Has the process end for a reason that is no fault.
+    pub fn leave(&self, reason: impl Into<String>) {
+        let reason = reason.into();
+        tracing::info!(reason = %reason, "the node stops");
+        self.set(reason);
+    }
+
+    fn set(&self, reason: String) {
         self.0.send_if_modified(|current| {
             let first = current.is_none();
             if first {

@@ -10,7 +10,10 @@ use bytes::Bytes;
 use crate::consensus::ValidatorMsg;
 use crate::mempool::{BatchStoreMsg, Outbound};
 use crate::seldom::Seldom;
-use crate::wire::{BULK_BATCH_PUSH, BULK_BATCH_REPLY, BULK_BATCH_REQUEST, BULK_CONSENSUS, CONTROL_CONSENSUS};
+use crate::storage::snapshots::SnapshotSyncMsg;
+use crate::wire::{
+    BULK_BATCH_PUSH, BULK_BATCH_REPLY, BULK_BATCH_REQUEST, BULK_CONSENSUS, BULK_SNAPSHOT, CONTROL_CONSENSUS,
+};
 
 /// The lanes to the other nodes; survives restarts of the cluster's actors.
 #[derive(Clone)]
@@ -78,6 +81,7 @@ impl Outbound for Links {
 pub struct Router {
     validator: Address<ValidatorMsg>,
     batches: Address<BatchStoreMsg>,
+    snapshots: Address<SnapshotSyncMsg>,
     strange: Seldom<String>,
 }
 
@@ -86,7 +90,7 @@ impl Router {
     #[must_use]
     pub fn new(registry: &Registry) -> Self {
         let (validator, batches) = (registry.role("validator"), registry.role("batch-store"));
-        Self { validator, batches, strange: Seldom::default() }
+        Self { validator, batches, snapshots: registry.role("snapshot-sync"), strange: Seldom::default() }
     }
 
     fn to_validator(&self, peer: &str, bytes: Bytes) {
@@ -130,6 +134,11 @@ impl Inbound for Router {
             Some(BULK_BATCH_PUSH | BULK_BATCH_REQUEST | BULK_BATCH_REPLY) => {
                 // A refused body is fetched when a block names it.
                 let _ = self.batches.send(BatchStoreMsg::Network { peer: peer.to_owned(), bytes });
+            }
+            Some(BULK_SNAPSHOT) => {
+                // A refused request or chunk is asked for again.
+                let bytes = bytes.split_off(1);
+                let _ = self.snapshots.send(SnapshotSyncMsg::Network { peer: peer.to_owned(), bytes });
             }
             kind => self.unknown(peer, kind.as_ref()),
         }

@@ -213,6 +213,8 @@ pub struct NodeSettings {
     pub retention: Option<Retention>,
     /// Size at which a segment of the log is sealed, bytes.
     pub segment_bytes: u64,
+    /// A node that is more commits behind than this takes a snapshot of a peer's; 0 for never.
+    pub snapshot_sync_commits: u64,
     /// May the start bring an older schema of the store up by itself.
     pub upgrade_schema: bool,
     /// Data directories of validators are initialised once, by an explicit act: only then may this be true.

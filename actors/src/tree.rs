@@ -25,7 +25,7 @@ use crate::parties::InJournal;
 use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
 use crate::pruning::{Pruner, RefillError, refill};
 use crate::settings::NodeSettings;
-use crate::storage::snapshots::Snapshots;
+use crate::storage::snapshots::{self, InstallError, SnapshotSync, Snapshots};
 use crate::storage::{
     Journal, JournalActor, JournalError, JournalIdentity, JournalOptions, Store, StoreActor, StoreError, StoreOptions,
 };
@@ -62,6 +62,9 @@ pub enum StartNodeError {
     /// What the log says of validators cannot be read.
     #[error("the validators in the log: {0}")]
     Sets(String),
+    /// The snapshot to begin with.
+    #[error(transparent)]
+    Snapshot(#[from] InstallError),
     /// The links.
     #[error(transparent)]
     Cluster(#[from] ClusterError),
@@ -77,6 +80,12 @@ pub struct RunningNode {
 }
 
 impl RunningNode {
+    /// Whether the node is to start again, because a snapshot was taken.
+    #[must_use]
+    pub fn starts_again(&self) -> bool {
+        snapshots::requested(&self.context.settings.data_dir).is_ok_and(|height| height.is_some())
+    }
+
     /// What its actors share.
     #[must_use]
     pub const fn context(&self) -> &Arc<NodeContext> {
@@ -171,6 +180,7 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
         let options = StoreOptions { upgrade, ..StoreOptions::default() };
         let store = Store::open_with(&directory, &name, options, Some(bodies))?;
         store.complete(&journal.reader())?;
+        snapshots::install_requested(&directory, &genesis, &journal, &store)?;
         refill(&directory, &genesis, &journal.reader(), &store)?;
         Ok((journal, store))
     });
@@ -263,7 +273,7 @@ fn behind(context: &Arc<NodeContext>) -> Behind {
 }
 
 fn consensus(context: &Arc<NodeContext>) -> SupervisorSpec {
-    let (validator, blocks, commits) = (Arc::clone(context), Arc::clone(context), Arc::clone(context));
+    let [validator, blocks, commits, snapshots] = std::array::from_fn(|_| Arc::clone(context));
     SupervisorSpec::new("consensus", Strategy::RestForOne)
         .child(ChildSpec::behaviour("validator", bounds::consensus::VALIDATOR_MAILBOX, move || {
             Validator::new(Arc::clone(&validator))
@@ -273,6 +283,9 @@ fn consensus(context: &Arc<NodeContext>) -> SupervisorSpec {
         }))
         .child(ChildSpec::behaviour("commit-sync", bounds::consensus::COMMITS_MAILBOX, move || {
             CommitSync(Arc::clone(&commits))
+        }))
+        .child(ChildSpec::behaviour("snapshot-sync", bounds::snapshots::SYNC_MAILBOX, move || {
+            SnapshotSync(Arc::clone(&snapshots))
         }))
 }
 

@@ -12,6 +12,9 @@ pub const BULK_BATCH_REPLY: u8 = 0x12;
 /// A bulk message of the consensus machine (commit ranges, large block fetches).
 pub const BULK_CONSENSUS: u8 = 0x20;
 
+/// What nodes say to each other about snapshots of the state.
+pub const BULK_SNAPSHOT: u8 = 0x30;
+
 /// Puts the kind in front of a body.
 #[must_use]
 pub fn framed(kind: u8, body: &[u8]) -> bytes::Bytes {

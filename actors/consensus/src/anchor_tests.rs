@@ -43,18 +43,24 @@ fn emptied(seed: u64) -> (Cluster, OrderState, Vec<Arc<[u8]>>) {
     (c, state, blocks)
 }
 
+/// Starts the last validator on a state and its blocks.
+fn begin_with(c: &mut Cluster, state: OrderState, blocks: Vec<Arc<[u8]>>) {
+    let index = state.last_commit.index;
+    c.use_snapshots = true;
+    c.nodes[3].log = blocks.into_iter().map(|block| Record::CertifiedBlock(block).encode()).collect();
+    c.nodes[3].synced = c.nodes[3].log.len();
+    c.nodes[3].snapshot = Some((state.into_snapshot(SIGN_NOTHING), 0));
+    c.nodes[3].executed = index;
+    c.restart(3);
+}
+
 #[test]
 fn an_emptied_validator_goes_on_from_an_anchors_state_and_signs_again() {
     for seed in 0..3 {
         let (mut c, state, blocks) = emptied(1_900 + seed);
         state.check(&c.config_of(3), &blocks).expect("whole");
         let (index, target) = (state.last_commit.index, c.commits(0));
-        c.use_snapshots = true;
-        c.nodes[3].log = blocks.into_iter().map(|block| Record::CertifiedBlock(block).encode()).collect();
-        c.nodes[3].synced = c.nodes[3].log.len();
-        c.nodes[3].snapshot = Some((state.into_snapshot(SIGN_NOTHING), 0));
-        c.nodes[3].executed = index;
-        c.restart(3);
+        begin_with(&mut c, state, blocks);
         c.run_until(30_000, "follows", |c| c.commits(3) > target);
         let first = c.nodes[3].delivered.keys().next().copied();
         assert_eq!(first, Some(index + 1), "nothing before the state is delivered");
@@ -68,6 +74,30 @@ fn an_emptied_validator_goes_on_from_an_anchors_state_and_signs_again() {
         let target = c.commits(0);
         c.run_until(30_000, "follows again", |c| c.commits(3) > target + 3);
     }
+}
+
+/// What memory is freed by moves on with the commits after the state as well: there is no mark that stands still.
+#[test]
+fn h25_memory_does_not_grow_after_a_start_from_an_anchors_state() {
+    let (mut c, state, blocks) = emptied(1_905);
+    for i in 0..400_usize {
+        c.submit(i % 3, &format!("meanwhile {i}"));
+        c.run_for(100);
+    }
+    let (index, target) = (state.last_commit.index, c.commits(0));
+    assert!(target > index + 200, "{target} commits");
+    begin_with(&mut c, state, blocks);
+    let mut most = 0;
+    let mut looks = 0;
+    while c.commits(3) < target {
+        c.run_for(5);
+        let status = c.status(3);
+        most = most.max(status.blocks).max(status.suspended).max(status.wanted);
+        looks += usize::from(c.mode(3) == Some(Mode::CatchUp));
+        assert!(looks < 10_000, "{}", c.report());
+    }
+    // As in `h25_memory_does_not_grow_with_the_length_of_catch_up`.
+    assert!(looks > 5 && most <= 4 * (16 + 2 * 64), "{most} at most in {looks} looks");
 }
 
 #[test]

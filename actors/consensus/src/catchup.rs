@@ -61,6 +61,10 @@ pub struct CatchUp {
     votes_ms: BTreeMap<AuthorIdx, TimeMs>,
     /// Until when it waits for a snapshot; none if it does not.
     snapshot_until_ms: Option<TimeMs>,
+    /// An earlier snapshot than of this commit would not help.
+    snapshot_least: CommitIndex,
+    /// The first commit that a peer without the next ones has: the lowest that was said.
+    oldest: Option<CommitIndex>,
     /// Signature checks of certified blocks in flight.
     late: usize,
     /// Certified blocks whose signatures are bad: good ones are asked for.
@@ -189,10 +193,21 @@ impl Machine {
         let behind = self.claimed_index().saturating_sub(self.linearizer.last_ref().index);
         let distance = self.config.limits.snapshot_distance;
         if distance > 0 && behind > distance {
-            self.catch_up.snapshot_until_ms = Some(now.saturating_add(SNAPSHOT_WORD_MS));
+            // One that is little newer than what is here costs more than it saves.
+            self.await_snapshot(self.linearizer.last_ref().index.saturating_add(distance / 2));
         }
         self.append(Record::Mode { catching_up: true }, false);
         self.tend_catch_up();
+    }
+
+    fn await_snapshot(&mut self, least: CommitIndex) {
+        self.catch_up.snapshot_until_ms = Some(self.now.mono_ms.saturating_add(SNAPSHOT_WORD_MS));
+        self.catch_up.snapshot_least = least;
+    }
+
+    /// The least commit of a snapshot that helps.
+    pub(crate) const fn snapshot_least(&self) -> CommitIndex {
+        self.catch_up.snapshot_least
     }
 
     /// Whether catch-up waits for a snapshot of the state.
@@ -214,6 +229,7 @@ impl Machine {
         self.catch_up.active = false;
         self.catch_up.request = None;
         self.catch_up.snapshot_until_ms = None;
+        self.catch_up.oldest = None;
         self.catch_up.pending.clear();
         self.catch_up.tried.clear();
         self.catch_up.votes_ms.clear();
@@ -242,6 +258,10 @@ impl Machine {
             }
             self.catch_up.tried.clear();
             self.catch_up.pause_until_ms = now.saturating_add(ALL_FAILED_MS);
+            // Those that could be asked have no log that goes back as far.
+            if let Some(oldest) = self.catch_up.oldest.take().filter(|_| self.config.limits.snapshot_distance > 0) {
+                self.await_snapshot(oldest.saturating_sub(1));
+            }
             return;
         };
         let id = self.fetcher.next_request();
@@ -263,6 +283,10 @@ impl Machine {
             // A server whose log ends here has nothing that is certified: no offence.
             if !matches!(checked, Err(RangeError::Empty | RangeError::Uncertified)) {
                 self.charge(peer, Offence::BadRange);
+            }
+            if matches!(checked, Err(RangeError::Empty)) && range.oldest > before.index.saturating_add(1) {
+                let oldest = self.catch_up.oldest.map_or(range.oldest, |oldest| oldest.min(range.oldest));
+                self.catch_up.oldest = Some(oldest);
             }
             self.catch_up.failed(peer);
             return;
@@ -303,6 +327,7 @@ impl Machine {
     /// A range that a quorum certifies: its blocks are taken by their digests.
     fn take_range(&mut self, peer: AuthorIdx, range: CommitRange) {
         self.catch_up.tried.clear();
+        self.catch_up.oldest = None;
         self.catch_up.progress_ms = self.now.mono_ms;
         for commit in &range.commits {
             let certified = commit.header.reference();

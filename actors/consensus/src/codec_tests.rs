@@ -114,6 +114,7 @@ fn epoch_start() -> EpochStart {
 fn messages() -> Vec<Message> {
     let bytes = block().encode();
     let mut range = CommitRange::new(9, 100);
+    range.oldest = 17;
     assert!(range.push(commit().header, vec![(parent(7, 1), bytes.clone()), (parent(8, 0), bytes.clone())]));
     range.headers = vec![commit().header; 2];
     range.votes = vec![block().signed_core(); 3];

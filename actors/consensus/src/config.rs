@@ -107,7 +107,8 @@ pub struct Limits {
     pub catch_up_enter: u64,
     /// Catch-up ends when fewer commits behind.
     pub catch_up_leave: u64,
-    /// Catch-up waits for a snapshot of the state when this many commits behind; 0 for never.
+    /// Catch-up waits for a snapshot of the state when this many commits behind, or when no peer has the next commits any
+    /// more; 0 for never.
     pub snapshot_distance: u64,
     /// Digests of stored batches that are remembered.
     pub known_batches: usize,

@@ -333,6 +333,47 @@ fn h11_when_every_peer_fails_catch_up_asks_again_at_a_pace() {
     assert_eq!(one.machine.mode(), Mode::CatchUp, "it goes on trying");
 }
 
+/// Peers whose logs begin later than what is missing here have nothing to give, ever: a snapshot is waited for, not the
+/// commits. Sync from the beginning alone never ended there.
+#[test]
+fn h24_logs_that_begin_later_bring_a_wait_for_a_snapshot_and_one_that_does_not_is_used() {
+    let answers = |one: &mut One, oldest: [u64; 3]| {
+        for _ in 0..20 {
+            for (peer, message) in std::mem::take(&mut one.sent) {
+                if let Message::CommitRangeRequest { request, from, .. } = message {
+                    let range =
+                        CommitRange { oldest: oldest[usize::from(peer) - 1], ..CommitRange::new(request, 10_000) };
+                    assert_eq!(from, 1);
+                    one.receive(peer, &Message::CommitRangeReply(range));
+                }
+            }
+        }
+        one.machine.status()
+    };
+    for (distance, oldest, least) in
+        [(60_000, [900, 700, 800], Some(699)), (60_000, [1, 1, 0], None), (0, [900, 700, 800], None)]
+    {
+        let mut one = One::new(|config| config.limits.snapshot_distance = distance).connect();
+        one.far_ahead(10_000);
+        let mut status = answers(&mut one, oldest);
+        for _ in 0..20 {
+            if status.awaits_snapshot {
+                break;
+            }
+            one.wait(600);
+            status = answers(&mut one, oldest);
+        }
+        assert_eq!(status.awaits_snapshot.then_some(status.snapshot_least), least, "logs from {oldest:?}");
+        assert_eq!(one.charges, 0);
+        if least.is_some() {
+            // None comes: it asks again, and waits again.
+            one.event(Event::SnapshotSync { goes_on: false });
+            one.wait(600);
+            assert!(one.sent.iter().any(|(_, message)| matches!(message, Message::CommitRangeRequest { .. })));
+        }
+    }
+}
+
 /// Own blocks take their time from a clock that others need not agree with.
 #[test]
 fn h13_a_clock_behind_the_parents_or_set_back_stalls_nothing() {

@@ -423,6 +423,7 @@ impl Machine {
             last_decided: self.committer.last_decided(),
             quorum_index: self.quorum_index(),
             awaits_snapshot: self.awaits_snapshot(),
+            snapshot_least: self.snapshot_least(),
             executed_index: self.executed_index,
             checkpoint: self.proposer.attestation,
             certified: self.checkpoints.certified(),

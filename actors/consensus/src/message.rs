@@ -145,6 +145,9 @@ pub struct CommitRange {
     pub request: RequestId,
     /// Index of the server's newest commit.
     pub commit_index: CommitIndex,
+    /// The first commit of which the server's log may hold everything: what is asked for from before it has to come from
+    /// elsewhere. 0 if the server does not say.
+    pub oldest: CommitIndex,
     /// The commits, at most [`MAX_RANGE_COMMITS`].
     pub commits: Vec<RangeCommit>,
     /// Blocks of these commits, at most [`MAX_RANGE_BLOCK_BYTES`].
@@ -189,7 +192,7 @@ impl CommitRange {
     }
 
     fn write(&self, w: &mut Writer) {
-        w.u64(self.request).u64(self.commit_index).varint(self.commits.len() as u64);
+        w.u64(self.request).u64(self.commit_index).u64(self.oldest).varint(self.commits.len() as u64);
         for commit in &self.commits {
             commit.header.write(w);
             w.varint(commit.blocks.len() as u64);
@@ -209,7 +212,7 @@ impl CommitRange {
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        let (request, commit_index) = (r.u64()?, r.u64()?);
+        let (request, commit_index, oldest) = (r.u64()?, r.u64()?, r.u64()?);
         let count = r.varint_max("commits of a range", MAX_RANGE_COMMITS as u64)?;
         let mut commits = Vec::new();
         for _ in 0..count {
@@ -226,7 +229,7 @@ impl CommitRange {
         let headers = (0..count).map(|_| CommitHeader::read(r)).collect::<Result<_, _>>()?;
         let count = r.varint_max("votes for a range", MAX_VALIDATORS as u64)?;
         let votes = (0..count).map(|_| SignedCore::read(r)).collect::<Result<_, _>>()?;
-        Ok(Self { request, commit_index, commits, blocks, headers, votes })
+        Ok(Self { request, commit_index, oldest, commits, blocks, headers, votes })
     }
 }
 

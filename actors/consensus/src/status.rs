@@ -212,6 +212,8 @@ pub struct Status {
     pub quorum_index: CommitIndex,
     /// Catch-up waits for a snapshot of the state.
     pub awaits_snapshot: bool,
+    /// A snapshot of an earlier commit than this would not help.
+    pub snapshot_least: CommitIndex,
     /// The newest executed commit.
     pub executed_index: CommitIndex,
     /// The newest own checkpoint: what this node attests.

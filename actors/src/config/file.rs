@@ -23,6 +23,8 @@ pub struct StorageSettings {
     pub checkpoint_every_ms: u64,
     /// A snapshot of the state is written every so many ledger blocks; 0 for never. Two are kept.
     pub snapshot_every_blocks: u64,
+    /// A node that is more commits behind than this takes a snapshot from a peer before the commits after it; 0 for never.
+    pub snapshot_sync_commits: u64,
     /// May a start bring an older schema of the store up by itself. If not, it says what to run.
     pub upgrade_schema: bool,
     /// Keep the whole log for ever. If not, segments that neither this node nor, by the three fields below, others need
@@ -51,6 +53,7 @@ impl Default for StorageSettings {
         Self {
             checkpoint_every_ms: 30_000,
             snapshot_every_blocks: 10_000,
+            snapshot_sync_commits: 20_000,
             upgrade_schema: true,
             archive: true,
             keep_seconds: 86_400,

@@ -33,6 +33,11 @@ pub enum ValidatorMsg {
         /// The newest durable checkpoint.
         checkpoint: Option<CkptRef>,
     },
+    /// Whether the snapshot that catch-up waits for is on its way.
+    SnapshotSync {
+        /// It is.
+        goes_on: bool,
+    },
     /// The lanes to a peer came up or went down.
     LinksChanged,
     /// The machine's state at a glance.

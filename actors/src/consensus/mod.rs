@@ -15,6 +15,6 @@ mod validator_tests;
 pub use epochs::protocol_version;
 pub use messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
 pub(crate) use recovery::{replay_start, wait_until_running};
-pub(crate) use serve::decode_commit;
 pub use serve::{BlockFetcher, CommitSync};
+pub(crate) use serve::{decode_commit, logged_block};
 pub use validator::{Clocks, Validator, ValidatorMailbox};

@@ -99,7 +99,7 @@ fn range(node: &NodeContext, ask: ServeCommits) -> Result<CommitRange, ActorErro
                 // At the edge of a pruned log a commit may stand without all of its blocks.
                 if node.journal.first_segment() > 1 {
                     tracing::debug!(index, %block, "a commit that is asked for is pruned in part");
-                    return Ok(range.finish());
+                    return Ok(CommitRange { oldest: index + 1, ..range.finish() });
                 }
                 return Err(format!("block {block} of commit {index} is not in the log").into());
             };
@@ -109,7 +109,7 @@ fn range(node: &NodeContext, ask: ServeCommits) -> Result<CommitRange, ActorErro
             break;
         }
     }
-    Ok(range.finish())
+    Ok(CommitRange { oldest: node.journal.oldest_commit(), ..range.finish() })
 }
 
 fn signed_core(block: &[u8]) -> Option<SignedCore> {
@@ -135,7 +135,7 @@ pub(crate) fn decode_commit(body: &[u8]) -> Result<Arc<Commit>, ActorError> {
     }
 }
 
-fn logged_block(journal: &JournalReader, block: &BlockRef) -> Result<Option<ServedBlock>, ActorError> {
+pub(crate) fn logged_block(journal: &JournalReader, block: &BlockRef) -> Result<Option<ServedBlock>, ActorError> {
     for kind in [RecordKind::Block, RecordKind::OwnBlock] {
         let Some(body) = journal.get(kind, &block.digest)? else { continue };
         let record = LogRecord::decode(&body)?;

@@ -129,6 +129,7 @@ impl Behaviour for Validator {
             restored_mark,
         };
         self.execute(ctx, &mut state, recovered.effects)?;
+        self.publish_anchors(&state);
         self.follow_links(ctx, &mut state)?;
         Self::follow_batch_store(ctx, &mut state);
         for batch in recovery::undelivered(&state.batches).await? {
@@ -162,6 +163,7 @@ impl Behaviour for Validator {
             ValidatorMsg::BatchStored { digest, len } => Event::BatchStored { digest, len },
             ValidatorMsg::BatchFetchFailed(digest) => Event::BatchFetchFailed { digest },
             ValidatorMsg::Executed { commit_index, checkpoint } => Event::Executed { commit_index, checkpoint },
+            ValidatorMsg::SnapshotSync { goes_on } => Event::SnapshotSync { goes_on },
             ValidatorMsg::LinksChanged => return self.follow_links(ctx, state),
             ValidatorMsg::Status(reply) => {
                 reply.send(state.machine.status());
@@ -198,13 +200,23 @@ impl Behaviour for Validator {
 
 impl Validator {
     pub(super) fn step(&self, ctx: &Context<ValidatorMsg>, state: &mut State, event: Event) -> Result<(), ActorError> {
+        let before = state.machine.anchor();
         let effects = state.machine.step(self.node.now(), event);
         self.execute(ctx, state, effects)?;
+        if state.machine.anchor() != before {
+            self.publish_anchors(state);
+        }
         // A machine that has nothing to wait for, an observer's, sets no timer.
         if state.reported.elapsed() >= REPORT_EVERY {
             self.report(state);
         }
         self.snapshot_if_due(state)
+    }
+
+    /// The order's states at the newest anchors: snapshots are made with them.
+    fn publish_anchors(&self, state: &State) {
+        let states = state.machine.anchors().map(|(index, state)| (index, Arc::clone(state)));
+        *self.node.anchors.lock() = states.collect();
     }
 
     /// Tells the machine which links came up or went down. Looked at on every word from the lanes and on every timer,

@@ -89,6 +89,13 @@ impl Behaviour for Publish {
     }
 }
 
+/// Whether a checkpoint is the first beyond a multiple of so many blocks: of these nodes write snapshots, so that all have
+/// the same ones.
+fn is_due(before: Option<&StateView>, view: &StateView, every: u64) -> bool {
+    let number = |view: &StateView| view.height().checked_div(every);
+    before.is_some_and(|before| number(before) < number(view))
+}
+
 impl Publish {
     /// A stream begins: what is published stays if it is newer, because a replay only catches up with it.
     fn loaded(&self, state: &mut State, view: StateView, commit_index: u64) {
@@ -113,6 +120,9 @@ impl Publish {
         if let (Some(block), Some(view)) = (block, executed.view) {
             let summary = Arc::new(self.summary(block, executed.finalized_after_ms));
             if view.is_checkpoint() {
+                if is_due(state.proving.as_ref(), &view, self.node.settings.snapshot_every_blocks) {
+                    *self.node.due_snapshot.lock() = Some(view.clone());
+                }
                 state.proving = Some(view.clone());
             }
             state.recent.push_back(Arc::clone(&summary));

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::ops::ControlFlow;
 use std::time::{Duration, SystemTime};
 
+use aurigraph_consensus::anchor::ANCHOR_EVERY;
 use aurigraph_consensus::{Block, Record as LogRecord};
 use aurigraph_ledger::{Hash, LedgerHeader};
 use aurigraph_runtime::ActorError;
@@ -59,6 +60,8 @@ impl Known {
         let Some(stored) = node.store.oldest_checkpoint_commit()? else {
             return Ok(Err("the store holds no checkpoint yet"));
         };
+        // Who begins with it goes on ordering from the anchor before it.
+        let snapshot = snapshot.saturating_sub(ANCHOR_EVERY);
         let newest = journal.highest_commit().unwrap_or(0);
         let asked_for = newest.saturating_sub(retention.commits);
         let first = snapshot.min(stored).min(asked_for);
@@ -114,6 +117,7 @@ impl Known {
 
     /// Looks at the commits from one on that were not looked at yet; false if there are too many for one time.
     fn read_commits(&mut self, journal: &JournalReader, first: u64, newest: u64) -> Result<bool, ActorError> {
+        let first = first.max(journal.oldest_commit());
         if self.commits.first_key_value().is_some_and(|(lowest, _)| first < *lowest) {
             // Further back than before: a snapshot or a checkpoint was lost.
             self.commits.clear();
@@ -188,7 +192,7 @@ fn aged(journal: &JournalReader, retention: Retention, before: u32) -> std::io::
 }
 
 /// Which records outlive their segments.
-pub(super) fn outlives(journal: &JournalReader) -> Result<impl Fn(RecordKind, &Hash) -> bool + use<>, ActorError> {
+pub(crate) fn outlives(journal: &JournalReader) -> Result<impl Fn(RecordKind, &Hash) -> bool + use<>, ActorError> {
     // The checkpoint that ends an epoch leads to the next one's validators.
     let mut ends = HashSet::new();
     for epoch in 0..=journal.highest(RecordKind::EpochCert).unwrap_or(0) {

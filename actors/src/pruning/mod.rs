@@ -16,4 +16,5 @@ mod horizon;
 mod refill;
 
 pub use actor::{Pruner, PrunerMsg};
+pub(crate) use horizon::outlives;
 pub use refill::{RefillError, Which, own_snapshot, refill};

@@ -60,7 +60,7 @@ pub enum Command {
     /// Look at and change the schema version of a stopped node's store
     #[command(subcommand, after_help = SCHEMA_HELP)]
     Schema(Schema),
-    /// List, prove and restore snapshots of a node's state
+    /// Write, list, prove and restore snapshots of a node's state
     #[command(subcommand)]
     Snapshot(Snapshot),
     /// Say what is wrong with a stopped node's data directory, and what mends it; changes nothing
@@ -445,10 +445,17 @@ pub enum Snapshot {
     /// Prove one: its chunks, the signatures of a quorum of the genesis' validators, and the state
     #[command(after_help = "Examples:\n  aurigraph snapshot verify --data-dir .aurigraph/four-validators/v1")]
     Verify(SnapshotOf),
-    /// Prove one and begin a stopped node's store with its state; the store that was there is kept beside it
-    #[command(after_help = "The blocks before the snapshot are then not in the store's index.\n\n\
+    /// Have the node that runs with this folder write one of its newest certified state, and wait until it has
+    #[command(after_help = "Examples:\n  aurigraph snapshot create --data-dir .aurigraph/four-validators/v1")]
+    Create(SnapshotCreate),
+    /// Prove one and have a stopped node's next start begin with it; the store that was there is kept beside it
+    #[command(
+        after_help = "The blocks before the snapshot are then not in the store's index. A log that ends before it is \
+                      removed by that start, and a validator signs nothing until the others have proved which \
+                      rounds it cannot have signed.\n\n\
                       Examples:\n  aurigraph snapshot restore --from .aurigraph/four-validators/v1 --data-dir \
-                      .aurigraph/four-validators/v2")]
+                      .aurigraph/four-validators/v2"
+    )]
     Restore(SnapshotOf),
 }
 
@@ -458,6 +465,17 @@ pub struct SnapshotList {
     /// The node's own folder
     #[arg(long, default_value = ".")]
     pub data_dir: PathBuf,
+}
+
+/// `aurigraph snapshot create`.
+#[derive(Debug, Args)]
+pub struct SnapshotCreate {
+    /// The running node's own folder
+    #[arg(long, default_value = ".")]
+    pub data_dir: PathBuf,
+    /// Seconds to wait
+    #[arg(long, default_value_t = 60)]
+    pub within: u64,
 }
 
 /// Which snapshot.

@@ -50,6 +50,6 @@ fn exit_of(error: &StartNodeError) -> Exit {
         | StartNodeError::NotInForce { .. }
         | StartNodeError::Sets(_)
         | StartNodeError::Directory { .. } => Exit::DataDirectory,
-        StartNodeError::Cluster(_) | StartNodeError::Tree(_) => Exit::Failed,
+        StartNodeError::Snapshot(_) | StartNodeError::Cluster(_) | StartNodeError::Tree(_) => Exit::Failed,
     }
 }

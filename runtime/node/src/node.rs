@@ -37,12 +37,34 @@ pub async fn run(args: &cli::Node, output: Output) -> CliResult {
     let shown = started(&settings);
     let node = compose::start(settings).await?;
     output.print(&shown, fields);
+    let mut again = false;
     tokio::select! {
-        reason = node.ended() => return Err(CliError::failed(format!("node {} ends: {reason}", args.name))),
+        reason = node.ended() => {
+            again = node.starts_again();
+            if !again {
+                return Err(CliError::failed(format!("node {} ends: {reason}", args.name)));
+            }
+        }
         () = signals.any() => {}
         () = orphaned => {}
     }
-    node.shutdown(STOP_WITHIN).await.map_err(|error| CliError::failed(format!("node {}: {error}", args.name)))
+    let stopped = node.shutdown(STOP_WITHIN).await;
+    let stopped = stopped.map_err(|error| CliError::failed(format!("node {}: {error}", args.name)));
+    // What did not stop in order is gone with the process's image.
+    if again { Err(start_again(&args.name)) } else { stopped }
+}
+
+/// Replaces this process by a new one of the same command line: same number, same standard streams, nothing else left.
+/// Returns only if that fails.
+fn start_again(name: &str) -> CliError {
+    use std::os::unix::process::CommandExt as _;
+    let mut args = std::env::args_os();
+    let first = args.next().unwrap_or_else(|| "aurigraph".into());
+    // The file may have been replaced by another version meanwhile: what runs goes on.
+    let running = std::path::PathBuf::from("/proc/self/exe");
+    let program = std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or(running);
+    let error = std::process::Command::new(program).arg0(first).args(args).exec();
+    CliError::failed(format!("node {name} cannot start again: {error}"))
 }
 
 fn started(settings: &NodeSettings) -> serde_json::Value {

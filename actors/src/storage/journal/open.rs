@@ -144,6 +144,8 @@ pub(super) struct Shared {
     pub after_loss: bool,
     /// Whether it was begun under another validator key.
     pub under_another_key: bool,
+    /// Whether it is one of a validator's.
+    pub has_validator_key: bool,
     pub index: RwLock<Index>,
     /// One pruning at a time.
     pub pruning: Mutex<()>,
@@ -202,6 +204,7 @@ impl Journal {
             after_loss,
             pruning: Mutex::new(()),
             under_another_key: owner.as_ref().is_some_and(|owner| owner.identity != *identity),
+            has_validator_key: identity.validator_key.is_some(),
             failed: Mutex::new(None),
             fatal,
             owner: LeaseHolder::new(),
@@ -228,6 +231,22 @@ impl Journal {
         let absent = || JournalError::io("open", &directory)(std::io::Error::from(std::io::ErrorKind::NotFound));
         let owner = found.ok_or_else(absent)?;
         Self::open(data_dir, &owner.identity, JournalOptions::default(), fatal)
+    }
+
+    /// Appends records from the beginning of a segment of their own on and syncs them, where no actor runs yet.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub(crate) fn append_apart(&self, records: &[Record]) -> Result<(), JournalError> {
+        let mut writer = LogWriter::open(Arc::clone(&self.0))?;
+        writer.begin_segment()?;
+        writer.append(records)?;
+        writer.sync()
+    }
+
+    /// Whether the directory is one of a validator's.
+    pub(crate) fn has_validator_key(&self) -> bool {
+        self.0.has_validator_key
     }
 
     /// A reader; it outlives every incarnation of the journal actor.

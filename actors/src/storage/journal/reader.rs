@@ -107,10 +107,15 @@ impl JournalReader {
         self.shared.index.read().lowest(kind)
     }
 
-    /// The first commit of which the log may hold everything: 1, until segments were pruned.
+    /// The first commit of which the log may hold everything: 1, until segments were pruned. A log that has begun with a
+    /// snapshot and has no commits yet goes on with the one after that.
     #[must_use]
     pub fn oldest_commit(&self) -> u64 {
-        if self.first_segment() == 1 { 1 } else { self.lowest(RecordKind::Commit).unwrap_or(u64::MAX) }
+        if self.first_segment() == 1 {
+            return 1;
+        }
+        let begun = || self.lowest(RecordKind::ConsensusSnapshot).map(|index| index.saturating_add(1));
+        self.lowest(RecordKind::Commit).or_else(begun).unwrap_or(u64::MAX)
     }
 
     /// The first segment that was not pruned.

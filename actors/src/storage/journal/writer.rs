@@ -146,6 +146,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Has what comes next stand at the beginning of a segment.
+    pub(super) fn begin_segment(&mut self) -> Result<(), JournalError> {
+        self.write()?;
+        if self.written > 0 { self.roll().map(drop) } else { Ok(()) }
+    }
+
     /// Seals the segment and begins the next one. Returns where its first frame goes.
     fn roll(&mut self) -> Result<u64, JournalError> {
         self.write()?;

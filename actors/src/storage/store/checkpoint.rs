@@ -23,7 +23,7 @@ use super::types::StoredCheckpoint;
 use crate::bounds::storage::{CHECKPOINT_FLUSH, CHECKPOINT_SHRINK, CHECKPOINT_SLICE, SLICE_WANTED, STORE_VALUE};
 
 /// The two slots.
-const SLOTS: [u8; 2] = [0, 1];
+pub(super) const SLOTS: [u8; 2] = [0, 1];
 /// Values read at once while a slot is loaded or swept.
 const SCAN: usize = 64;
 /// Groups looked at in one slice, however little of them is written.

@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aurigraph_ledger::StateView;
 use aurigraph_runtime::LeaseHolder;
 use aurigraph_schema_upgrades::node::v004_address_index::Bodies;
-use aurigraph_schema_upgrades::{Database, Medium as _, UpgradeError};
+use aurigraph_schema_upgrades::{Change, Database, Medium as _, UpgradeError};
 use parking_lot::Mutex;
 
 use super::checkpoint;
 use super::error::StoreError;
+use super::layout::CHECKPOINTS;
 use super::reader::StoreReader;
 use super::redo;
 use super::types::StoredCheckpoint;
@@ -190,16 +191,20 @@ impl Store {
         Self { shared: Arc::new(shared), set_aside }
     }
 
-    /// Writes a proven state into a store that holds none, durably: execution goes on from there. Blocks before it stay
-    /// out of the index. Before any actor runs.
+    /// Writes a proven state into a store that holds none, or an older one, durably: execution goes on from there. Blocks
+    /// before it stay out of the index. Before any actor runs.
     ///
     /// # Errors
-    /// [`StoreError::NotEmpty`] if there is a state, or what the database says.
+    /// [`StoreError::NotEmpty`] if there is a state as new, or what the database says.
     pub fn install(&self, view: &StateView, commit_index: u64) -> Result<(), StoreError> {
         let database = &self.shared.database;
-        if let Some(there) = checkpoint::headers(database)?.into_iter().flatten().next() {
+        let newest = checkpoint::headers(database)?.into_iter().flatten().max_by_key(|header| header.height);
+        if let Some(there) = newest.filter(|there| there.height >= view.height()) {
             return Err(StoreError::NotEmpty { height: there.height });
         }
+        // From an older one nothing would lead on: the log will begin with this state.
+        database.apply(CHECKPOINTS, &checkpoint::SLOTS.map(|slot| Change::remove(&[slot])))?;
+        database.flush()?;
         checkpoint::Checkpoints::default().write(
             database,
             &mut redo::Memory::default(),
