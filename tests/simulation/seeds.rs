@@ -11,8 +11,6 @@ const SEEDS: u64 = 2_000;
 /// Every so many seeds one is run twice.
 const TWICE_EVERY: u64 = 40;
 const THREADS: usize = 2;
-/// Seeds that fail for a reason that docs/gaps.md tells. Whoever mends it takes them out.
-const KNOWN: [u64; 1] = [1_499];
 
 #[test]
 fn two_thousand_seeds_violate_no_property_and_reach_every_mark() {
@@ -25,9 +23,6 @@ fn two_thousand_seeds_violate_no_property_and_reach_every_mark() {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
                     if seed >= SEEDS {
                         return;
-                    }
-                    if KNOWN.contains(&seed) {
-                        continue;
                     }
                     let result = run_seed(seed, seed.is_multiple_of(TWICE_EVERY));
                     let mut results = results.lock().expect("no panics while it is held");

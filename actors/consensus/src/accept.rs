@@ -22,7 +22,7 @@ use crate::validity::Invalid;
 /// Blocks with timestamps in the future that are held per author.
 const HELD_PER_AUTHOR: usize = 64;
 /// Versions of a slot that are taken unasked: the second is needed as evidence.
-const VERSIONS_PER_SLOT: usize = 2;
+pub(crate) const VERSIONS_PER_SLOT: usize = 2;
 /// Rounds whose first arrival is remembered.
 const FIRST_SEEN_ROUNDS: usize = 4;
 
@@ -55,10 +55,9 @@ impl Machine {
         }
         let requested = self.fetcher.is_wanted(&reference);
         let in_check = self.checking_refs.iter().filter(|checking| checking.author == reference.author).count();
-        let versions = self.store.slot(reference.round, reference.author).count()
-            + self.suspended.versions(reference.round, reference.author);
         let in_check = in_check + self.evidence.unjudged_of(reference.author);
-        let full = in_check >= self.config.limits.verify_per_author || versions >= VERSIONS_PER_SLOT;
+        let many = self.versions(&reference) >= VERSIONS_PER_SLOT;
+        let full = in_check >= self.config.limits.verify_per_author || many;
         if full && !requested {
             self.counters.blocks_dropped += 1;
             return;
@@ -69,6 +68,11 @@ impl Machine {
             return;
         }
         self.check_block(peer, reference, bytes, requested);
+    }
+
+    /// Versions of a block's slot that are here or wait.
+    pub(crate) fn versions(&self, block: &BlockRef) -> usize {
+        self.store.slot(block.round, block.author).count() + self.suspended.versions(block.round, block.author)
     }
 
     /// Takes a token of a peer's for a block that nobody asked for.
@@ -90,7 +94,7 @@ impl Machine {
     }
 
     /// The core of an encoded block, if it can be one of this epoch.
-    fn parse_core(&mut self, peer: AuthorIdx, bytes: &[u8]) -> Option<BlockCore> {
+    pub(crate) fn parse_core(&mut self, peer: AuthorIdx, bytes: &[u8]) -> Option<BlockCore> {
         let core = bytes.get(..CORE_LEN).and_then(|bytes| BlockCore::decode(bytes).ok());
         let Some(core) = core else {
             self.charge(peer, Offence::Malformed);

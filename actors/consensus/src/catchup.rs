@@ -4,6 +4,8 @@
 //! A range carries commit votes of a quorum. Once their signatures are checked the commits stand: their blocks are taken
 //! by their digests, and nothing is decided here. What is computed from the blocks all the same - order, payload,
 //! garbage collection, the leader schedule - is compared, and a difference stops this node.
+//!
+//! A server that has no votes of a quorum gives the commits without: see `uncertified`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,13 +21,16 @@ use crate::range::RangeError;
 use crate::record::Record;
 use crate::suspend::Incoming;
 use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, RequestId, Round, TimeMs};
+use crate::uncertified::InHand;
 
 /// A range that does not come within this time is asked of another peer.
 const REQUEST_TIMEOUT_MS: TimeMs = 8_000;
 /// A range whose blocks do not come in within this time is asked for again.
-const STALLED_MS: TimeMs = 10_000;
+pub(crate) const STALLED_MS: TimeMs = 10_000;
 /// When all peers have failed, the next attempt waits this long.
 const ALL_FAILED_MS: TimeMs = 500;
+/// When all peers have failed so often with nothing come in between, catch-up ends: the ordinary way may do better.
+const VAIN_ROUNDS: u32 = 3;
 /// After catch-up has ended it does not start again for this long.
 const REST_MS: TimeMs = 2_000;
 /// While catching up, the vote of one pushed block of each author is checked in this time.
@@ -53,8 +58,12 @@ pub struct CatchUp {
     request: Option<Request>,
     /// Blocks of the newest range that are not accepted yet.
     pending: BTreeSet<BlockRef>,
-    progress_ms: TimeMs,
+    /// Blocks of a range that nobody certifies.
+    pub(crate) uncertified: Option<InHand>,
+    pub(crate) progress_ms: TimeMs,
     tried: BTreeSet<AuthorIdx>,
+    /// How often all peers have failed since something came in.
+    vain: u32,
     last_peer: Option<AuthorIdx>,
     pause_until_ms: TimeMs,
     /// When the vote of a pushed block of an author was checked last.
@@ -74,6 +83,11 @@ pub struct CatchUp {
 impl CatchUp {
     pub(crate) const fn is_active(&self) -> bool {
         self.active
+    }
+
+    /// Whether what is needed now is needed by what a quorum certifies.
+    pub(crate) const fn takes_certified(&self) -> bool {
+        self.active && self.uncertified.is_none()
     }
 
     pub(crate) fn is_pending(&self, block: &BlockRef) -> bool {
@@ -102,9 +116,16 @@ impl CatchUp {
         }
     }
 
-    fn failed(&mut self, peer: AuthorIdx) {
+    pub(crate) fn failed(&mut self, peer: AuthorIdx) {
         self.request = None;
         self.tried.insert(peer);
+    }
+
+    /// A range has brought commits.
+    pub(crate) fn went_on(&mut self) {
+        self.tried.clear();
+        self.vain = 0;
+        self.oldest = None;
     }
 
     pub(crate) fn next_due_ms(&self) -> Option<TimeMs> {
@@ -117,7 +138,7 @@ impl CatchUp {
         let stalled = self.progress_ms.saturating_add(STALLED_MS);
         Some(match &self.request {
             Some(request) => request.deadline_ms,
-            None if self.pending.is_empty() => self.pause_until_ms,
+            None if self.pending.is_empty() && self.uncertified.is_none() => self.pause_until_ms,
             None => stalled,
         })
     }
@@ -166,6 +187,7 @@ impl Machine {
         if let Some(late) = self.catch_up.request.as_ref().filter(|r| r.deadline_ms <= now).map(|r| r.peer) {
             self.catch_up.failed(late);
         }
+        self.tend_uncertified();
         if self.catch_up.progress_ms.saturating_add(STALLED_MS) <= now && !self.catch_up.pending.is_empty() {
             self.catch_up.pending.clear();
             self.certified.clear();
@@ -173,6 +195,7 @@ impl Machine {
         // A node that has stopped executing for a divergence holds nothing back: it follows the order all the same.
         let unexecuted = if self.has_diverged() { 0 } else { own.saturating_sub(self.executed_index) };
         let idle = self.catch_up.request.is_none() && self.catch_up.pending.is_empty() && self.certified.is_empty();
+        let idle = idle && self.catch_up.uncertified.is_none();
         if idle && now >= self.catch_up.pause_until_ms && unexecuted <= self.config.limits.max_unexecuted_catch_up {
             self.request_range(own, target);
         }
@@ -229,9 +252,9 @@ impl Machine {
         self.catch_up.active = false;
         self.catch_up.request = None;
         self.catch_up.snapshot_until_ms = None;
-        self.catch_up.oldest = None;
         self.catch_up.pending.clear();
-        self.catch_up.tried.clear();
+        self.catch_up.uncertified = None;
+        self.catch_up.went_on();
         self.catch_up.votes_ms.clear();
         self.catch_up.pause_until_ms = now.saturating_add(REST_MS);
         self.append(Record::Mode { catching_up: false }, false);
@@ -251,15 +274,19 @@ impl Machine {
         let able: Vec<AuthorIdx> = self.connected_peers().into_iter().filter(able).collect();
         let after = |peer: &&AuthorIdx| self.catch_up.last_peer.is_none_or(|last| **peer > last);
         let Some(peer) = able.iter().find(after).or(able.first()).copied() else {
-            // The newest commits are not certified while the others stand still, perhaps for want of this node: what is
-            // left is near enough to be decided here.
-            if !self.catch_up.tried.is_empty() && !self.is_far(own, target) {
-                return self.leave_catch_up();
+            // The others stand still, perhaps for want of this node, and what is left is near enough to be decided here;
+            // or nobody has anything that goes into a range. Blocks that are pushed, and what they need, come in outside.
+            // Where their logs do not go back as far, a snapshot does.
+            let oldest = self.catch_up.oldest.take().filter(|_| self.config.limits.snapshot_distance > 0);
+            if !self.catch_up.tried.is_empty() {
+                self.catch_up.vain += u32::from(oldest.is_none());
+                if !self.is_far(own, target) || self.catch_up.vain >= VAIN_ROUNDS {
+                    return self.leave_catch_up();
+                }
             }
             self.catch_up.tried.clear();
             self.catch_up.pause_until_ms = now.saturating_add(ALL_FAILED_MS);
-            // Those that could be asked have no log that goes back as far.
-            if let Some(oldest) = self.catch_up.oldest.take().filter(|_| self.config.limits.snapshot_distance > 0) {
+            if let Some(oldest) = oldest {
                 self.await_snapshot(oldest.saturating_sub(1));
             }
             return;
@@ -280,6 +307,11 @@ impl Machine {
             && range.commits.iter().all(|commit| commit.header.epoch == self.config.epoch);
         let checked = range.check(before, &self.ctx.committee, self.closing.last_commit());
         if !of_epoch || checked.is_err() {
+            // A server that lacks the votes gives what it has.
+            if of_epoch && checked == Err(RangeError::Uncertified) {
+                self.catch_up.request = None;
+                return self.take_uncertified(peer, range);
+            }
             // A server whose log ends here has nothing that is certified: no offence.
             if !matches!(checked, Err(RangeError::Empty | RangeError::Uncertified)) {
                 self.charge(peer, Offence::BadRange);
@@ -326,8 +358,7 @@ impl Machine {
 
     /// A range that a quorum certifies: its blocks are taken by their digests.
     fn take_range(&mut self, peer: AuthorIdx, range: CommitRange) {
-        self.catch_up.tried.clear();
-        self.catch_up.oldest = None;
+        self.catch_up.went_on();
         self.catch_up.progress_ms = self.now.mono_ms;
         for commit in &range.commits {
             let certified = commit.header.reference();

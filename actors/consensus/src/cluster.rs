@@ -51,7 +51,7 @@ fn spoil(range: &mut CommitRange, rng: &mut Rng) {
     match rng.below(8) {
         // Other bytes in a block's signature: nothing that the range's check can see.
         0 => range.blocks.iter_mut().for_each(|block| block[1_000] ^= 1),
-        1 => range.votes[0].signature = stub_signature(99, &Hash::ZERO),
+        1 => range.votes.iter_mut().take(1).for_each(|vote| vote.signature = stub_signature(99, &Hash::ZERO)),
         2 => range.commits[at].header.timestamp_ms += 1,
         3 => {
             range.commits.remove(0);
@@ -148,6 +148,8 @@ pub(crate) struct Cluster {
     pub(crate) liar: Option<usize>,
     /// Answers requests for ranges with something else.
     pub(crate) spoiler: Option<usize>,
+    /// Votes for no commit.
+    pub(crate) abstainer: Option<usize>,
     /// Spoils the signatures of all blocks in ranges.
     pub(crate) spoil_signatures: bool,
     /// What peers were charged with, by whom.
@@ -205,6 +207,7 @@ impl Cluster {
             whisperer: None,
             liar: None,
             spoiler: None,
+            abstainer: None,
             spoil_signatures: false,
             charges: Vec::new(),
             execution_stalls: false,
@@ -550,6 +553,8 @@ impl Cluster {
                 let before = core.epoch.checked_sub(1);
                 assert!(before.is_none_or(|epoch| self.has_durable_cert(node, epoch)), "node {node} signs too early");
                 assert_eq!(self.own_of(core.epoch, node), Some(core.author));
+                let machine = self.nodes[node].machine.as_mut().filter(|_| self.abstainer == Some(node));
+                let core = machine.map_or(*core, Machine::withhold_vote);
                 let signature = stub_signature(core.author, &core.digest());
                 self.push(node, 1, Event::Signed { ticket, signature });
             }

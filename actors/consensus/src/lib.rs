@@ -74,6 +74,7 @@ pub mod status;
 pub mod store;
 pub mod suspend;
 pub mod types;
+mod uncertified;
 pub mod validity;
 
 #[cfg(test)]
@@ -116,6 +117,8 @@ mod scenarios;
 mod schedule_tests;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod uncertified_tests;
 #[cfg(test)]
 mod vectors;
 

@@ -137,7 +137,7 @@ impl RoundProof {
     }
 }
 
-/// A served range of commits, certified by votes of a quorum. Commits are consecutive; `blocks` holds as many of their
+/// A served range of commits, certified by votes of a quorum where the server has them. Commits are consecutive; `blocks` holds as many of their
 /// blocks as fit, in order: what is missing is fetched by reference. Made by [`crate::RangeBuilder`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommitRange {
@@ -155,7 +155,7 @@ pub struct CommitRange {
     /// The headers that follow, up to the newest that `votes` name; at most [`MAX_RANGE_HEADERS`].
     pub headers: Vec<CommitHeader>,
     /// Cores of different validators, a quorum of stake, that vote for the last of the commits or for one of `headers`;
-    /// at most [`MAX_VALIDATORS`].
+    /// at most [`MAX_VALIDATORS`]. None where nothing is certified.
     pub votes: Vec<SignedCore>,
 }
 

@@ -85,7 +85,7 @@ impl Machine {
         // What catch-up or another block needs at a low price is not put off.
         let (price, introducer) = self.suspended.price(&child, 4 * budget);
         for parent in unknown {
-            if price > budget && !self.catch_up.is_active() && !self.fetcher.is_wanted(&parent) {
+            if price > budget && !self.catch_up.takes_certified() && !self.fetcher.is_wanted(&parent) {
                 self.counters.blocks_deferred += 1;
                 let deferred = Deferred { holders: holders.to_vec(), introducer, price };
                 self.novelty.put_off(parent, deferred, now.saturating_add(INTERVAL_MS), limit);

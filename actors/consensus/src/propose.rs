@@ -572,3 +572,15 @@ impl Machine {
         self.broadcast_own();
     }
 }
+
+#[cfg(test)]
+impl Machine {
+    /// The block that waits for its signature votes for no commit.
+    pub(crate) fn withhold_vote(&mut self) -> BlockCore {
+        let crate::config::Config { chain_id, epoch, epoch_seed, base, .. } = &self.config;
+        let vote = crate::commit::genesis_commit(chain_id, *epoch, epoch_seed, *base);
+        let Some(InFlight::Signing { unsigned, .. }) = &mut self.proposer.in_flight else { panic!("nothing waits") };
+        unsigned.core.commit_vote = vote;
+        unsigned.core.clone()
+    }
+}

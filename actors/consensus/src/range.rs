@@ -2,7 +2,8 @@
 //! its signatures are looked at.
 //!
 //! A commit vote names the newest commit that its author has computed, and commits are chained: so votes of a quorum
-//! at or after the last commit of a range certify all of it. They stand in the blocks of the commits that follow.
+//! at or after the last commit of a range certify all of it. They stand in the blocks of the commits that follow. Where
+//! there are no such votes a range goes without: whoever takes it decides for itself.
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,8 @@ pub struct RangeBuilder<'a> {
     count: usize,
     /// Blocks in the range after each of its commits.
     ends: Vec<usize>,
+    /// Whether the signature of each of its blocks was checked.
+    checked: Vec<bool>,
     /// No more commits are served; what follows is read for its votes.
     full: bool,
     /// The epoch's last commit was given: its certificate certifies what its votes do not.
@@ -63,6 +66,7 @@ impl<'a> RangeBuilder<'a> {
             verify,
             count: usize::from(count).min(MAX_RANGE_COMMITS),
             ends: Vec::new(),
+            checked: Vec::new(),
             full: false,
             ended: false,
             digests: BTreeMap::new(),
@@ -81,8 +85,12 @@ impl<'a> RangeBuilder<'a> {
         let closed = self.full;
         self.scan(&blocks, closed);
         if !closed {
+            let mut checked: Vec<bool> = blocks.iter().map(|block| block.checked).collect();
             let bytes = blocks.into_iter().map(|block| (block.reference, block.bytes)).collect();
+            let held = self.range.blocks.len();
             if self.range.push(header.clone(), bytes) {
+                checked.truncate(self.range.blocks.len() - held);
+                self.checked.append(&mut checked);
                 self.ends.push(self.range.blocks.len());
                 self.full = self.range.commits.len() >= self.count;
                 return true;
@@ -99,8 +107,7 @@ impl<'a> RangeBuilder<'a> {
     /// looked for: a vote with a bad one would cost the whole range.
     fn scan(&mut self, blocks: &[ServedBlock], closed: bool) {
         for block in blocks {
-            let core = block.bytes.get(..SIGNED_CORE_LEN).and_then(|bytes| SignedCore::decode(bytes).ok());
-            let Some(signed) = core.filter(|signed| self.is_newer(signed)) else { continue };
+            let Some(signed) = signed_core(&block.bytes).filter(|signed| self.is_newer(signed)) else { continue };
             if block.checked || (closed && (self.verify)(&signed)) {
                 self.votes.insert(signed.core.author, signed);
             }
@@ -120,7 +127,7 @@ impl<'a> RangeBuilder<'a> {
         crate::machine::highest_with(&self.committee, votes, self.committee.quorum())
     }
 
-    /// The range, cut to what is certified: perhaps to nothing.
+    /// The range, cut to what is certified. If that is nothing: without votes, and cut to blocks whose signatures hold.
     #[must_use]
     pub fn finish(mut self) -> CommitRange {
         for signed in std::mem::take(&mut self.newest) {
@@ -134,6 +141,15 @@ impl<'a> RangeBuilder<'a> {
         let certified = if by_end { last } else { certified };
         let mut range = self.range;
         let kept = range.commits.partition_point(|commit| commit.header.index <= certified);
+        if kept == 0 {
+            range.headers.clear();
+            let holds = |(bytes, checked): (&BlockBytes, &bool)| {
+                *checked || signed_core(bytes).is_some_and(|it| (self.verify)(&it))
+            };
+            let good = range.blocks.iter().zip(&self.checked).take_while(|block| holds(*block)).count();
+            range.blocks.truncate(good);
+            return range;
+        }
         range.blocks.truncate(kept.checked_sub(1).and_then(|last| self.ends.get(last)).copied().unwrap_or(0));
         let cut = range.commits.split_off(kept);
         let mut headers: Vec<CommitHeader> = cut.into_iter().map(|commit| commit.header).collect();
@@ -159,10 +175,14 @@ impl<'a> RangeBuilder<'a> {
     }
 }
 
+fn signed_core(block: &[u8]) -> Option<SignedCore> {
+    SignedCore::decode(block.get(..SIGNED_CORE_LEN)?).ok()
+}
+
 /// Why a range is not one that a correct node serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
-    /// No commits: the server has none that are certified.
+    /// No commits: the server has none.
     #[error("the range holds no commits")]
     Empty,
     /// The commits do not follow each other, or the asker's own newest one, or name other blocks.
@@ -172,6 +192,7 @@ pub enum RangeError {
         index: CommitIndex,
     },
     /// No votes at all, and it does not reach the certified end of the epoch: the server has nothing to certify it with.
+    /// Everything else that is checked before votes holds.
     #[error("the range is not certified")]
     Uncertified,
     /// A vote by a stranger, by an author that has voted, or for no commit of the chain at or after the last one.
@@ -328,7 +349,11 @@ mod tests {
         let range = served(&chain, 64, newest.collect());
         assert_eq!(range.commits.last().expect("some").header.index, 19);
         range.check(genesis(), &committee(), None).expect("certified");
-        assert!(served(&chain[..3], 64, Vec::new()).commits.is_empty());
+        // Nothing at all is certified: it goes without votes.
+        let range = served(&chain[..3], 64, Vec::new());
+        assert_eq!((range.commits.len(), range.blocks.len(), range.headers.len(), range.votes.len()), (3, 3, 0, 0));
+        assert_eq!(range.check(genesis(), &committee(), None), Err(RangeError::Uncertified));
+        assert_eq!(served(&[], 64, Vec::new()), CommitRange::new(7, 0));
     }
 
     #[test]
@@ -337,7 +362,9 @@ mod tests {
         for (_, blocks) in &mut chain {
             blocks[0].checked = false;
         }
-        assert!(served(&chain, 20, Vec::new()).votes.is_empty());
+        // A block with a signature that does not hold is in no range without votes, nor what follows it.
+        let range = served(&chain, 20, Vec::new());
+        assert_eq!((range.votes.len(), range.blocks.len()), (0, 0));
         let mut builder = RangeBuilder::new(7, 60, 20, committee(), Vec::new(), &|_| true);
         let mut commits = chain.into_iter();
         while let Some((header, blocks)) = commits.next().filter(|_| true) {

@@ -185,6 +185,8 @@ pub struct Counters {
     pub catch_ups: u64,
     /// Commits taken from certified ranges, without deciding them here.
     pub commits_certified: u64,
+    /// Ranges of commits taken that nobody certifies: their blocks came in as ordinary ones.
+    pub ranges_uncertified: u64,
 }
 
 /// A machine's state at a glance.
