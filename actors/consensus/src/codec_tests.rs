@@ -270,7 +270,7 @@ fn the_bytes_never_change_unnoticed() {
         "0x1b980f7daf72a54e",
         "0xfeaf3af6e597566f",
         "0x1b09d193abf0e577",
-        "0x2957124de07d8878",
+        "0x1473dbf1c76b5896",
         "0xfdf6c389b5d483f5",
         "0x2d45e44efb51ce2f",
         "0xacc05c27643e1931",
