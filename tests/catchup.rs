@@ -162,10 +162,18 @@ async fn an_observer_far_behind_joins_by_a_snapshot_and_once_more_by_one_that_an
     let args = ["snapshot", "restore", "--from", from, "--genesis", config.to_str().unwrap()];
     let restored = run(&args, &cluster.node_dir(OBSERVER));
     assert!(restored["height"].as_u64().unwrap() >= made, "{restored}");
+    // However far the others are by now: from here on it is the restored one or none.
+    let own = cluster.config_file(OBSERVER);
+    let text = std::fs::read_to_string(own).unwrap();
+    let never = text.replace("snapshot_sync_commits = 100", "snapshot_sync_commits = 0");
+    assert_ne!(text, never);
+    std::fs::write(own, never).unwrap();
+    let begun = count(&cluster, "the node begins with a snapshot");
     cluster.launch(OBSERVER, false);
     let target = leader.height().await.unwrap();
     follows(&cluster, &leader, &follower, target).await;
     assert_eq!(count(&cluster, "the node starts again from it"), taken, "none was taken from a peer");
+    assert_eq!(count(&cluster, "the node begins with a snapshot"), begun + 1);
     cluster.wait_above(OBSERVER, target + COMPARED, WITHIN).await;
     drop(load.stop().await);
     cluster.wait_equal_tip(&[0, OBSERVER], WITHIN).await;
