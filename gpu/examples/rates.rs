@@ -35,7 +35,7 @@ fn main() {
         ("cached", Box::new(Native::portable(CACHE))),
     ];
     for (what, cache_bytes) in [("uncached", 0), ("cached", CACHE)] {
-        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes)];
+        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes), Native::mixed(cache_bytes)];
         back_ends.extend(wide.into_iter().flatten().map(|native| (what, Box::new(native) as _)));
     }
     let mut best = vec![f64::MAX; back_ends.len() + 2];

@@ -13,7 +13,7 @@ pub fn back_ends() -> Vec<Box<dyn BatchVerifier>> {
     let mut all: Vec<Box<dyn BatchVerifier>> =
         vec![Box::new(Fips204), Box::new(AwsLc), Box::new(Native::portable(FEW_KEYS))];
     for cache_bytes in [0, FEW_KEYS] {
-        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes)];
+        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes), Native::mixed(cache_bytes)];
         all.extend(wide.into_iter().flatten().map(|native| Box::new(native) as _));
     }
     #[cfg(feature = "host-kernels")]

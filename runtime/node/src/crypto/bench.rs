@@ -114,7 +114,7 @@ fn verifications() -> Result<Vec<Work>, SignError> {
         ("verify ML-DSA-87, known key", Arc::new(Native::portable(CACHE_BYTES))),
     ];
     for (what, cache_bytes) in [("verify ML-DSA-87", 0), ("verify ML-DSA-87, known key", CACHE_BYTES)] {
-        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes)];
+        let wide = [Native::avx2(cache_bytes), Native::avx512(cache_bytes), Native::mixed(cache_bytes)];
         back_ends.extend(wide.into_iter().flatten().map(|native| (what, Arc::new(native) as _)));
     }
     let works = back_ends.into_iter().map(|(what, verifier)| {
@@ -127,7 +127,9 @@ fn verifications() -> Result<Vec<Work>, SignError> {
         Work { what, back_end, operations: 1, call }
     });
     let mut works: Vec<Work> = works.collect();
-    for native in [Native::avx2(CACHE_BYTES), Native::avx512(CACHE_BYTES)].into_iter().flatten() {
+    for native in
+        [Native::avx2(CACHE_BYTES), Native::avx512(CACHE_BYTES), Native::mixed(CACHE_BYTES)].into_iter().flatten()
+    {
         let (public_key, signature) = (signer.public_key().to_vec(), signature.clone());
         let back_end = native.name();
         let call = Box::new(move || {
