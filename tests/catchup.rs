@@ -86,19 +86,7 @@ fn run(args: &[&str], dir: &Path) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_their_logs_and_signs_again() {
-    let options = Options {
-        replace: vec![
-            ("archive = true", "archive = false"),
-            ("keep_seconds = 86400", "keep_seconds = 0"),
-            ("keep_commits = 20000", "keep_commits = 256"),
-            ("keep_mib = 1024", "keep_mib = 0"),
-            ("segment_mib = 64", "segment_mib = 1"),
-            ("snapshot_every_blocks = 10000", "snapshot_every_blocks = 25"),
-            ("checkpoint_every_ms = 30000", "checkpoint_every_ms = 1000"),
-        ],
-        ..Options::default()
-    };
-    let mut cluster = Cluster::start(BINARY, "four-validators.toml", options).await;
+    let mut cluster = Cluster::start(BINARY, "four-validators.toml", Options::pruned()).await;
     let leader = cluster.client(0);
     let load = Load::start(cluster.wallets(8), &cluster.clients()[..OBSERVER]);
     eventually("the last signs", WITHIN, || async { commits(&cluster.client(OBSERVER)).await.filter(|at| *at > 5) })

@@ -15,21 +15,6 @@ const VICTIM: usize = 3;
 /// Segments of 1 MiB: what the pruner leaves is what consensus and two snapshots need, and redo records, a few of them.
 const MOST_MIB: u64 = 40;
 
-fn options() -> Options {
-    Options {
-        replace: vec![
-            ("archive = true", "archive = false"),
-            ("keep_seconds = 86400", "keep_seconds = 0"),
-            ("keep_commits = 20000", "keep_commits = 256"),
-            ("keep_mib = 1024", "keep_mib = 0"),
-            ("segment_mib = 64", "segment_mib = 1"),
-            ("snapshot_every_blocks = 10000", "snapshot_every_blocks = 25"),
-            ("checkpoint_every_ms = 30000", "checkpoint_every_ms = 1000"),
-        ],
-        ..Options::default()
-    }
-}
-
 fn journal_mib(cluster: &Cluster, node: usize) -> u64 {
     let entries = std::fs::read_dir(cluster.node_dir(node).join("journal")).unwrap();
     // A file may go while it is counted.
@@ -70,7 +55,7 @@ fn json(cluster: &Cluster, args: &[&str], dir: &Path) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cluster_prunes_under_load_and_a_killed_node_and_one_without_its_store_come_back() {
-    let mut cluster = Cluster::start(BINARY, "four-validators.toml", options()).await;
+    let mut cluster = Cluster::start(BINARY, "four-validators.toml", Options::pruned()).await;
     let load = Load::start(cluster.wallets(8), &cluster.clients());
     for node in 0..4 {
         prunes_beyond(&cluster, node, 1.0).await;

@@ -28,6 +28,25 @@ pub struct Options {
     pub proxied: bool,
 }
 
+impl Options {
+    /// Logs of small segments that are pruned as early as may be, with snapshots every 25 blocks.
+    #[must_use]
+    pub fn pruned() -> Self {
+        Self {
+            replace: vec![
+                ("archive = true", "archive = false"),
+                ("keep_seconds = 86400", "keep_seconds = 0"),
+                ("keep_commits = 20000", "keep_commits = 256"),
+                ("keep_mib = 1024", "keep_mib = 0"),
+                ("segment_mib = 64", "segment_mib = 1"),
+                ("snapshot_every_blocks = 10000", "snapshot_every_blocks = 25"),
+                ("checkpoint_every_ms = 30000", "checkpoint_every_ms = 1000"),
+            ],
+            ..Self::default()
+        }
+    }
+}
+
 struct Node {
     name: String,
     rest: SocketAddr,

@@ -140,6 +140,25 @@ mod tests {
     }
 
     #[test]
+    fn lanes_that_come_and_go_keep_their_items_apart() {
+        let mut queues = Queues::new();
+        for round in 0..3_u64 {
+            // More lanes than keep their room, and other ones each time, over the slots of the earlier.
+            let lanes = round * 10_000..round * 10_000 + 2 * LANES_KEPT as u64;
+            for lane in lanes.clone() {
+                (0..3).for_each(|at| queues.push(Priority::Ahead, lane, (lane, at)));
+            }
+            for at in 0..3 {
+                for lane in lanes.clone() {
+                    assert_eq!(queues.pop(|_| true), Some((Priority::Ahead, lane, (lane, at))));
+                }
+            }
+            assert_eq!(queues.pop(|_| true), None);
+        }
+        assert_eq!(queues.class(Priority::Ahead).slots.len(), 2 * LANES_KEPT, "slots are used again");
+    }
+
+    #[test]
     fn what_was_taken_before_comes_first_again() {
         let mut queues = Queues::new();
         for (lane, item) in [(1, 'a'), (1, 'b'), (2, 'c')] {

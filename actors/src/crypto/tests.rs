@@ -101,6 +101,12 @@ async fn a_verdict_is_remembered_for_its_key_alone() {
     assert_eq!(gate.checked(), 3, "all three were remembered");
 }
 
+#[test]
+fn a_job_is_two_milliseconds_of_whole_eights_within_its_bounds() {
+    let items = [0.0, 9_999.0, 23_000.0, 60_000.0, 95_999.0, 96_000.0, 1e9].map(bounds::items_per_job);
+    assert_eq!(items, [16, 16, 40, 120, 184, 192, 192]);
+}
+
 /// The items of the next job, and its reply.
 async fn job(heard: &mut Heard<VerifierMsg>) -> (Arc<[Check]>, Reply<Vec<bool>>) {
     match heard.next().await {
