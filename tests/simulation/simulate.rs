@@ -1,6 +1,6 @@
 //! Runs any number of simulator seeds, goes on where it stopped, replays one, makes a failing one small.
 //!
-//! `cargo run --release -p aurigraph-testkit --no-default-features --example simulate -- --seeds 0..100000 --record F`
+//! `cargo run --profile simulate -p aurigraph-testkit --no-default-features --example simulate -- --seeds 0..100000 --record F`
 
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
@@ -13,6 +13,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use aurigraph_testkit::simulator::{Outcome, Part, Record, Scenario, Violation, run_aloud, run_seed, shrink};
+
+/// A seed asks for memory some hundred thousand times, in one thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const USAGE: &str = "usage: simulate [--seeds FROM..TO] [--threads N] [--record FILE] [--code NAME] [--minutes M]
                 [--traces FILE]

@@ -526,15 +526,14 @@ pub(crate) fn against_oracle(checks: &Checks, number: usize, node: &Node) -> Res
     let base = machine.config().base.index;
     let gc_depth = machine.config().params.gc_depth;
     let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None).after(base);
-    for entry in &node.disk.entries {
+    for (entry, block) in node.disk.entries.iter().zip(&node.disk.blocks) {
         if let Entry::Record(record) = entry
             && let Some(bytes) = record.block()
         {
-            let core = core_of(bytes).ok_or_else(|| (Property::Integrity, "no block in the log".to_owned()))?;
-            if core.epoch != epoch {
+            let (of_epoch, reference) = block.ok_or_else(|| (Property::Integrity, "no block in the log".to_owned()))?;
+            if of_epoch != epoch {
                 continue;
             }
-            let reference = core.reference();
             let known = checks.read.borrow_mut().entry(reference).or_insert_with(|| Read::of(bytes)).clone();
             let known = known.map_err(|error| (Property::Integrity, error))?;
             oracle.insert(reference, &known.parents);

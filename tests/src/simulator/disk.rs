@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use aurigraph_consensus::{EpochCert, EpochStart, Lsn, Record};
+use aurigraph_consensus::{BlockRef, EpochCert, EpochStart, Lsn, Record};
 use aurigraph_ledger::Hash;
 use bytes::Bytes;
 
@@ -17,10 +17,15 @@ pub(crate) enum Entry {
     Body { digest: Hash, own: bool, body: Bytes },
 }
 
+/// The epoch and the name of the block in a record, if it holds one.
+pub(crate) type LoggedBlock = Option<(u64, BlockRef)>;
+
 /// The log of one validator.
 #[derive(Debug, Default)]
 pub(crate) struct Disk {
     pub(crate) entries: Vec<Entry>,
+    /// The block in each of them: a digest is worth keeping.
+    pub(crate) blocks: Vec<LoggedBlock>,
     synced: usize,
     /// So many of the entries have been through their encoding and back.
     read: usize,
@@ -29,8 +34,9 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    pub(crate) fn append(&mut self, entry: Entry) {
+    pub(crate) fn append(&mut self, entry: Entry, block: LoggedBlock) {
         self.entries.push(entry);
+        self.blocks.push(block);
     }
 
     /// The newest epoch that the log has started, and where; none in the first epoch.
@@ -66,6 +72,7 @@ impl Disk {
 
     fn cut(&mut self, len: usize) {
         self.entries.truncate(len);
+        self.blocks.truncate(len);
         self.synced = len;
         self.read = self.read.min(len);
     }

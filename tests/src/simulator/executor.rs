@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use aurigraph_consensus::{CkptRef, Commit};
 use aurigraph_ledger::{
-    CommitInput, CommitOutcome, CommittedBatch, EpochEnd, Genesis, Hash, Ledger, PlainHasher, PreparedTransaction,
+    CommitInput, CommitOutcome, CommittedBatch, EpochEnd, Foundation, Hash, Ledger, PlainHasher, PreparedTransaction,
     StateView, Verdict,
 };
 use bytes::Bytes;
@@ -36,7 +36,7 @@ pub(crate) struct Executor {
 
 impl Executor {
     /// A ledger at genesis.
-    pub(crate) fn new(genesis: &Genesis) -> Self {
+    pub(crate) fn new(genesis: &Foundation) -> Self {
         let ledger = Ledger::from_genesis(genesis, Arc::new(PlainHasher)).expect("a valid genesis");
         Self { ledger, queue: VecDeque::new(), busy: false, stalled_until: 0, stored: None }
     }
@@ -45,7 +45,7 @@ impl Executor {
     ///
     /// # Errors
     /// If the stored pages make no ledger, or not the one that was stored.
-    pub(crate) fn restart(&mut self, genesis: &Genesis) -> Result<(), String> {
+    pub(crate) fn restart(&mut self, genesis: &Foundation) -> Result<(), String> {
         let stored = self.stored.take();
         *self = Self::new(genesis);
         if let Some(stored) = stored {

@@ -8,13 +8,13 @@ use aurigraph_consensus::{
     BatchRef, BlockCore, BlockRef, Commit, Committee, Config, ConsensusSnapshot, Effect, EvidenceState, LeaderSlot,
     Machine, Message, Now, RangeBuilder, Record, Recovery, ServedBlock, SignedCore,
 };
-use aurigraph_ledger::{Genesis, Hash};
+use aurigraph_ledger::{Foundation, Hash};
 use bytes::Bytes;
 
 use super::Property;
 use super::checks::Broken;
 use super::coverage::{Coverage, Mark};
-use super::disk::{Disk, Entry};
+use super::disk::{Disk, Entry, LoggedBlock};
 use super::executor::Executor;
 use super::puppet::is_signed;
 use super::rng::Rng;
@@ -58,8 +58,15 @@ pub(crate) fn core_of(block: &[u8]) -> Option<BlockCore> {
     BlockCore::decode(block.get(..CORE_LEN)?).ok()
 }
 
+/// The block that a record holds, found by hashing its core.
+fn logged_block(entry: &Entry) -> LoggedBlock {
+    let Entry::Record(record) = entry else { return None };
+    let core = core_of(record.block()?)?;
+    Some((core.epoch, core.reference()))
+}
+
 impl Node {
-    pub(crate) fn new(genesis: &Genesis, skew_ms: i64) -> Self {
+    pub(crate) fn new(genesis: &Foundation, skew_ms: i64) -> Self {
         Self {
             machine: None,
             life: 0,
@@ -88,11 +95,12 @@ impl Node {
 
     /// Appends to the log and notes where it is found.
     pub(crate) fn append(&mut self, entry: Entry) {
-        self.index(&entry);
-        self.disk.append(entry);
+        let block = logged_block(&entry);
+        self.index(&entry, block);
+        self.disk.append(entry, block);
     }
 
-    fn index(&mut self, entry: &Entry) {
+    fn index(&mut self, entry: &Entry, block: LoggedBlock) {
         match entry {
             Entry::Body { digest, own, body } => {
                 self.bodies.insert(*digest, (body.clone(), *own));
@@ -103,9 +111,9 @@ impl Node {
             Entry::Record(record) => {
                 let checked = !matches!(record, Record::CertifiedBlock(_));
                 if let Some(bytes) = record.block()
-                    && let Some(core) = core_of(bytes)
+                    && let Some((_, reference)) = block
                 {
-                    self.blocks.insert(core.reference(), (bytes.clone(), checked));
+                    self.blocks.insert(reference, (bytes.clone(), checked));
                 }
             }
         }
@@ -121,7 +129,7 @@ impl Node {
     }
 
     /// While the process is down, its disk goes back to a part of what it holds; what it had executed is lost.
-    pub(crate) fn lose(&mut self, kept_permille: usize, genesis: &Genesis, marks: &mut Coverage) {
+    pub(crate) fn lose(&mut self, kept_permille: usize, genesis: &Foundation, marks: &mut Coverage) {
         if self.disk.go_back(kept_permille) {
             marks.hit(Mark::OwnBlockLost);
         }
@@ -138,7 +146,7 @@ impl Node {
         &mut self,
         mut config: Config,
         now: Now,
-        genesis: &Genesis,
+        genesis: &Foundation,
         scenario: &Scenario,
         marks: &mut Coverage,
     ) -> Result<Vec<Effect>, Broken> {
@@ -146,9 +154,9 @@ impl Node {
         let before = self.before.take();
         (self.bodies, self.blocks, self.commits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         self.disk.read_back().map_err(broken)?;
-        let entries = std::mem::take(&mut self.disk.entries);
-        entries.iter().for_each(|entry| self.index(entry));
-        self.disk.entries = entries;
+        let disk = std::mem::take(&mut self.disk);
+        disk.entries.iter().zip(&disk.blocks).for_each(|(entry, block)| self.index(entry, *block));
+        self.disk = disk;
         if self.executor.stored.is_some() {
             marks.hit(Mark::StoreImported);
         }

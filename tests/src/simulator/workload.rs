@@ -6,8 +6,8 @@ use std::sync::Arc;
 use aurigraph_consensus::BatchRef;
 use aurigraph_ledger::types::{AUR, PUBLIC_KEY_LEN, SIGNATURE_LEN};
 use aurigraph_ledger::{
-    AccountIndex, Address, Genesis, GenesisAccount, GenesisValidator, Hash, ProtocolParameters, PublicKey, Reader,
-    Sender, SenderKey, SignatureVerifier, Target, Transaction, TransactionBuilder, Verdict, Writer, h, h_parts,
+    AccountIndex, Address, Foundation, Genesis, GenesisAccount, GenesisValidator, Hash, ProtocolParameters, PublicKey,
+    Reader, Sender, SenderKey, SignatureVerifier, Target, Transaction, TransactionBuilder, Verdict, Writer, h, h_parts,
 };
 use bytes::Bytes;
 
@@ -80,7 +80,7 @@ pub(crate) fn genesis(scenario: &Scenario, start_ms: u64) -> Genesis {
 #[derive(Debug)]
 pub(crate) struct Workload {
     rng: Rng,
-    genesis: Arc<Genesis>,
+    genesis: Foundation,
     chain_id: Hash,
     keys: Vec<Vec<u8>>,
     nonces: Vec<u64>,
@@ -100,7 +100,7 @@ pub(crate) struct Entry {
 }
 
 impl Workload {
-    pub(crate) fn new(rng: Rng, genesis: Arc<Genesis>) -> Self {
+    pub(crate) fn new(rng: Rng, genesis: Foundation) -> Self {
         Self {
             rng,
             chain_id: genesis.chain_id(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
 use aurigraph_consensus::{AuthorIdx, BatchRef, Config, Effect, Event, Now, Record};
-use aurigraph_ledger::{Genesis, Hash, h};
+use aurigraph_ledger::{Foundation, Hash, h};
 
 use super::checks::{Broken, Checks, broken};
 use super::coverage::{Coverage, Mark};
@@ -102,7 +102,7 @@ pub(super) struct World<'a> {
     /// Correct validators by number; faulty ones are `puppets`.
     pub(super) nodes: BTreeMap<usize, Node>,
     pub(super) puppets: BTreeMap<AuthorIdx, Puppet>,
-    pub(super) genesis: Arc<Genesis>,
+    pub(super) genesis: Foundation,
     /// That of every epoch that somebody has reached.
     pub(super) configs: Vec<Config>,
     pub(super) workload: Workload,
@@ -116,7 +116,7 @@ pub(super) struct World<'a> {
     pub(super) least: (u64, Ms),
 }
 
-fn config_of(scenario: &Scenario, genesis: &Genesis) -> Config {
+fn config_of(scenario: &Scenario, genesis: &Foundation) -> Config {
     let seed = h("simulated-epoch", &scenario.seed.to_le_bytes());
     let mut config = Config::new(genesis.chain_id(), seed, scenario.stakes.clone(), None);
     config.params.gc_depth = scenario.gc_depth;
@@ -141,7 +141,7 @@ impl<'a> World<'a> {
     pub(super) fn new(scenario: &'a Scenario, aloud: bool) -> Self {
         aurigraph_ledger::memo::start();
         let mut rng = Rng::new(scenario.seed);
-        let genesis = Arc::new(super::workload::genesis(scenario, WALL_START_MS));
+        let genesis = Foundation::new(super::workload::genesis(scenario, WALL_START_MS)).expect("a valid genesis");
         let config = config_of(scenario, &genesis);
         let n = scenario.stakes.len();
         let correct: Vec<bool> = (0..n).map(|node| !scenario.is_byzantine(node)).collect();
