@@ -156,6 +156,8 @@ impl ClusterConfig {
             snapshot_every_blocks: self.storage.snapshot_every_blocks,
             retention: self.storage.retention(),
             segment_bytes: self.storage.segment_mib << 20,
+            on_full: self.storage.on_full,
+            resume_free: self.storage.resume_free(),
             snapshot_sync_commits: self.storage.snapshot_sync_commits,
             upgrade_schema: self.storage.upgrade_schema,
             initialise,

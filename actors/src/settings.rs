@@ -166,6 +166,17 @@ pub struct Retention {
     pub bytes: u64,
 }
 
+/// What a node does whose disk is full or read-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnFull {
+    /// It answers 503 with the reason and starts again once there is room.
+    #[default]
+    Wait,
+    /// Its process ends.
+    Stop,
+}
+
 /// Everything that one node is started with.
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
@@ -213,6 +224,10 @@ pub struct NodeSettings {
     pub retention: Option<Retention>,
     /// Size at which a segment of the log is sealed, bytes.
     pub segment_bytes: u64,
+    /// What it does when its disk is full or read-only.
+    pub on_full: OnFull,
+    /// It starts again once so many bytes are free there.
+    pub resume_free: u64,
     /// A node that is more commits behind than this takes a snapshot of a peer's; 0 for never.
     pub snapshot_sync_commits: u64,
     /// May the start bring an older schema of the store up by itself.

@@ -25,6 +25,7 @@ use crate::parties::InJournal;
 use crate::pipeline::{Execute, Order, Persist, Publish, Verify};
 use crate::pruning::{Pruner, RefillError, refill};
 use crate::settings::NodeSettings;
+use crate::storage::room::is_want_of_room;
 use crate::storage::snapshots::{self, InstallError, SnapshotSync, Snapshots};
 use crate::storage::{
     Journal, JournalActor, JournalError, JournalIdentity, JournalOptions, Store, StoreActor, StoreError, StoreOptions,
@@ -71,6 +72,17 @@ pub enum StartNodeError {
     /// An actor did not start.
     #[error(transparent)]
     Tree(#[from] StartError),
+    /// A write that an actor made at its start found no room.
+    #[error("{0}")]
+    NoRoom(String),
+}
+
+impl StartNodeError {
+    /// Whether there is no room on the disk: the node starts once there is.
+    #[must_use]
+    pub fn wants_room(&self) -> bool {
+        matches!(self, Self::NoRoom(_)) || is_want_of_room(self)
+    }
 }
 
 /// A node whose actors run.
@@ -84,6 +96,12 @@ impl RunningNode {
     #[must_use]
     pub fn starts_again(&self) -> bool {
         snapshots::requested(&self.context.settings.data_dir).is_ok_and(|height| height.is_some())
+    }
+
+    /// Whether it ends because there is no room on the disk, and can go on once there is.
+    #[must_use]
+    pub fn wants_room(&self) -> bool {
+        self.context.fatal.wants_room()
     }
 
     /// What its actors share.
@@ -148,7 +166,10 @@ where
     for child in edge(&context) {
         root = root.child(child);
     }
-    let tree = Tree::start(registry, root).await?;
+    let tree = Tree::start(registry, root).await.map_err(|error| match context.fatal.reason() {
+        Some(reason) if context.fatal.wants_room() => StartNodeError::NoRoom(reason),
+        _ => error.into(),
+    })?;
     Ok(RunningNode { tree, context })
 }
 
@@ -216,13 +237,13 @@ pub(crate) fn cluster_settings(settings: &NodeSettings) -> ClusterSettings {
 
 fn storage(journal: Journal, store: Store, context: &Arc<NodeContext>) -> SupervisorSpec {
     let (snapshots, node, log) = (Arc::clone(context), Arc::clone(context), journal.clone());
-    let reader = journal.reader();
+    let (reader, fatal) = (journal.reader(), context.fatal.clone());
     SupervisorSpec::new("storage", Strategy::RestForOne)
         .child(ChildSpec::behaviour("journal", bounds::storage::JOURNAL_MAILBOX, move || {
             JournalActor::new(journal.clone())
         }))
         .child(ChildSpec::behaviour("store", bounds::storage::STORE_MAILBOX, move || {
-            StoreActor::with_redo(store.clone(), reader.clone())
+            StoreActor::with_redo(store.clone(), reader.clone(), fatal.clone())
         }))
         .child(ChildSpec::behaviour("snapshots", bounds::snapshots::MAILBOX, move || {
             Snapshots::new(Arc::clone(&snapshots))

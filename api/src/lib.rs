@@ -15,9 +15,11 @@ pub mod problem;
 pub mod route;
 pub mod routes;
 pub mod server;
+pub mod stand_in;
 mod tree;
 mod write_deadline;
 
 pub use edge::{ApiParts, Edge, RenderMetrics};
 pub use server::{BindError, Port};
+pub use stand_in::{SayWhy, stand_in};
 pub use tree::{HttpServer, spec};

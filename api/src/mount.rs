@@ -206,7 +206,7 @@ fn limit(edge: &Edge, client: Client) -> Result<(), Problem> {
     })
 }
 
-fn record(route: &'static str, method: &Method, response: &Response, began: Instant) {
+pub(crate) fn record(route: &'static str, method: &Method, response: &Response, began: Instant) {
     // Any text may stand as a method; labels are bounded.
     let method = match method.as_str() {
         known @ ("GET" | "POST" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "PATCH") => known.to_owned(),

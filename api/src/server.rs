@@ -13,6 +13,8 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
+use warp::filters::BoxedFilter;
+use warp::reply::Response;
 
 use crate::edge::Edge;
 use crate::mount::{PeerAddress, filter};
@@ -108,9 +110,19 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
 /// Serves until `edge.stopping` says so, then until all requests are answered or the deadline has passed. Dropping the
 /// future ends everything at once.
 pub(crate) async fn serve(listener: OwnedMutexGuard<TcpListener>, edge: Arc<Edge>) {
-    let service = TowerToHyperService::new(warp::service(filter(&edge)));
-    let places = Arc::new(Semaphore::new(edge.limits.max_connections));
-    let mut stopping = edge.stopping.subscribe();
+    listen(listener, filter(&edge), edge.limits.max_connections, &edge.stopping).await;
+}
+
+/// [`serve`] for whatever answers.
+pub(crate) async fn listen(
+    listener: OwnedMutexGuard<TcpListener>,
+    filter: BoxedFilter<(Response,)>,
+    max_connections: usize,
+    stop: &watch::Sender<bool>,
+) {
+    let service = TowerToHyperService::new(warp::service(filter));
+    let places = Arc::new(Semaphore::new(max_connections));
+    let mut stopping = stop.subscribe();
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -127,7 +139,7 @@ pub(crate) async fn serve(listener: OwnedMutexGuard<TcpListener>, edge: Arc<Edge
                         continue;
                     };
                     let service = Service { inner: service.clone(), peer: PeerAddress(peer) };
-                    connections.spawn(connection(stream, service, edge.stopping.subscribe(), place));
+                    connections.spawn(connection(stream, service, stop.subscribe(), place));
                     gauge(&connections);
                 }
                 Err(error) => {
@@ -177,11 +189,7 @@ async fn connection<S>(
     mut stopping: watch::Receiver<bool>,
     _place: OwnedSemaphorePermit,
 ) where
-    S: hyper::service::Service<
-            hyper::Request<Incoming>,
-            Response = warp::reply::Response,
-            Error = std::convert::Infallible,
-        >,
+    S: hyper::service::Service<hyper::Request<Incoming>, Response = Response, Error = std::convert::Infallible>,
 {
     // Without it small answers wait for acknowledgements; failing that they are only slower.
     let _ = stream.set_nodelay(true);

@@ -90,6 +90,15 @@ impl Database {
     }
 }
 
+/// As sled would report it: with the system's code, by which a full disk is told from a damaged one.
+fn of_sync(error: UpgradeError) -> sled::Error {
+    match error {
+        UpgradeError::Sled { source, .. } => source,
+        UpgradeError::Io { source, .. } => sled::Error::Io(source),
+        other => sled::Error::Io(std::io::Error::other(other.to_string())),
+    }
+}
+
 /// Syncs a directory's files, its sub-directories' (sled keeps blobs in one), and the directories.
 fn sync_files(directory: &Path) -> std::io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
@@ -155,9 +164,24 @@ impl Medium for Database {
     }
 
     fn flush(&self) -> Result<(), sled::Error> {
-        self.sync().map_err(|error| match error {
-            UpgradeError::Sled { source, .. } => source,
-            other => sled::Error::Io(std::io::Error::other(other.to_string())),
-        })
+        self.sync().map_err(of_sync)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::is_damage;
+
+    #[test]
+    fn a_sync_for_which_there_is_no_room_keeps_the_systems_code_and_is_no_damage() {
+        let (disk_full, path) = (28, PathBuf::from("store"));
+        let source = std::io::Error::from_raw_os_error(disk_full);
+        let error = of_sync(UpgradeError::Io { doing: "sync", path: path.clone(), source });
+        assert!(!is_damage(&error) && !is_damage(&error.clone()), "{error:?}");
+        let sled::Error::Io(io) = &error else { panic!("{error:?}") };
+        assert_eq!((io.raw_os_error(), io.kind()), (Some(disk_full), std::io::ErrorKind::StorageFull));
+        let source = sled::Error::Corruption { at: None, bt: () };
+        assert!(is_damage(&of_sync(UpgradeError::Sled { path, source })));
     }
 }

@@ -67,6 +67,11 @@ impl SmallDisk {
         ));
     }
 
+    /// Has the disk refuse all writes, or take them again. None of its files may be open for writing.
+    pub fn read_only(&self, refuse: bool) {
+        self.run(&format!("mount -o remount,{} \"$1\"", if refuse { "ro" } else { "rw" }));
+    }
+
     /// Gives back what [`SmallDisk::fill_but`] took.
     pub fn make_room(&self) {
         self.run("rm \"$1/ballast\"");

@@ -13,7 +13,7 @@ use toml::Spanned;
 use super::development::Development;
 use super::secrets::{NodePublic, network_public_key, read_file};
 use super::{ClusterConfig, ConfigError, NodeEntry, PassphraseSource};
-use crate::settings::{ApiLimits, Features, PacingSettings, Retention};
+use crate::settings::{ApiLimits, Features, OnFull, PacingSettings, Retention};
 
 /// Durability of the queryable state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,10 @@ pub struct StorageSettings {
     pub keep_mib: u64,
     /// Size at which a segment of the log is sealed, MiB.
     pub segment_mib: u64,
+    /// What the node does when its disk is full or read-only.
+    pub on_full: OnFull,
+    /// A node that waits for room starts again once so many MiB are free; two segments of the log at the least.
+    pub resume_free_mib: u64,
 }
 
 impl StorageSettings {
@@ -45,6 +49,11 @@ impl StorageSettings {
     pub(super) fn retention(&self) -> Option<Retention> {
         let kept = Retention { seconds: self.keep_seconds, commits: self.keep_commits, bytes: self.keep_mib << 20 };
         (!self.archive).then_some(kept)
+    }
+
+    /// Bytes that must be free. A start gives the last segment its room again and soon needs another.
+    pub(super) fn resume_free(&self) -> u64 {
+        self.resume_free_mib.max(2 * self.segment_mib) << 20
     }
 }
 
@@ -60,6 +69,8 @@ impl Default for StorageSettings {
             keep_commits: 20_000,
             keep_mib: 1_024,
             segment_mib: 64,
+            on_full: OnFull::Wait,
+            resume_free_mib: 256,
         }
     }
 }
@@ -288,6 +299,7 @@ impl ConfigFile {
             ("storage", "keep_commits", storage.keep_commits, 256..=1_000_000),
             ("storage", "keep_mib", storage.keep_mib, 0..=1 << 24),
             ("storage", "segment_mib", storage.segment_mib, 1..=1_024),
+            ("storage", "resume_free_mib", storage.resume_free_mib, 1..=1 << 24),
             ("actors", "batchers", actors.batchers as u64, 1..=64),
             ("actors", "verifier_threads", actors.verifier_threads as u64, 0..=1_024),
             ("actors", "query_actors", actors.query_actors as u64, 1..=256),

@@ -5,6 +5,7 @@
 
 pub mod journal;
 pub mod record;
+pub mod room;
 pub mod snapshots;
 pub mod store;
 

@@ -19,6 +19,7 @@ mod node;
 mod output;
 mod passphrase;
 mod proof;
+mod room;
 mod schema;
 mod signals;
 mod snapshot;

@@ -1,18 +1,20 @@
-//! `aurigraph node`: one node in the foreground, from its config to its last log line.
+//! `aurigraph node`: one node in the foreground, from its config to its last log line. A node whose disk is full waits here
+//! and starts again.
 
 use std::io::Read as _;
 use std::time::Duration;
 
 use aurigraph_actors::config::ClusterConfig;
 use aurigraph_actors::crypto::use_back_end;
-use aurigraph_actors::settings::NodeSettings;
+use aurigraph_actors::settings::{NodeSettings, OnFull};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::cli;
-use crate::compose;
+use crate::compose::{Frame, not_started};
 use crate::error::{CliError, CliResult};
 use crate::output::{Output, fields};
+use crate::room::Want;
 use crate::signals::Signals;
 use crate::up::check_port;
 
@@ -33,25 +35,75 @@ pub async fn run(args: &cli::Node, output: Output) -> CliResult {
     check_port(&settings.name, "REST", settings.rest)?;
     check_port(&settings.name, "node", settings.listen)?;
     let mut signals = Signals::new()?;
-    let orphaned = watch_stdin(args.stop_with_stdin);
+    let mut orphaned = std::pin::pin!(watch_stdin(args.stop_with_stdin));
     let shown = started(&settings);
-    let node = compose::start(settings).await?;
-    output.print(&shown, fields);
-    let mut again = false;
+    let frame = Frame::set_up(&settings).await?;
+    let want = Want::of(&settings);
+    let running = || output.print(&shown, fields);
+    let Some(next) = live(&frame, settings, &want, running, &mut signals, &mut orphaned).await? else { return Ok(()) };
+    if let Next::Wait(reason) = next {
+        tokio::select! {
+            () = want.room(&frame, &reason) => {}
+            () = signals.any() => return Ok(()),
+            () = orphaned => return Ok(()),
+        }
+    }
+    // What did not stop in order is gone with the process's image.
+    Err(start_again(&args.name))
+}
+
+/// What comes after a node that is to start again.
+enum Next {
+    /// The start.
+    Start,
+    /// Room on the disk, for want of which it ended, and then the start.
+    Wait(String),
+}
+
+/// The node's life, from the first look at its disk to the stop of its last actor. Returns none if it was told to end.
+async fn live(
+    frame: &Frame,
+    settings: NodeSettings,
+    want: &Want,
+    running: impl FnOnce(),
+    signals: &mut Signals,
+    orphaned: &mut (impl Future<Output = ()> + Unpin),
+) -> CliResult<Option<Next>> {
+    let (name, waits) = (settings.name.clone(), settings.on_full == OnFull::Wait);
+    // Before anything of the directory is opened: a start that is cut short by a full disk mends nothing.
+    if let Some(no_room) = want.at_start().await {
+        let reason = no_room.to_string();
+        return if waits {
+            Ok(Some(Next::Wait(reason)))
+        } else {
+            Err(CliError::failed(format!("node {name}: {reason}")))
+        };
+    }
+    let node = match frame.start(settings).await {
+        Ok(node) => node,
+        Err(error) if waits && error.wants_room() => return Ok(Some(Next::Wait(error.to_string()))),
+        Err(error) => return Err(not_started(&name, &error)),
+    };
+    running();
+    let mut next = None;
     tokio::select! {
         reason = node.ended() => {
-            again = node.starts_again();
-            if !again {
-                return Err(CliError::failed(format!("node {} ends: {reason}", args.name)));
-            }
+            next = if waits && node.wants_room() {
+                Some(Next::Wait(reason))
+            } else if node.starts_again() {
+                Some(Next::Start)
+            } else {
+                return Err(CliError::failed(format!("node {name} ends: {reason}")));
+            };
         }
         () = signals.any() => {}
         () = orphaned => {}
     }
     let stopped = node.shutdown(STOP_WITHIN).await;
-    let stopped = stopped.map_err(|error| CliError::failed(format!("node {}: {error}", args.name)));
-    // What did not stop in order is gone with the process's image.
-    if again { Err(start_again(&args.name)) } else { stopped }
+    match next {
+        Some(next) => Ok(Some(next)),
+        None => stopped.map(|()| None).map_err(|error| CliError::failed(format!("node {name}: {error}"))),
+    }
 }
 
 /// Replaces this process by a new one of the same command line: same number, same standard streams, nothing else left.

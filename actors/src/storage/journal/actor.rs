@@ -11,6 +11,7 @@ use super::open::Journal;
 use super::writer::Writer;
 use crate::bounds::storage as bounds;
 use crate::storage::record::Record;
+use crate::storage::room::is_want_of_room;
 
 /// What the journal actor takes.
 #[derive(Debug)]
@@ -98,6 +99,14 @@ impl Behaviour for JournalActor {
         let opened = ready.await.map_err(|_| JournalError::Thread("it ended while it opened the log".to_owned()))?;
         if let Err(error @ JournalError::Poisoned(_)) = &opened {
             return Err(Fatal::new(error.to_string()).into());
+        }
+        if let Err(error) = &opened
+            && is_want_of_room(error)
+        {
+            // The end of the log was cut to be given room again. More attempts would find the disk as full.
+            let reason = format!("the journal cannot be opened: {error}");
+            self.journal.0.fatal.raise_for(error, reason.clone());
+            return Err(Fatal::new(reason).into());
         }
         opened?;
         Ok(JournalState { queue, credit: Arc::new(Semaphore::new(bounds::JOURNAL_QUEUE_KIB as usize)) })

@@ -3,10 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 
-use fs2::FileExt as _;
-
 use super::base;
 use super::error::JournalError;
+use crate::storage::room;
 
 /// `000001.seg`.
 pub(super) fn path(directory: &Path, number: u32) -> PathBuf {
@@ -71,15 +70,7 @@ fn allocate(file: &File, path: &Path, room: u64) -> Result<(), JournalError> {
     if room == 0 {
         return Ok(());
     }
-    match file.allocate(room) {
-        Ok(()) => Ok(()),
-        // A file system without preallocation: the length alone then.
-        Err(error) if error.kind() == std::io::ErrorKind::Unsupported => {
-            let size = file.metadata().map_err(JournalError::io("stat", path))?.len();
-            if size < room { file.set_len(room).map_err(JournalError::io("extend", path)) } else { Ok(()) }
-        }
-        Err(error) => Err(JournalError::io("preallocate", path)(error)),
-    }
+    room::allocate(file, room).map_err(JournalError::io("preallocate", path))
 }
 
 /// Makes created, renamed and removed names of a directory durable.

@@ -185,7 +185,7 @@ impl Writer {
             let mut failed = self.shared.failed.lock();
             if failed.is_none() {
                 *failed = Some(error.clone());
-                self.shared.fatal.raise(format!("the journal cannot be written: {error}"));
+                self.shared.fatal.raise_for(error, format!("the journal cannot be written: {error}"));
             }
         }
         result

@@ -78,19 +78,21 @@ pub struct StoreActor {
     store: Store,
     /// Where redo records go; without one, a crash amid a checkpoint leaves the one before.
     log: Option<JournalReader>,
+    /// Told when the disk refuses.
+    fatal: Option<crate::fatal::Fatal>,
 }
 
 impl StoreActor {
     /// The actor of an open store.
     #[must_use]
     pub const fn new(store: Store) -> Self {
-        Self { store, log: None }
+        Self { store, log: None, fatal: None }
     }
 
-    /// The same, with redo records in the log of the actor `journal`.
+    /// The same, with redo records in the log of the actor `journal`, and the way to say why the node must end.
     #[must_use]
-    pub const fn with_redo(store: Store, log: JournalReader) -> Self {
-        Self { store, log: Some(log) }
+    pub const fn with_redo(store: Store, log: JournalReader, fatal: crate::fatal::Fatal) -> Self {
+        Self { store, log: Some(log), fatal: Some(fatal) }
     }
 }
 
@@ -135,7 +137,11 @@ impl Behaviour for StoreActor {
         if let StoreMsg::Failed(error) = message {
             if error.is_of_the_system() {
                 let path = self.store.shared.path.display();
-                return Err(Fatal::new(format!("the store in {path} cannot be written: {error}")).into());
+                let reason = format!("the store in {path} cannot be written: {error}");
+                if let Some(fatal) = &self.fatal {
+                    fatal.raise_for(&error, reason.clone());
+                }
+                return Err(Fatal::new(reason).into());
             }
             return Err(error.into());
         }

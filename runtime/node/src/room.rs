@@ -1,0 +1,115 @@
+//! Waiting for room on a full or read-only disk: who asks is told why, and the disk is looked at until there is room.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aurigraph_actors::settings::NodeSettings;
+use aurigraph_actors::storage::room::{NoRoom, try_room};
+use aurigraph_api::problem::Problem;
+use aurigraph_api::stand_in;
+use parking_lot::Mutex;
+
+use crate::compose::Frame;
+
+/// How often a node that waits looks at its disk. The first look comes as late, so that a disk that is full again at once
+/// does not keep a node starting.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the log says that it still waits.
+const SAY_EVERY: Duration = Duration::from_secs(60);
+/// When a client should ask again.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+/// Below so many bytes no start is begun. Less than a running node needs, so that one which was stopped on a disk with
+/// little room starts there, too.
+const LEAST_AT_START: u64 = 16 << 20;
+
+/// What a node wants of its disk.
+pub struct Want {
+    name: String,
+    directory: PathBuf,
+    /// Bytes that must be free for a node that waits.
+    needed: u64,
+    max_connections: usize,
+}
+
+impl Want {
+    /// What these settings say.
+    pub fn of(settings: &NodeSettings) -> Self {
+        Self {
+            name: settings.name.clone(),
+            directory: settings.data_dir.clone(),
+            needed: settings.resume_free,
+            max_connections: settings.api.max_connections,
+        }
+    }
+
+    /// Why a start cannot even begin, if so. Whatever else is wrong with the directory, the start itself finds and says.
+    pub async fn at_start(&self) -> Option<NoRoom> {
+        look(&self.directory, self.needed.min(LEAST_AT_START)).await.ok()?.err()
+    }
+
+    /// Answers every client with the reason until there is room. Dropping the future ends it.
+    pub async fn room(&self, frame: &Frame, reason: &str) {
+        let free = Arc::new(Mutex::new(fs2::available_space(&self.directory).ok()));
+        let why = {
+            let (name, reason, needed, free) = (self.name.clone(), reason.to_owned(), self.needed, Arc::clone(&free));
+            let path = self.directory.display().to_string();
+            move || {
+                let detail = format!("node {name} waits for room on its disk: {reason}");
+                Problem::unavailable("no_room", detail, RETRY_AFTER)
+                    .with("path", path.clone())
+                    .with("freeBytes", *free.lock())
+                    .with("neededBytes", needed)
+            }
+        };
+        metrics::describe_gauge!("node_waiting_for_room", "1 while the node waits for room on its disk.");
+        metrics::describe_gauge!(
+            "disk_free_bytes",
+            "Free bytes on the data directory's disk, while a node waits there."
+        );
+        metrics::describe_gauge!("disk_needed_bytes", "Free bytes with which a node that waits starts again.");
+        metrics::gauge!("node_waiting_for_room").set(1.0);
+        #[allow(clippy::cast_precision_loss)]
+        metrics::gauge!("disk_needed_bytes").set(self.needed as f64);
+        tracing::error!(
+            alert = "no_room", path = %self.directory.display(), free_bytes = *free.lock(), needed_bytes = self.needed, reason,
+            "the disk is full or read-only: the node waits for room"
+        );
+        tokio::select! {
+            () = stand_in(&frame.port, Arc::new(why), frame.render(), self.max_connections) => {}
+            () = self.watch(&free) => {}
+        }
+    }
+
+    async fn watch(&self, free: &Mutex<Option<u64>>) {
+        let (since, mut said) = (Instant::now(), Instant::now());
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            let path = self.directory.display();
+            let no_room = match look(&self.directory, self.needed).await {
+                Ok(Ok(())) => {
+                    tracing::info!(%path, needed_bytes = self.needed, waited = ?since.elapsed(), "there is room: the node starts again");
+                    return;
+                }
+                Ok(Err(no_room)) => {
+                    *free.lock() = Some(no_room.free());
+                    #[allow(clippy::cast_precision_loss)]
+                    metrics::gauge!("disk_free_bytes").set(no_room.free() as f64);
+                    no_room.to_string()
+                }
+                Err(error) => format!("{path}: {error}"),
+            };
+            if said.elapsed() >= SAY_EVERY {
+                said = Instant::now();
+                tracing::warn!(alert = "no_room", reason = no_room, waited = ?since.elapsed(), "the node still waits for room");
+            }
+        }
+    }
+}
+
+/// On a thread that may block: a disk that fails may take long.
+async fn look(directory: &Path, needed: u64) -> std::io::Result<Result<(), NoRoom>> {
+    let directory = directory.to_owned();
+    let looked = tokio::task::spawn_blocking(move || try_room(&directory, needed)).await;
+    looked.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
