@@ -322,7 +322,7 @@ impl Machine {
         let cert = self.closing.cert.as_ref().filter(|_| self.closing.ended)?;
         let base = EpochBase { index: cert.commit.index, timestamp_ms: self.linearizer.last_ms() };
         let version = self.tally.end.as_ref()?.version;
-        let floor = if self.proposer.floor == SIGN_NOTHING { SIGN_NOTHING } else { 0 };
+        let floor = self.next_floor();
         Some(EpochStart { epoch: self.config.epoch + 1, seed: cert.checkpoint.digest, base, version, floor, set })
     }
 
@@ -350,8 +350,12 @@ impl Machine {
         next.checkpoints.resume(Some(Certified { checkpoint: cert.checkpoint, stake }), None);
         next.append(Record::EpochStart(Arc::new(start.clone())), true);
         next.proposer.floor = start.floor;
+        next.probe.seed_nonce(now);
         if start.floor == SIGN_NOTHING && next.config.own.is_some() {
-            next.stop_signing(Doubt::Earlier);
+            match self.next_is_fresh() {
+                Some(fresh) => next.listen(fresh),
+                None => next.stop_signing(Doubt::Earlier),
+            }
         } else if self.is_recovered || self.probe.is_waiting() {
             // A disk that went back in time may have lost what was signed in the next epoch, too.
             next.start_probe();

@@ -263,7 +263,7 @@ impl Cluster {
         self.nodes.len() - 1
     }
 
-    fn set_of(&mut self, epoch: u64) -> Vec<(usize, Stake)> {
+    pub(crate) fn set_of(&mut self, epoch: u64) -> Vec<(usize, Stake)> {
         if !self.sets.contains_key(&epoch) {
             let set = self.plan.get(&epoch).unwrap_or(&self.sets[&(epoch - 1)]).clone();
             self.sets.insert(epoch, set);
@@ -649,7 +649,7 @@ impl Cluster {
         }
     }
 
-    fn broadcast(&mut self, node: usize, bytes: &[u8]) {
+    pub(crate) fn broadcast(&mut self, node: usize, bytes: &[u8]) {
         let n = self.nodes.len();
         let twin = (self.equivocator == Some(node)).then(|| twin_of(bytes));
         for to in 0..n {
@@ -674,9 +674,7 @@ impl Cluster {
         let expected = state.life_delivered.last().copied().unwrap_or(state.executed) + 1;
         assert_eq!(index, expected, "node {node} delivers in order, once");
         state.life_delivered.push(index);
-        if commit.epoch_end.is_some() {
-            self.last_commits.insert(index);
-        }
+        let checkpoint = self.executed(node, &commit);
         let state = &mut self.nodes[node];
         if let Some(before) = state.delivered.insert(index, commit.clone()) {
             assert_eq!(before, commit, "delivered again with the same content");
@@ -686,9 +684,16 @@ impl Cluster {
         }
         state.executed = index;
         if !self.execution_stalls {
-            let checkpoint = self.checkpoint_of(node, index);
             self.push(node, 1, Event::Executed { commit_index: index, checkpoint });
         }
+    }
+
+    /// The checkpoint that a node has come to with a commit.
+    pub(crate) fn executed(&mut self, node: usize, commit: &Commit) -> Option<CkptRef> {
+        if commit.epoch_end.is_some() {
+            self.last_commits.insert(commit.header.index);
+        }
+        self.checkpoint_of(node, commit.header.index)
     }
 
     /// The newest checkpoint at a commit: a wrong state stays wrong, and differs from everybody else's.

@@ -254,7 +254,7 @@ pub struct EpochStart {
     /// The protocol version that it runs.
     pub version: u16,
     /// The signing floor: 0, since nothing of the epoch was signed before; [`crate::SIGN_NOTHING`] if the log was doubtful
-    /// when the epoch before ended.
+    /// when the epoch before ended, or so late in it that what ended the doubt says nothing of this epoch (ADR 0043).
     pub floor: Round,
     /// The validators, as the driver writes them; the machine does not look inside.
     pub set: Vec<u8>,

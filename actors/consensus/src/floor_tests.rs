@@ -3,10 +3,10 @@
 
 use crate::block::Block;
 use crate::cluster::{Cluster, stub_signature};
-use crate::event::{Alarm, Effect, Event};
-use crate::machine::{Machine, Recovery};
-use crate::message::{Message, RoundProof};
+use crate::event::Alarm;
+use crate::message::RoundProof;
 use crate::record::{Record, SIGN_NOTHING};
+use crate::second::Second;
 use crate::status::{Doubt, Mode, SigningState};
 use crate::testing::sealed_block;
 use crate::types::BlockRef;
@@ -123,85 +123,12 @@ fn a_disk_restored_after_garbage_collection_has_passed_is_noticed() {
     c.run_until(20_000, "it signs again", |c| signs(c, 3));
 }
 
-/// A second process with node 3's key, from an old copy of its log. It hears what the others push and answer.
-struct Second {
-    machine: Machine,
-    heard: usize,
-}
-
-impl Second {
-    fn start(c: &mut Cluster) -> Self {
-        let records = c.nodes[3].log.iter().take(c.nodes[3].log.len() / 2);
-        let records: Vec<Record> = records.map(|bytes| Record::decode(bytes).expect("decodes")).collect();
-        let recovery = Recovery { executed_index: 1_000_000, ..Recovery::default() };
-        let (machine, effects) = Machine::recover(c.config_of(3), c.now(), recovery, records).expect("recovers");
-        c.record_traffic = true;
-        let mut second = Self { machine, heard: 0 };
-        second.execute(c, effects);
-        (0..3).for_each(|peer| second.step(c, Event::PeerUp { peer }));
-        second
-    }
-
-    fn step(&mut self, c: &mut Cluster, event: Event) {
-        let effects = self.machine.step(c.now(), event);
-        self.execute(c, effects);
-    }
-
-    fn execute(&mut self, c: &mut Cluster, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::VerifySig { ticket, author, digest, signature } => {
-                    let ok = signature == stub_signature(author, &digest);
-                    self.step(c, Event::SigChecked { ticket, ok });
-                }
-                Effect::Sign { ticket, core } => {
-                    let signature = stub_signature(core.author, &core.digest());
-                    self.step(c, Event::Signed { ticket, signature });
-                }
-                Effect::Append { lsn, need_fsync: true, .. } => self.step(c, Event::Durable { lsn }),
-                Effect::Broadcast { .. } => c.execute(3, vec![effect]),
-                Effect::Send { to, bytes, .. } if to != 3 => self.ask(c, usize::from(to), bytes.to_vec()),
-                Effect::Halt(reason) => panic!("{reason}"),
-                _ => {}
-            }
-        }
-    }
-
-    /// Gives a peer a message, and the answer to this process instead of the first.
-    fn ask(&mut self, c: &mut Cluster, to: usize, bytes: Vec<u8>) {
-        let now = c.now();
-        let Some(machine) = c.nodes[to].machine.as_mut() else { return };
-        let effects = machine.step(now, Event::Received { peer: 3, bytes });
-        let peer = u16::try_from(to).expect("few");
-        for effect in effects {
-            match effect {
-                Effect::Send { to: 3, bytes, .. } => self.step(c, Event::Received { peer, bytes: bytes.to_vec() }),
-                effect => c.execute(to, vec![effect]),
-            }
-        }
-    }
-
-    fn run(&mut self, c: &mut Cluster, duration: u64, look: impl Fn(&Machine)) {
-        let end = c.time + duration;
-        while c.time < end {
-            c.run_for(5);
-            let heard: Vec<Vec<u8>> = c.traffic[self.heard..].to_vec();
-            self.heard = c.traffic.len();
-            for bytes in heard {
-                let Ok(Message::Block(block)) = Message::decode(&bytes) else { continue };
-                let peer = Block::decode(&block).expect("decodes").core.author;
-                self.step(c, Event::Received { peer, bytes });
-            }
-            self.step(c, Event::Tick);
-            look(&self.machine);
-        }
-    }
-}
-
 #[test]
 fn a_second_process_with_the_key_stays_silent_while_the_first_one_signs() {
     let mut c = running(44);
-    let mut second = Second::start(&mut c);
+    let records = c.nodes[3].log.iter().take(c.nodes[3].log.len() / 2);
+    let records = records.map(|bytes| Record::decode(bytes).expect("decodes")).collect();
+    let mut second = Second::start(&mut c, records);
     second.run(&mut c, 20_000, |machine| assert_ne!(machine.status().signing.state, SigningState::Signing));
     let status = second.machine.status();
     assert!(matches!(status.signing.doubt, Some(Doubt::OwnBlock(_))), "{status:?}");

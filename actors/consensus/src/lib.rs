@@ -90,6 +90,10 @@ mod epoch_tests;
 #[cfg(test)]
 mod evidence_tests;
 #[cfg(test)]
+mod floor_end_tests;
+#[cfg(test)]
+mod floor_epoch_model;
+#[cfg(test)]
 mod floor_model;
 #[cfg(test)]
 mod floor_tests;
@@ -115,6 +119,8 @@ mod robustness;
 mod scenarios;
 #[cfg(test)]
 mod schedule_tests;
+#[cfg(test)]
+mod second;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -5,6 +5,9 @@
 //! here knows what was signed last: this node observes until the highest round that the others tell of is proved by
 //! the signatures of a quorum at the round before. Rounds above it cannot have been signed: whoever signs round R has
 //! seen a quorum at R-1, and among others with stake Q minus the own one was there and says so. Time never ends this.
+//!
+//! The same answers tell of the next epoch (ADR 0043): whoever signed there has seen a quorum vote for this epoch's last
+//! commit, in rounds not below its leader's. If others with stake Q minus the own say that they are below, nobody had.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +18,7 @@ use crate::machine::{Checking, Machine};
 use crate::message::{Message, RoundProof};
 use crate::record::{Record, SIGN_NOTHING};
 use crate::status::{Doubt, Signing, SigningState};
-use crate::types::{AuthorIdx, BlockRef, Lsn, Round, Stake, TimeMs};
+use crate::types::{AuthorIdx, BlockRef, Lsn, Now, Round, Stake, TimeMs};
 
 /// Peers that have not answered are asked again after this long.
 const RETRY_MS: TimeMs = 1_000;
@@ -35,7 +38,7 @@ enum Phase {
     /// The floor is proven; since when the cluster is above it and no foreign own block was seen.
     Proven { floor: Round, quiet_since: Option<TimeMs> },
     /// The floor's record is on its way to the disk.
-    Persisting { floor: Round, lsn: Lsn },
+    Persisting { floor: Round, quiet_since: TimeMs, lsn: Lsn },
 }
 
 /// A proof that was asked for.
@@ -60,7 +63,19 @@ pub struct Probe {
     proof: Option<Asked>,
     /// The newest own block that is not from this log.
     foreign: Round,
+    /// No process before this one has signed in this epoch: so the epoch before has told.
+    fresh: bool,
+    /// How long the cluster was heard in the epochs before without an own block of another process.
+    heard_ms: TimeMs,
     next_ms: TimeMs,
+}
+
+/// What a doubtful validator knows of the next epoch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fresh {
+    doubt: Doubt,
+    /// How long the cluster was heard without an own block of another process.
+    heard_ms: TimeMs,
 }
 
 impl Probe {
@@ -72,9 +87,19 @@ impl Probe {
     pub(crate) fn next_due_ms(&self) -> Option<TimeMs> {
         match self.phase {
             Phase::Asking => Some(self.next_ms),
-            Phase::Proven { quiet_since, .. } => quiet_since.map(|since| since.saturating_add(QUIET_MS)),
+            Phase::Proven { quiet_since, .. } => quiet_since.map(|since| self.quiet_until(since)),
             Phase::Done | Phase::Persisting { .. } => None,
         }
+    }
+
+    /// Answers to another process, or to an earlier epoch's machine, are none to this one.
+    pub(crate) fn seed_nonce(&mut self, now: Now) {
+        self.nonce = now.wall_ms.rotate_left(20) ^ now.mono_ms;
+    }
+
+    /// When a silence that began then, and what was heard before it, are long enough.
+    fn quiet_until(&self, since: TimeMs) -> TimeMs {
+        since.saturating_add(QUIET_MS.saturating_sub(self.heard_ms))
     }
 
     /// Forgets all answers and asks anew.
@@ -84,6 +109,8 @@ impl Probe {
         self.claims.clear();
         self.failed.clear();
         self.proof = None;
+        self.fresh = false;
+        self.heard_ms = 0;
         self.next_ms = now_ms;
     }
 
@@ -96,7 +123,7 @@ impl Probe {
 impl Machine {
     pub(crate) fn start_probe(&mut self) {
         if self.config.own.is_some() {
-            self.probe.nonce = self.now.wall_ms.rotate_left(20) ^ self.now.mono_ms;
+            self.probe.seed_nonce(self.now);
             self.probe.ask_all(self.now.mono_ms);
         }
     }
@@ -292,22 +319,68 @@ impl Machine {
         self.probe.phase = Phase::Proven { floor, quiet_since: None };
     }
 
-    /// Uses the floor when everything up to it is here and no other process has signed above it meanwhile.
+    /// Uses the floor when everything up to it is here and no other process has signed above it meanwhile. In an epoch
+    /// in which nothing was signed before, others have to be past its first round.
     fn tend_quiet(&mut self, floor: Round, quiet_since: Option<TimeMs>) {
         let now = self.now.mono_ms;
-        let above = self.clock.round() > floor && !self.catch_up.is_active();
+        if self.catch_up.is_active() {
+            self.probe.heard_ms = 0;
+        }
+        let above = self.clock.round() > floor.max(1) && !self.catch_up.is_active();
         let since = above.then(|| quiet_since.unwrap_or(now));
-        self.probe.phase = if since.is_some_and(|since| since.saturating_add(QUIET_MS) <= now) {
-            let lsn = self.append(Record::Floor { round: floor }, true);
-            Phase::Persisting { floor, lsn }
-        } else {
-            Phase::Proven { floor, quiet_since: since }
+        self.probe.phase = match since.filter(|since| self.probe.quiet_until(*since) <= now) {
+            Some(quiet_since) => {
+                let lsn = self.append(Record::Floor { round: floor }, true);
+                Phase::Persisting { floor, quiet_since, lsn }
+            }
+            None => Phase::Proven { floor, quiet_since: since },
         };
+    }
+
+    /// What the first record of the next epoch says of its signing floor. A doubt that goes on is written down as one, and
+    /// so is one that was ended by what others said when they may have voted for the last commit already.
+    pub(crate) fn next_floor(&self) -> Round {
+        if self.proposer.floor > self.last_leader_round() { SIGN_NOTHING } else { 0 }
+    }
+
+    /// Whether nothing was signed in the next epoch before this process, in doubt of its log, began to ask (ADR 0043).
+    pub(crate) fn next_is_fresh(&self) -> Option<Fresh> {
+        let own = self.config.own?;
+        let doubt = self.probe.doubt.filter(|_| self.closed_at().is_some())?;
+        let below = self.probe.counted().filter(|(_, round)| *round < self.last_leader_round());
+        let told = StakeSet::of(&self.ctx.committee, below.map(|(peer, _)| peer)).stake();
+        let needed = self.answers_needed(own);
+        if !self.probe.fresh && (needed == 0 || told < needed) {
+            return None;
+        }
+        // Only up to the newest round: how long a change of epochs takes here says nothing of the others.
+        let heard = |since: TimeMs| self.clock.entered_ms().saturating_sub(since);
+        let heard_ms = match self.probe.phase {
+            Phase::Proven { quiet_since: Some(since), .. } | Phase::Persisting { quiet_since: since, .. } => {
+                heard(since)
+            }
+            Phase::Proven { quiet_since: None, .. } | Phase::Asking | Phase::Done => 0,
+        };
+        Some(Fresh { doubt, heard_ms: self.probe.heard_ms.saturating_add(heard_ms) })
+    }
+
+    /// Round of the newest commit's leader: below it, no correct validator votes for that commit.
+    fn last_leader_round(&self) -> Round {
+        self.linearizer.last().map_or(0, |header| header.leader.round)
+    }
+
+    /// The doubt is over with the epoch before; another process that runs with this key still is to be heard.
+    pub(crate) fn listen(&mut self, fresh: Fresh) {
+        self.observer = true;
+        self.probe.doubt = Some(fresh.doubt);
+        self.probe.fresh = true;
+        self.probe.heard_ms = fresh.heard_ms;
+        self.probe.phase = Phase::Proven { floor: 0, quiet_since: None };
     }
 
     /// Signs again, once the floor is on the disk.
     pub(crate) fn on_floor_durable(&mut self, durable: Lsn) {
-        if let Phase::Persisting { floor, lsn } = self.probe.phase
+        if let Phase::Persisting { floor, lsn, .. } = self.probe.phase
             && lsn <= durable
         {
             self.probe.phase = Phase::Done;

@@ -351,17 +351,29 @@ impl Machine {
         self.resume_closing();
         self.resume_evidence();
         self.start_probe();
-        if let Some(doubt) = doubt {
-            self.proposer.withhold_last();
-            self.stop_signing(doubt);
+        match doubt {
+            None => {}
+            Some(doubt) if self.config.own.is_some() => {
+                self.proposer.withhold_last();
+                self.stop_signing(doubt);
+            }
+            // No validator in this epoch; it may have been one in a later one, of which this log knows nothing.
+            Some(_) => self.doubt_later(),
         }
         self.broadcast_own();
         self.settle();
     }
 
+    /// Keeps the doubt for the epoch in which this node is a validator.
+    fn doubt_later(&mut self) {
+        if self.proposer.floor != SIGN_NOTHING {
+            self.proposer.floor = SIGN_NOTHING;
+            self.append(Record::Floor { round: SIGN_NOTHING }, true);
+        }
+    }
+
     /// What makes the replayed log doubtful.
     fn doubt_after(&self, replay: &Replay, restored: bool) -> Option<Doubt> {
-        self.config.own?;
         let foreign = replay.foreign.filter(|block| block.round > self.proposer.floor);
         if !replay.floor_known {
             Some(Doubt::LogLost)
