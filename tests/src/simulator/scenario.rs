@@ -345,8 +345,8 @@ impl Scenario {
             return;
         }
         let loses = self.faults.iter().any(|(_, fault)| matches!(fault, Fault::Loss { .. }));
-        // A doubtful signing floor goes on over the end of an epoch, and takes a silence to end: not in very short ones.
-        self.epoch_commits = if loses { rng.between(80, 140) } else { rng.between(25, 90) };
+        // With a lost disk they may also be shorter than the silence after which a doubtful validator signs.
+        self.epoch_commits = if loses { rng.between(15, 140) } else { rng.between(25, 90) };
         let stakes: Vec<u64> = self.stakes.iter().map(|_| rng.between(1, 4)).collect();
         let most = Committee::new(stakes.clone()).map_or(0, |committee| committee.faulty());
         let stake = |node: &usize| stakes[*node];
