@@ -16,7 +16,7 @@ use crate::swap;
 pub struct Database {
     db: sled::Db,
     path: Arc<PathBuf>,
-    _lock: Arc<Lock>,
+    lock: Arc<Lock>,
 }
 
 /// How long an earlier user's threads may take to let go of sled's files.
@@ -42,7 +42,7 @@ impl Database {
         let began = Instant::now();
         loop {
             match catch_unwind(AssertUnwindSafe(|| config.open())) {
-                Ok(Ok(db)) => return Ok(Self { db, path: Arc::new(path), _lock: Arc::new(lock) }),
+                Ok(Ok(db)) => return Ok(Self { db, path: Arc::new(path), lock: Arc::new(lock) }),
                 Ok(Err(source)) if is_locked(&source) => {
                     if began.elapsed() >= RELEASE_WITHIN {
                         return Err(UpgradeError::InUse { directory: path, holder: Box::new(None) });
@@ -73,6 +73,12 @@ impl Database {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// True if no other clone is left: nobody can begin to read or write it.
+    #[must_use]
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.lock) == 1
     }
 
     /// Makes everything written so far durable: sled's flush, which on Linux tells neither the file system's metadata

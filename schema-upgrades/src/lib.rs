@@ -19,6 +19,7 @@ pub mod node;
 mod plan;
 mod progress;
 mod repair;
+pub mod replace;
 mod restore;
 mod run;
 mod step;

@@ -8,11 +8,12 @@ use fs2::FileExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::error::UpgradeError;
+use crate::lock;
 
 /// Both renames, written down before the first one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Swap {
-    /// Comes into the place.
+    /// Comes into the place. Beside it, like the other.
     pub new: PathBuf,
     /// Where the old one goes, if there is one.
     pub aside: Option<PathBuf>,
@@ -31,7 +32,7 @@ pub(crate) fn free(place: &Path, word: &str, ms: u64) -> PathBuf {
     names.into_iter().find(|path| !path.exists()).unwrap_or_else(|| beside(place, word))
 }
 
-fn note(place: &Path) -> PathBuf {
+pub(crate) fn note(place: &Path) -> PathBuf {
     beside(place, "swap")
 }
 
@@ -39,7 +40,8 @@ fn io(doing: &'static str, path: &Path) -> impl Fn(std::io::Error) -> UpgradeErr
     move |source| UpgradeError::Io { doing, path: path.to_owned(), source }
 }
 
-fn sync_folder(place: &Path) -> Result<(), UpgradeError> {
+/// Makes the names in a directory's folder durable.
+pub(crate) fn sync_folder(place: &Path) -> Result<(), UpgradeError> {
     let folder = place.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|it| it.sync_all()).map_err(io("sync", folder))
 }
@@ -74,7 +76,12 @@ pub(crate) fn finish(place: &Path) -> Result<(), UpgradeError> {
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(io("read", &note))?;
     let swap: Swap = serde_json::from_str(&text).map_err(|error| io("read", &note)(error.into()))?;
+    // Both are beside the place, wherever the folder was moved or copied to since.
+    let here = |path: &Path| path.file_name().map_or_else(|| path.to_owned(), |name| place.with_file_name(name));
+    let swap = Swap { new: here(&swap.new), aside: swap.aside.as_deref().map(here) };
     if swap.new.exists() {
+        // Whoever has it open writes files by its name.
+        let _lock = lock::take(&swap.new)?;
         if let Some(aside) = swap.aside.as_ref().filter(|aside| place.exists() && !aside.exists()) {
             std::fs::rename(place, aside).map_err(io("rename", place))?;
             sync_folder(place)?;

@@ -91,6 +91,43 @@ fn a_restore_that_was_cut_in_the_swap_is_ended_by_the_next_open() {
 }
 
 #[test]
+fn a_copy_that_counts_comes_to_its_place_once_nobody_has_it_open_also_in_a_folder_that_was_moved() {
+    use crate::replace::{adopt, discard, is_unsettled, leftovers, place_for_copy, settle};
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("db");
+    let make = |path: &Path, name: &str| {
+        let database = open(path);
+        database.apply("who", &[Change::put(b"am i", name.as_bytes())]).unwrap();
+        database.sync().unwrap();
+        database
+    };
+    let (old, unfinished) = (make(&place, "old"), place_for_copy(&place));
+    drop(make(&unfinished, "unfinished"));
+    let copy = place_for_copy(&place);
+    let new = make(&copy, "new");
+    assert_eq!(leftovers(&place), [unfinished.clone(), copy.clone()]);
+    adopt(&place, &copy).unwrap();
+    assert!(is_unsettled(&place) && leftovers(&place).is_empty(), "one of them counts");
+    assert!(matches!(settle(&place), Err(UpgradeError::InUse { .. })), "its names may not change");
+    assert!(matches!(discard(&copy, std::time::Duration::ZERO), Err(UpgradeError::InUse { .. })));
+    drop((old, new));
+    let moved = directory.path().join("elsewhere");
+    std::fs::create_dir(&moved).unwrap();
+    for path in [&place, &unfinished, &copy, &directory.path().join("db.swap")] {
+        std::fs::rename(path, moved.join(path.file_name().unwrap())).unwrap();
+    }
+    let place = moved.join("db");
+    assert_eq!(open(&place).get("who", b"am i").unwrap().unwrap(), b"new");
+    let left = leftovers(&place);
+    assert_eq!(left.len(), 2, "the old one and the unfinished one: {left:?}");
+    for path in &left {
+        assert!(discard(path, std::time::Duration::ZERO).unwrap() > 0);
+    }
+    assert!(leftovers(&place).is_empty());
+    assert_eq!(std::fs::read_dir(&moved).unwrap().count(), 1);
+}
+
+#[test]
 fn a_backup_with_any_bit_flipped_or_cut_anywhere_is_refused() {
     let (directory, database) = fresh();
     plan().upgrade(&database, None).unwrap();
