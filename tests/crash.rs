@@ -50,6 +50,62 @@ async fn two_killed_nodes_stop_commits_without_a_fork_and_both_return() {
     cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
 }
 
+/// A path beside a node's store, once there is one that is wanted. Looked for often: what makes it goes on.
+async fn beside_the_store(cluster: &Cluster, node: usize, wanted: impl Fn(&str) -> bool) -> std::path::PathBuf {
+    let deadline = tokio::time::Instant::now() + 2 * WITHIN;
+    loop {
+        let entries = std::fs::read_dir(cluster.node_dir(node)).unwrap().flatten();
+        let found = entries
+            .map(|entry| entry.path())
+            .find(|path| wanted(&path.file_name().unwrap_or_default().to_string_lossy()));
+        if let Some(found) = found {
+            return found;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the store is not rewritten: {}", cluster.log(node));
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_killed_amid_rewritings_of_its_store_keeps_it_and_what_was_reported_committed() {
+    let replace = vec![
+        ("rewrite_factor = 4", "rewrite_factor = 1"),
+        ("rewrite_floor_mib = 256", "rewrite_floor_mib = 0"),
+        ("checkpoint_every_ms = 30000", "checkpoint_every_ms = 1000"),
+    ];
+    let mut cluster = Cluster::start(BINARY, "four-validators.toml", Options { replace, ..Options::default() }).await;
+    let load = Load::start(cluster.wallets(6), &cluster.clients());
+    let a_copy = |name: &str| name.starts_with("store.rewrite-");
+
+    let unfinished = beside_the_store(&cluster, 3, a_copy).await;
+    cluster.kill(3);
+    cluster.restart(3).await;
+    assert!(!unfinished.exists(), "a copy that was begun is removed or has become the store");
+
+    // The note is there: the copy counts, and the old one is being removed.
+    beside_the_store(&cluster, 3, |name| name == "store.swap").await;
+    cluster.kill(3);
+    let counts = beside_the_store(&cluster, 3, a_copy).await;
+    cluster.restart(3).await;
+    assert!(!counts.exists(), "it was brought to its place");
+    assert!(cluster.node_dir(3).join("store").exists() || cluster.node_dir(3).join("store.swap").exists());
+
+    let reported = load.committed();
+    load.stop().await;
+    assert!(!reported.is_empty());
+    let client = cluster.client(3);
+    for hash in &reported {
+        eventually(&format!("{hash} is committed"), WITHIN, || async {
+            let body = client.get(&format!("/blockchain/transactions/{hash}")).await.body;
+            (body["status"] == "committed").then_some(())
+        })
+        .await;
+    }
+    cluster.wait_equal(&[0, 1, 2, 3], WITHIN).await;
+    let log = cluster.log(3);
+    assert!(!log.contains("store_set_aside") && !log.contains("store_damaged"), "{log}");
+}
+
 /// Its round says that it signs again; no log of the others may hold a word against it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_validator_that_lost_its_directory_signs_again_above_a_proven_floor() {

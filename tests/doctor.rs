@@ -8,6 +8,7 @@ use std::process::Command;
 use aurigraph_actors::Fatal;
 use aurigraph_actors::config::ClusterConfig;
 use aurigraph_actors::storage::{Journal, JournalIdentity, JournalOptions, Store, StoreOptions};
+use aurigraph_schema_upgrades::replace;
 use serde_json::Value;
 
 fn config() -> PathBuf {
@@ -63,6 +64,26 @@ fn a_directory_in_order_has_nothing_wrong_and_is_left_as_it_is() {
     }
     assert_eq!(found("state").0, "remark", "a new node has stored no state");
     assert_eq!(journal(&dir), before);
+}
+
+#[test]
+fn what_a_rewriting_of_the_store_left_is_named_and_a_store_not_in_its_place_is_found() {
+    let base = tempfile::tempdir().unwrap();
+    let dir = stopped_node(base.path());
+    let (place, copy) = (dir.join("store"), dir.join("store.rewrite-7"));
+    std::fs::create_dir(&copy).unwrap();
+    let (code, found) = doctor(&dir);
+    let (state, text) = found("marks");
+    assert_eq!((code, state.as_str()), (0, "remark"));
+    assert!(text.contains("store.rewrite-7"), "{text}");
+    std::fs::remove_dir(&copy).unwrap();
+
+    // Replaced, and the old one removed: only the note says where the store is.
+    replace::adopt(&place, &copy).unwrap();
+    std::fs::rename(&place, &copy).unwrap();
+    let (code, found) = doctor(&dir);
+    assert_eq!((code, found("marks").0.as_str(), found("schema").0.as_str()), (0, "remark", "good"));
+    assert!(place.is_dir() && !copy.exists());
 }
 
 #[test]

@@ -125,6 +125,17 @@ pub mod storage {
     pub const JOURNAL_PAUSE: Duration = Duration::from_millis(10);
     /// See [`JOURNAL_PAUSE`]; after that the checkpoint is given up with its incarnation.
     pub const JOURNAL_PAUSES: u32 = 500;
+    /// After a slice of rewriting the store, so many times what it took goes to other work at the least: a fifth of the
+    /// thread's time is for it.
+    pub const REWRITE_REST: u32 = 4;
+    /// How long the store's thread sleeps at the most while a slice of rewriting is due soon; an index write waits as long.
+    pub const REWRITE_POLL: Duration = Duration::from_millis(2);
+    /// How long reads of a replaced database may go on before its removal is left to the next start.
+    pub const REWRITE_READERS: Duration = Duration::from_secs(600);
+    /// Pause between two pieces of a file that is removed.
+    pub const REWRITE_PAUSE: Duration = Duration::from_millis(20);
+    /// Free bytes that a rewriting leaves besides twice the live data.
+    pub const REWRITE_SPARE: u64 = 512 << 20;
     /// sled's cache: its size barely matters (measured), its memory does.
     pub const STORE_CACHE: u64 = 64 << 20;
 }

@@ -160,6 +160,7 @@ impl ClusterConfig {
             resume_free: self.storage.resume_free(),
             snapshot_sync_commits: self.storage.snapshot_sync_commits,
             upgrade_schema: self.storage.upgrade_schema,
+            rewrite: self.storage.rewrite(),
             initialise,
             rejoin: false,
             rotated: node.rotated,

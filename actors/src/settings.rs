@@ -10,6 +10,8 @@ use std::time::Duration;
 use aurigraph_ledger::Hash;
 use zeroize::Zeroize as _;
 
+use crate::storage::RewriteOptions;
+
 /// The five toggles of the optimisation scenarios: local, without effect on agreement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -232,6 +234,8 @@ pub struct NodeSettings {
     pub snapshot_sync_commits: u64,
     /// May the start bring an older schema of the store up by itself.
     pub upgrade_schema: bool,
+    /// When the store is rewritten.
+    pub rewrite: RewriteOptions,
     /// Data directories of validators are initialised once, by an explicit act: only then may this be true.
     pub initialise: bool,
     /// A validator whose directory was lost starts with an empty one: it observes until the others have proved which rounds

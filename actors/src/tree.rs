@@ -186,7 +186,8 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
         segment_bytes: settings.segment_bytes,
         rotated: settings.rotated,
     };
-    let (fatal, name, upgrade) = (fatal.clone(), settings.name.clone(), settings.upgrade_schema);
+    let (fatal, name) = (fatal.clone(), settings.name.clone());
+    let (upgrade, rewrite) = (settings.upgrade_schema, settings.rewrite);
     let genesis = settings.genesis.clone();
     let opened = tokio::task::spawn_blocking(move || {
         // The journal holds the directory's lock, so it comes first.
@@ -198,7 +199,7 @@ async fn open(settings: &NodeSettings, fatal: &Fatal) -> Result<(Journal, Store)
             }
         }
         let bodies = Arc::new(InJournal(journal.reader()));
-        let options = StoreOptions { upgrade, ..StoreOptions::default() };
+        let options = StoreOptions { upgrade, rewrite, ..StoreOptions::default() };
         let store = Store::open_with(&directory, &name, options, Some(bodies))?;
         store.complete(&journal.reader())?;
         snapshots::install_requested(&directory, &genesis, &journal, &store)?;

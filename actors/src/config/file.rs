@@ -14,6 +14,7 @@ use super::development::Development;
 use super::secrets::{NodePublic, network_public_key, read_file};
 use super::{ClusterConfig, ConfigError, NodeEntry, PassphraseSource};
 use crate::settings::{ApiLimits, Features, OnFull, PacingSettings, Retention};
+use crate::storage::RewriteOptions;
 
 /// Durability of the queryable state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,9 +43,18 @@ pub struct StorageSettings {
     pub on_full: OnFull,
     /// A node that waits for room starts again once so many MiB are free; two segments of the log at the least.
     pub resume_free_mib: u64,
+    /// The store is rewritten in the background once it takes more than so many times its data on disk; 0 for never.
+    pub rewrite_factor: u64,
+    /// But not while it takes fewer MiB than this.
+    pub rewrite_floor_mib: u64,
 }
 
 impl StorageSettings {
+    /// When the store is rewritten.
+    pub(super) const fn rewrite(&self) -> RewriteOptions {
+        RewriteOptions { factor: self.rewrite_factor, floor: self.rewrite_floor_mib << 20 }
+    }
+
     /// What is kept of the log for others; none for an archive.
     pub(super) fn retention(&self) -> Option<Retention> {
         let kept = Retention { seconds: self.keep_seconds, commits: self.keep_commits, bytes: self.keep_mib << 20 };
@@ -71,6 +81,8 @@ impl Default for StorageSettings {
             segment_mib: 64,
             on_full: OnFull::Wait,
             resume_free_mib: 256,
+            rewrite_factor: 4,
+            rewrite_floor_mib: 256,
         }
     }
 }
@@ -300,6 +312,8 @@ impl ConfigFile {
             ("storage", "keep_mib", storage.keep_mib, 0..=1 << 24),
             ("storage", "segment_mib", storage.segment_mib, 1..=1_024),
             ("storage", "resume_free_mib", storage.resume_free_mib, 1..=1 << 24),
+            ("storage", "rewrite_factor", storage.rewrite_factor, 0..=1_000),
+            ("storage", "rewrite_floor_mib", storage.rewrite_floor_mib, 0..=1 << 24),
             ("actors", "batchers", actors.batchers as u64, 1..=64),
             ("actors", "verifier_threads", actors.verifier_threads as u64, 0..=1_024),
             ("actors", "query_actors", actors.query_actors as u64, 1..=256),

@@ -18,6 +18,6 @@ pub use journal::{
 };
 pub use record::{Cursor, Record, RecordKind};
 pub use store::{
-    BlockRow, CheckpointDone, Measures, PartyRow, SUSPECT, Store, StoreActor, StoreError, StoreMsg, StoreOptions,
-    StoreReader, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
+    BlockRow, CheckpointDone, Measures, PartyRow, RewriteOptions, SUSPECT, Store, StoreActor, StoreError, StoreMsg,
+    StoreOptions, StoreReader, StoredBlock, StoredCheckpoint, StoredTransaction, TransactionLocation, TransactionRow,
 };

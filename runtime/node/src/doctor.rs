@@ -3,13 +3,14 @@
 //! Looks at each part by itself and goes on after a finding, so that one run tells all. Changes nothing: what a start
 //! would cut, upgrade or set aside is said, not done. (If sled panics on the store, word is left for the next start.)
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aurigraph_actors::config::ClusterConfig;
 use aurigraph_actors::storage::{JournalError, JournalInspection, SUSPECT, Store, StoreError, StoreOptions, inspect};
 use aurigraph_gpu::CpuHasher;
 use aurigraph_ledger::{Foundation, Ledger};
+use aurigraph_schema_upgrades::replace;
 use serde::Serialize;
 
 use crate::chain::{identity_of, node_of};
@@ -168,6 +169,16 @@ fn marks(dir: &Path, report: &mut Report) {
         let mend = "remove them once nobody wants to look at them".to_owned();
         report.add("marks", State::Remark, format!("stores that were set aside: {}", kept.join(", ")), Some(mend));
     }
+    let place = dir.join("store");
+    let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let left: Vec<String> = replace::leftovers(&place).iter().map(name).collect();
+    if replace::is_unsettled(&place) {
+        let found = "the store was rewritten, and is not in its place yet: whatever opens it next puts it there";
+        report.add("marks", State::Remark, found, None);
+    } else if !left.is_empty() {
+        let found = format!("what a rewriting of the store left: {}", left.join(", "));
+        report.add("marks", State::Remark, found, Some("start the node: it removes them".to_owned()));
+    }
 }
 
 fn journal(dir: &Path, expected: Option<&str>, report: &mut Report) -> Option<JournalInspection> {
@@ -230,7 +241,7 @@ fn store(dir: &Path, name: &str, genesis: &Foundation, journal: Option<JournalIn
         report.add("store", State::Skipped, "the journal has to be in order first", None);
         return;
     };
-    if !dir.join("store").is_dir() {
+    if !dir.join("store").is_dir() && !replace::is_unsettled(&dir.join("store")) {
         let mend = "start the node: the store is rebuilt from the journal".to_owned();
         report.add("store", State::Remark, "there is no store", Some(mend));
         return;

@@ -7,7 +7,7 @@ use std::path::Path;
 use aurigraph_actors::parties::InFolder;
 use aurigraph_actors::release;
 use aurigraph_schema_upgrades::{
-    Database, Finding, Options, Plan, Progress, Report, Status, UpgradeError, backup, restore, rfc3339,
+    Database, Finding, Options, Plan, Progress, Report, Status, UpgradeError, backup, replace, restore, rfc3339,
 };
 use serde_json::{Value, json};
 
@@ -82,7 +82,7 @@ fn refused(error: UpgradeError) -> CliError {
 fn open(store: &SchemaStore) -> CliResult<Database> {
     let path = store.data_dir.join("store");
     // A restore that was cut between its two renames has left no store, but a note that opening it follows.
-    if !path.is_dir() && !store.data_dir.join("store.swap").exists() {
+    if !path.is_dir() && !replace::is_unsettled(&path) {
         let problem = format!("{}: there is no store in it; give the node's own folder", store.data_dir.display());
         return Err(CliError::new(Exit::DataDirectory, problem));
     }

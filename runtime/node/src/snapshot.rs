@@ -10,6 +10,7 @@ use aurigraph_actors::config::{ClusterConfig, load_genesis};
 use aurigraph_actors::storage::snapshots::{self, FolderReader, SnapshotError};
 use aurigraph_actors::storage::{Store, StoreOptions};
 use aurigraph_ledger::Foundation;
+use aurigraph_schema_upgrades::replace;
 use serde_json::json;
 
 use crate::cli::{Snapshot, SnapshotCreate, SnapshotOf};
@@ -140,7 +141,7 @@ fn restore(args: &SnapshotOf, output: Output) -> CliResult {
     let store = args.data_dir.join("store");
     std::fs::create_dir_all(&args.data_dir).map_err(|error| CliError::file(&args.data_dir, error))?;
     let mut kept = None;
-    if store.exists() {
+    if store.exists() || replace::is_unsettled(&store) {
         // A node that runs holds it open: then this fails, and nothing is moved.
         drop(
             Store::open(&args.data_dir, "restore", StoreOptions { upgrade: false, ..StoreOptions::default() })

@@ -18,6 +18,7 @@ use super::layout::{AUDIT, AUDIT_TIMES, audit_time_key, height_key};
 use super::open::Store;
 use super::pending::Syncer;
 use super::redo::{Logged, Memory, Redo};
+use super::rewrite::Rewriter;
 use super::types::{CheckpointDone, StoredBlock};
 use crate::bounds::storage as bounds;
 use crate::storage::journal::JournalReader;
@@ -185,7 +186,9 @@ enum Next {
     Message(StoreMsg),
     /// A slice of the checkpoint under way.
     Slice,
-    /// What that waited for is done, or has failed.
+    /// A slice of rewriting the database.
+    Rewrite,
+    /// What the checkpoint waited for is done, or has failed.
     Ready(Result<(), StoreError>),
     /// The incarnation is gone. Its checkpoint is begun anew by the next, the other slot is whole.
     End,
@@ -196,7 +199,16 @@ fn next(writer: &mut StoreWriter<'_>, work: &mut mpsc::Receiver<StoreMsg>, runti
     if let Some(message) = writer.waiting.take() {
         return Next::Message(message);
     }
-    let Some(begun) = &mut writer.underway else { return work.blocking_recv().map_or(Next::End, Next::Message) };
+    let due = writer.rewriter.due();
+    if due.is_some_and(|due| due <= Instant::now()) {
+        return Next::Rewrite;
+    }
+    let Some(begun) = &mut writer.underway else {
+        return match due {
+            Some(due) => until(due, work),
+            None => work.blocking_recv().map_or(Next::End, Next::Message),
+        };
+    };
     let pending = &mut begun.work.pending;
     if !pending.is_done() {
         return runtime.block_on(async {
@@ -214,6 +226,22 @@ fn next(writer: &mut StoreWriter<'_>, work: &mut mpsc::Receiver<StoreMsg>, runti
         }
         Err(mpsc::error::TryRecvError::Empty) => Next::Slice,
         Err(mpsc::error::TryRecvError::Disconnected) => Next::End,
+    }
+}
+
+/// The next message before a slice of rewriting is due. Sleeps instead of waiting with the runtime's clock, which may have
+/// ended before this thread.
+fn until(due: Instant, work: &mut mpsc::Receiver<StoreMsg>) -> Next {
+    loop {
+        match work.try_recv() {
+            Ok(message) => return Next::Message(message),
+            Err(mpsc::error::TryRecvError::Disconnected) => return Next::End,
+            Err(mpsc::error::TryRecvError::Empty) => {}
+        }
+        match due.checked_duration_since(Instant::now()) {
+            None => return Next::Rewrite,
+            Some(left) => std::thread::sleep(left.min(bounds::REWRITE_POLL)),
+        }
     }
 }
 
@@ -239,6 +267,7 @@ fn own_the_store(
         let result = catch_unwind(AssertUnwindSafe(|| match next {
             Next::Message(message) => writer.apply(message).map(|()| true),
             Next::Slice | Next::Ready(Ok(())) => writer.slice().map(|()| true),
+            Next::Rewrite => writer.rewrite().map(|_| true),
             Next::Ready(Err(error)) => writer.give_up(error).map(|()| true),
             Next::End => Ok(false),
         }));
@@ -264,6 +293,7 @@ pub(super) struct StoreWriter<'a> {
     redo: Box<dyn Redo + Send>,
     /// The checkpoint that is being written, in slices between the messages.
     underway: Option<Begun>,
+    pub(super) rewriter: Rewriter,
     /// Messages taken since its last slice.
     since_slice: usize,
     /// A message whose turn comes after the next slice.
@@ -279,12 +309,14 @@ struct Begun {
 
 impl<'a> StoreWriter<'a> {
     pub(super) fn new(store: &'a Store) -> Result<Self, StoreError> {
-        let headers = checkpoint::headers(&store.shared.database)?;
+        let headers = checkpoint::headers(&store.shared.database())?;
         // Below a checkpoint nothing is missing; above it, what this process has indexed in a row.
         let checkpointed = headers.iter().flatten().map(|header| header.height).max().unwrap_or(0);
         store.shared.indexed.fetch_max(checkpointed, Ordering::Relaxed);
         let redo = Box::new(Memory::default());
-        Ok(Self { store, checkpoints: Checkpoints::default(), redo, underway: None, since_slice: 0, waiting: None })
+        let rewriter = Rewriter::new(store.shared.options.rewrite);
+        let checkpoints = Checkpoints::default();
+        Ok(Self { store, checkpoints, redo, underway: None, rewriter, since_slice: 0, waiting: None })
     }
 
     /// Applies a message. An error of the store ends the incarnation; a refusal is the sender's alone.
@@ -293,7 +325,7 @@ impl<'a> StoreWriter<'a> {
         match message {
             StoreMsg::WriteBlock { block, reply } => answer(reply, self.write_block(&block)),
             StoreMsg::Finality { height, finalized_after_ms } => {
-                write_finality(&self.store.shared.database, height, finalized_after_ms)
+                write_finality(&self.rewriter.both(&self.store.shared), height, finalized_after_ms)
             }
             StoreMsg::Checkpoint { view, consensus, commit_index, reply } => {
                 // Two at once would write into both slots. The pipeline never asks for a second one meanwhile.
@@ -308,7 +340,8 @@ impl<'a> StoreWriter<'a> {
             }
             StoreMsg::Audit { rows, reply } => answer(reply, self.audit(&rows)),
             StoreMsg::Sync { reply } => {
-                let result = self.store.shared.database.flush().map_err(StoreError::from);
+                self.rewriter.promised();
+                let result = self.store.shared.database().flush().map_err(StoreError::from);
                 answer(Some(reply), result)
             }
             StoreMsg::Failed(error) => Err(error),
@@ -326,7 +359,7 @@ impl<'a> StoreWriter<'a> {
         self.since_slice = 0;
         let Some(mut begun) = self.underway.take() else { return Ok(()) };
         let began = Instant::now();
-        let done = begun.work.slice(&self.store.shared.database, &mut *self.redo);
+        let done = begun.work.slice(&self.rewriter.both(&self.store.shared), &mut *self.redo);
         self.record("store_slice_seconds", began);
         match done {
             Ok(false) => {
@@ -337,6 +370,8 @@ impl<'a> StoreWriter<'a> {
                 self.record("store_checkpoint_seconds", begun.began);
                 let height = begun.work.height();
                 let written = self.checkpoints.finish(begun.work);
+                self.rewriter.promised();
+                self.rewriter.look(&self.store.shared)?;
                 let done = CheckpointDone {
                     sequence: written.sequence,
                     height,
@@ -348,6 +383,11 @@ impl<'a> StoreWriter<'a> {
             }
             Err(error) => answer(begun.reply, Err(error)),
         }
+    }
+
+    /// Does a slice of rewriting the database, if there is something to do. True once a copy has taken its place.
+    pub(super) fn rewrite(&mut self) -> Result<bool, StoreError> {
+        self.rewriter.slice(&self.store.shared, self.underway.is_none())
     }
 
     /// What the checkpoint under way waited for has failed, and it with it.
@@ -365,7 +405,7 @@ impl<'a> StoreWriter<'a> {
 
     fn write_block(&mut self, block: &StoredBlock) -> Result<(), StoreError> {
         let began = Instant::now();
-        write_block(&self.store.shared.database, block)?;
+        write_block(&self.rewriter.both(&self.store.shared), block)?;
         let indexed = &self.store.shared.indexed;
         // The writer's lease makes it the only one that changes this.
         if block.height == indexed.load(Ordering::Relaxed) + 1 {
@@ -388,11 +428,12 @@ impl<'a> StoreWriter<'a> {
         }
         let shared = &self.store.shared;
         let distrusted = |sequence| shared.distrusts(sequence);
-        self.checkpoints.begin(&shared.database, view, consensus, commit_index, distrusted)
+        self.checkpoints.begin(&self.rewriter.both(shared), view, consensus, commit_index, distrusted)
     }
 
-    fn audit(&self, rows: &[(u64, Bytes)]) -> Result<(), StoreError> {
-        let database = &self.store.shared.database;
+    fn audit(&mut self, rows: &[(u64, Bytes)]) -> Result<(), StoreError> {
+        self.rewriter.promised();
+        let database = &self.rewriter.both(&self.store.shared);
         // The index first: what a crash leaves of it points nowhere, which readers skip; an entry without it stays unfound.
         let times = rows.iter().filter_map(|(id, entry)| audit_time_key(*id, entry));
         apply_all(database, AUDIT_TIMES, times.map(|key| Change::put(&key, &[])))?;

@@ -50,6 +50,15 @@ pub enum StoreError {
     /// The redo record cannot be written to the log or read from it.
     #[error("the redo record of a checkpoint: {0}")]
     Redo(String),
+    /// The copy of a database that was being rewritten does not hold the same.
+    #[error("the copy's tree {tree} does not hold the same")]
+    Differs {
+        /// The tree's name.
+        tree: String,
+    },
+    /// Whether a rewritten database counts from now on is not known; it holds the same as the old one.
+    #[error("the rewritten store may or may not be in its place: {0}")]
+    Undecided(#[source] std::sync::Arc<aurigraph_schema_upgrades::UpgradeError>),
     /// The owning thread has ended, or its predecessor does not end.
     #[error("the store's thread: {0}")]
     Thread(String),
@@ -66,7 +75,11 @@ impl StoreError {
     /// actor nor another database helps.
     #[must_use]
     pub fn is_of_the_system(&self) -> bool {
-        matches!(self, Self::Sled(error @ sled::Error::Io(_)) if !aurigraph_schema_upgrades::is_damage(error))
+        match self {
+            Self::Sled(error @ sled::Error::Io(_)) => !aurigraph_schema_upgrades::is_damage(error),
+            Self::Undecided(_) => true,
+            _ => false,
+        }
     }
 
     /// True if the database itself is damaged: a new one helps, a restart does not.

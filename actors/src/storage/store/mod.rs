@@ -13,9 +13,12 @@ mod open;
 mod pending;
 mod reader;
 mod redo;
+mod rewrite;
 mod types;
 mod watch;
 
+#[cfg(test)]
+mod rewrite_tests;
 #[cfg(test)]
 mod tests;
 
@@ -23,6 +26,7 @@ pub use actor::{StoreActor, StoreMsg};
 pub use error::StoreError;
 pub use open::{SUSPECT, Store, StoreOptions};
 pub use reader::StoreReader;
+pub use rewrite::RewriteOptions;
 pub use types::{
     BlockRow, CheckpointDone, Measures, PartyRow, StoredBlock, StoredCheckpoint, StoredTransaction,
     TransactionLocation, TransactionRow,

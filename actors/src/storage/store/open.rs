@@ -10,14 +10,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use aurigraph_ledger::StateView;
 use aurigraph_runtime::LeaseHolder;
 use aurigraph_schema_upgrades::node::v004_address_index::Bodies;
-use aurigraph_schema_upgrades::{Change, Database, Medium as _, UpgradeError};
-use parking_lot::Mutex;
+use aurigraph_schema_upgrades::{Change, Database, Medium as _, UpgradeError, replace};
+use parking_lot::{Mutex, RwLock};
 
 use super::checkpoint;
 use super::error::StoreError;
 use super::layout::CHECKPOINTS;
 use super::reader::StoreReader;
 use super::redo;
+use super::rewrite::{self, RewriteOptions};
 use super::types::StoredCheckpoint;
 use super::watch::Watch;
 use crate::bounds::storage::{STORE_CACHE, STORE_DEADLINE};
@@ -33,17 +34,20 @@ pub struct StoreOptions {
     pub upgrade: bool,
     /// How long one piece of work may keep the store's thread.
     pub deadline: Duration,
+    /// When the database is rewritten.
+    pub rewrite: RewriteOptions,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { cache: STORE_CACHE, upgrade: true, deadline: STORE_DEADLINE }
+        Self { cache: STORE_CACHE, upgrade: true, deadline: STORE_DEADLINE, rewrite: RewriteOptions::NEVER }
     }
 }
 
 /// What the actor's incarnations and the readers share.
 pub(super) struct Shared {
-    pub database: Database,
+    pub database: RwLock<Database>,
+    pub options: StoreOptions,
     pub node: String,
     /// The database's directory.
     pub path: PathBuf,
@@ -67,6 +71,17 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// The database as it is now. Whoever reads it holds this: a database that was replaced is removed when nobody does.
+    pub(super) fn database(&self) -> Database {
+        self.database.read().clone()
+    }
+
+    /// An empty database beside the one in use.
+    pub(super) fn open_beside(&self, place: &Path) -> Result<Database, StoreError> {
+        let config = sled::Config::new().path(place).cache_capacity(self.options.cache).flush_every_ms(None);
+        Ok(Database::open(config).map_err(Arc::new)?)
+    }
+
     pub(super) fn distrusts(&self, sequence: u64) -> bool {
         self.distrusted.lock().contains(&sequence)
     }
@@ -110,6 +125,8 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let path = data_dir.join("store");
         let suspect = data_dir.join(SUSPECT);
+        // Also before a damaged one is set aside: it may not be in its place yet.
+        replace::settle(&path).map_err(Arc::new)?;
         let (database, set_aside, first) = match open_whole(&path, &suspect, options, bodies.clone()) {
             Ok((database, first)) => (database, None, first),
             Err(Refusal::Damaged(reason)) => {
@@ -130,6 +147,7 @@ impl Store {
         };
         let store = Self::of(database, data_dir, node_name, options, set_aside);
         *store.shared.first.lock() = first;
+        rewrite::clean(&store.shared.path, node_name);
         Ok(store)
     }
 
@@ -144,7 +162,7 @@ impl Store {
             path: path.clone(),
             source: std::io::Error::from(std::io::ErrorKind::NotFound),
         };
-        if !path.is_dir() {
+        if !path.is_dir() && !replace::is_unsettled(&path) {
             return Err(Arc::new(absent()).into());
         }
         let config = sled::Config::new().path(&path).cache_capacity(options.cache).flush_every_ms(None);
@@ -175,7 +193,8 @@ impl Store {
         let (watch, syncing) = (Watch::new(options.deadline), Watch::new(options.deadline));
         let first = Mutex::default();
         let shared = Shared {
-            database,
+            database: RwLock::new(database),
+            options,
             node,
             path,
             suspect,
@@ -197,7 +216,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::NotEmpty`] if there is a state as new, or what the database says.
     pub fn install(&self, view: &StateView, commit_index: u64) -> Result<(), StoreError> {
-        let database = &self.shared.database;
+        let database = &self.shared.database();
         let newest = checkpoint::headers(database)?.into_iter().flatten().max_by_key(|header| header.height);
         if let Some(there) = newest.filter(|there| there.height >= view.height()) {
             return Err(StoreError::NotEmpty { height: there.height });
@@ -223,7 +242,7 @@ impl Store {
     /// If sled fails, or the log cannot be read.
     pub fn complete(&self, journal: &JournalReader) -> Result<Option<u64>, StoreError> {
         let redo = redo::Logged { reader: journal.clone(), journal: None, syncer: None };
-        let completed = redo::complete(&self.shared.database, &redo)?;
+        let completed = redo::complete(&self.shared.database(), &redo)?;
         if let Some(height) = completed {
             tracing::info!(height, "a checkpoint that a crash had cut short is completed from the log");
         }

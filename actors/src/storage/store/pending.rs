@@ -80,7 +80,7 @@ impl Syncer {
                 if let Some(until) = shared.held.lock().take() {
                     let _ = until.recv();
                 }
-                let result = sync(&shared.database);
+                let result = sync(&shared.database());
                 shared.syncing.end();
                 // Who asked may be gone.
                 let _ = answer.send(result);

@@ -37,7 +37,7 @@ impl StoreReader {
     }
 
     fn get(&self, tree: &str, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.shared.database.get(tree, key)?)
+        Ok(self.shared.database().get(tree, key)?)
     }
 
     /// The block at a height.
@@ -65,7 +65,8 @@ impl StoreReader {
     /// # Errors
     /// Those of [`StoreReader::header_by_height`].
     pub fn headers_below(&self, height: Option<u64>, limit: usize) -> Result<Vec<BlockRow>, StoreError> {
-        let tree = self.shared.database.sled().open_tree(BLOCKS)?;
+        let database = self.shared.database();
+        let tree = database.sled().open_tree(BLOCKS)?;
         let end = height.map_or(Bound::Unbounded, |height| Bound::Excluded(height_key(height)));
         let rows = tree.range((Bound::<[u8; 8]>::Unbounded, end)).rev().take(limit);
         rows.map(|row| {
@@ -81,7 +82,8 @@ impl StoreReader {
     /// # Errors
     /// If sled fails.
     pub fn highest_indexed_height(&self) -> Result<Option<u64>, StoreError> {
-        let last = self.shared.database.sled().open_tree(BLOCKS)?.last()?;
+        let database = self.shared.database();
+        let last = database.sled().open_tree(BLOCKS)?.last()?;
         last.map(|(key, _)| height_of(&key).ok_or_else(|| damaged("block key", &key))).transpose()
     }
 
@@ -165,7 +167,8 @@ impl StoreReader {
         to: u32,
         mut visit: impl FnMut(&[u8], u32, &[u8]) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let tree = self.shared.database.sled().open_tree(tree)?;
+        let database = self.shared.database();
+        let tree = database.sled().open_tree(tree)?;
         let holder = tree.range(group_key(height, 0)..=group_key(height, from)).next_back().transpose()?;
         let Some((start, _)) = holder else { return Ok(()) };
         for group in tree.range(start.as_ref()..group_key(height, to).as_slice()) {
@@ -189,7 +192,8 @@ impl StoreReader {
         (skip, limit): (usize, usize),
         most: usize,
     ) -> Result<(Vec<PartyRow>, usize, bool), StoreError> {
-        let tree = self.shared.database.sled().open_tree(PARTIES)?;
+        let database = self.shared.database();
+        let tree = database.sled().open_tree(PARTIES)?;
         let rows = |name: &Vec<u8>| {
             let range = tree.range(party_key(name, 0, 0)..=party_key(name, height, u32::MAX));
             range.rev().map(party_row).peekable()
@@ -236,7 +240,7 @@ impl StoreReader {
     }
 
     fn newest_whole(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        let database = &self.shared.database;
+        let database = &self.shared.database();
         let mut first = self.shared.first.lock().take();
         for (slot, header) in checkpoint::candidates(database, |sequence| self.shared.distrusts(sequence))? {
             if let Some(first) = first.take_if(|first| first.sequence == header.sequence) {
@@ -260,7 +264,7 @@ impl StoreReader {
     /// # Errors
     /// If sled fails.
     pub fn oldest_checkpoint_commit(&self) -> Result<Option<u64>, StoreError> {
-        let whole = checkpoint::candidates(&self.shared.database, |sequence| self.shared.distrusts(sequence))?;
+        let whole = checkpoint::candidates(&self.shared.database(), |sequence| self.shared.distrusts(sequence))?;
         Ok(whole.iter().map(|(_, header)| header.commit_index).min())
     }
 
@@ -279,7 +283,8 @@ impl StoreReader {
     /// # Errors
     /// If sled fails.
     pub fn audit_rows(&self, below: Option<u64>, limit: usize) -> Result<Vec<(u64, Bytes)>, StoreError> {
-        let tree = self.shared.database.sled().open_tree(AUDIT)?;
+        let database = self.shared.database();
+        let tree = database.sled().open_tree(AUDIT)?;
         let end = below.map_or(Bound::Unbounded, |id| Bound::Excluded(height_key(id)));
         let rows = tree.range((Bound::<[u8; 8]>::Unbounded, end)).rev().take(limit);
         rows.map(|row| {
@@ -301,7 +306,8 @@ impl StoreReader {
         before: Option<(u64, u64)>,
         limit: usize,
     ) -> Result<Vec<(u64, u64, Bytes)>, StoreError> {
-        let tree = self.shared.database.sled().open_tree(AUDIT_TIMES)?;
+        let database = self.shared.database();
+        let tree = database.sled().open_tree(AUDIT_TIMES)?;
         let start = Bound::Included(time_key(from_ms, 0));
         let end = match before {
             Some((time, id)) => Bound::Excluded(time_key(time, id)),
@@ -332,7 +338,22 @@ impl StoreReader {
     /// # Errors
     /// If sled fails or the history is damaged.
     pub fn schema_version(&self) -> Result<u32, StoreError> {
-        Ok(release::schema_plan(None).status(&self.shared.database).map_err(Arc::new)?.version)
+        Ok(release::schema_plan(None).status(&self.shared.database()).map_err(Arc::new)?.version)
+    }
+
+    /// Bytes of all keys and values that the store holds: what has to be there. Reads every one of them.
+    ///
+    /// # Errors
+    /// If sled fails.
+    pub fn live_bytes(&self) -> Result<u64, StoreError> {
+        let (mut bytes, database) = (0, self.shared.database());
+        for name in database.trees() {
+            for pair in &database.sled().open_tree(name)? {
+                let (key, value) = pair?;
+                bytes += (key.len() + value.len()) as u64;
+            }
+        }
+        Ok(bytes)
     }
 
     /// Bytes that the store takes on disk.
@@ -340,6 +361,6 @@ impl StoreReader {
     /// # Errors
     /// If sled fails.
     pub fn size_on_disk(&self) -> Result<u64, StoreError> {
-        Ok(self.shared.database.sled().size_on_disk()?)
+        Ok(self.shared.database().sled().size_on_disk()?)
     }
 }

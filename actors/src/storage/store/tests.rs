@@ -43,7 +43,7 @@ impl SignatureVerifier for AnySignature {
 }
 
 /// A ledger that goes on by transfers, with a checkpoint at each.
-struct World {
+pub(super) struct World {
     genesis: Genesis,
     ledger: Ledger,
     now: u64,
@@ -56,7 +56,7 @@ fn key_of(number: u32) -> Vec<u8> {
 }
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let key = PublicKey::new(vec![3; PUBLIC_KEY_LEN]);
         let account = |n: u32| GenesisAccount {
             address: if n == 0 {
@@ -87,7 +87,7 @@ impl World {
     }
 
     /// A transfer to an account, in a block with a checkpoint of its own.
-    fn pay(&mut self, to: u32) -> StateView {
+    pub(super) fn pay(&mut self, to: u32) -> StateView {
         let (index, expiry) = (self.ledger.commit_index() + 1, self.ledger.height() + 10);
         let sender = SenderKey::Index(AccountIndex(0));
         let builder = TransactionBuilder::new(self.ledger.chain_id(), sender, index - 1, expiry)
@@ -137,7 +137,7 @@ impl World {
     }
 
     /// True if the pages make a ledger with the root of the view.
-    fn is(&self, found: &StoredCheckpoint, view: &StateView) -> bool {
+    pub(super) fn is(&self, found: &StoredCheckpoint, view: &StateView) -> bool {
         let ledger = Ledger::import(&self.genesis, Arc::new(PlainHasher), found.pages.clone()).unwrap();
         found.state_root == view.checkpoint().state_root
             && found.height == view.height()
@@ -147,7 +147,7 @@ impl World {
 }
 
 /// Several parts of consensus state, of a size that changes.
-fn consensus(view: &StateView) -> Bytes {
+pub(super) fn consensus(view: &StateView) -> Bytes {
     let size = if view.height().is_multiple_of(2) { 10 } else { 150_000 };
     vec![u8::try_from(view.height()).unwrap(); size].into()
 }
@@ -160,7 +160,7 @@ fn write(store: &Store, checkpoints: &mut Checkpoints, view: &StateView) -> chec
     let shared = &store.shared;
     let distrusted = |sequence| shared.distrusts(sequence);
     let mut redo = Memory::default();
-    checkpoints.write(&shared.database, &mut redo, view, &consensus(view), view.height(), distrusted).unwrap()
+    checkpoints.write(&shared.database(), &mut redo, view, &consensus(view), view.height(), distrusted).unwrap()
 }
 
 /// Two accounts, each under both of its names now and then.
@@ -180,7 +180,7 @@ impl v004_address_index::Bodies for Bodies {
     }
 }
 
-fn block(height: u64, transactions: u32) -> StoredBlock {
+pub(super) fn block(height: u64, transactions: u32) -> StoredBlock {
     let id = |index: u32| blake3_digest(&[height.to_le_bytes().as_slice(), &index.to_le_bytes()].concat());
     let transaction = |index: u32| StoredTransaction {
         id: id(index),
@@ -200,7 +200,7 @@ fn block(height: u64, transactions: u32) -> StoredBlock {
     }
 }
 
-fn assert_indexed(store: &Store, block: &StoredBlock) {
+pub(super) fn assert_indexed(store: &Store, block: &StoredBlock) {
     let reader = store.reader();
     let row = reader.header_by_height(block.height).unwrap().unwrap();
     assert_eq!(reader.header_by_hash(&block.hash).unwrap().as_ref(), Some(&row));
@@ -227,12 +227,12 @@ fn a_block_is_found_by_height_by_hash_and_by_each_of_its_transactions() {
     {
         let store = open(directory.path());
         for block in &blocks {
-            write_block(&store.shared.database, block).unwrap();
+            write_block(&store.shared.database(), block).unwrap();
             assert_indexed(&store, block);
         }
         // Again changes nothing.
-        write_block(&store.shared.database, &blocks[2]).unwrap();
-        store.shared.database.flush().unwrap();
+        write_block(&store.shared.database(), &blocks[2]).unwrap();
+        store.shared.database().flush().unwrap();
     }
     let store = open(directory.path());
     blocks.iter().for_each(|block| assert_indexed(&store, block));
@@ -258,7 +258,8 @@ fn a_crash_at_any_write_of_a_block_leaves_it_out_or_in_and_writing_it_again_comp
     for at in 0.. {
         let directory = tempfile::tempdir().unwrap();
         let store = open(directory.path());
-        let faulty = Faulty::new(&store.shared.database, at, Fault::Before);
+        let database = store.shared.database();
+        let faulty = Faulty::new(&database, at, Fault::Before);
         let result = write_block(&faulty, &block);
         assert_eq!(result.is_err(), faulty.is_dead());
         if !faulty.is_dead() {
@@ -267,7 +268,7 @@ fn a_crash_at_any_write_of_a_block_leaves_it_out_or_in_and_writing_it_again_comp
         }
         assert_eq!(store.reader().header_by_hash(&block.hash).unwrap(), None, "write {at}");
         assert_eq!(store.reader().transaction(&block.transactions[0].id).unwrap(), None, "write {at}");
-        write_block(&store.shared.database, &block).unwrap();
+        write_block(&store.shared.database(), &block).unwrap();
         assert_indexed(&store, &block);
     }
 }
@@ -297,11 +298,11 @@ fn checkpoints_alternate_and_only_what_changed_is_written() {
     assert!(world.is(&latest, &views[5]));
     // The first of a new process compares with what stands in its slot, whatever that is.
     let next = world.pay(5_000);
-    let slot = checkpoint::candidates(&store.shared.database, |_| false).unwrap()[1].0;
+    let slot = checkpoint::candidates(&store.shared.database(), |_| false).unwrap()[1].0;
     let stray =
         [SlotValue::Consensus(70).key(slot), SlotValue::Page(PageKey { column: 99, group: 1, part: 0 }).key(slot)];
     let stray = stray.map(|key| Change::put(&key, b"what an earlier process left"));
-    store.shared.database.apply(PAGES, &stray).unwrap();
+    store.shared.database().apply(PAGES, &stray).unwrap();
     let written = write(&store, &mut Checkpoints::default(), &next);
     assert_eq!(written.sequence, 7);
     assert!(written.bytes * 5 < whole * 4, "{written:?} of {whole}");
@@ -309,7 +310,7 @@ fn checkpoints_alternate_and_only_what_changed_is_written() {
 }
 
 fn rows_of_keys(store: &Store) -> usize {
-    store.shared.database.scan(KEYS, None, usize::MAX).unwrap().len()
+    store.shared.database().scan(KEYS, None, usize::MAX).unwrap().len()
 }
 
 #[test]
@@ -350,7 +351,7 @@ fn a_damaged_row_of_keys_is_noticed_and_written_again() {
     let mut world = World::new();
     let view = world.register(40);
     write(&store, &mut Checkpoints::default(), &view);
-    let database = &store.shared.database;
+    let database = &store.shared.database();
     let (key, value) = database.scan(KEYS, None, 2).unwrap().remove(1);
     let mut bad = value.clone();
     bad[500] ^= 4;
@@ -420,13 +421,14 @@ async fn a_store_that_does_not_answer_in_time_is_restarted_and_goes_on_once_its_
 /// Completes the checkpoint from its redo record, after a crash at each write of just that.
 fn crash_and_complete(store: &Store, redo: &Memory) -> Option<u64> {
     for at in 0.. {
-        let faulty = Faulty::new(&store.shared.database, at, Fault::After);
+        let database = store.shared.database();
+        let faulty = Faulty::new(&database, at, Fault::After);
         match redo::complete(&faulty, redo) {
             Ok(completed) => return completed,
             Err(_) => assert!(faulty.is_dead()),
         }
         // The header may have been the last write.
-        if checkpoint::headers(&store.shared.database).unwrap().iter().flatten().any(|header| header.sequence == 3) {
+        if checkpoint::headers(&store.shared.database()).unwrap().iter().flatten().any(|header| header.sequence == 3) {
             return Some(0);
         }
     }
@@ -435,7 +437,7 @@ fn crash_and_complete(store: &Store, redo: &Memory) -> Option<u64> {
 
 /// Says that the index reaches a height.
 fn index_up_to(store: &Store, height: u64) {
-    store.shared.database.apply(BLOCKS, &[Change::put(&height.to_be_bytes(), b"a row")]).unwrap();
+    store.shared.database().apply(BLOCKS, &[Change::put(&height.to_be_bytes(), b"a row")]).unwrap();
 }
 
 /// A cut of power can take the index and leave the log: what the record leads to would never be indexed again.
@@ -449,16 +451,17 @@ fn a_redo_record_above_the_end_of_the_index_is_left_alone() {
     // The log has it, the store nothing: the crash came right behind the seal.
     let at = (0..).find(|at| {
         redo = Memory::default();
-        let faulty = Faulty::new(&store.shared.database, *at, Fault::Before);
+        let database = store.shared.database();
+        let faulty = Faulty::new(&database, *at, Fault::Before);
         let result = Checkpoints::default().write(&faulty, &mut redo, &view, &[], view.height(), |_| false);
         assert!(result.is_err(), "a checkpoint has more writes");
         redo.sealed().unwrap().is_some()
     });
     assert!(at.is_some());
-    assert_eq!(redo::complete(&store.shared.database, &redo).unwrap(), None);
+    assert_eq!(redo::complete(&store.shared.database(), &redo).unwrap(), None);
     assert!(store.reader().latest_checkpoint().unwrap().is_none());
     index_up_to(&store, view.height());
-    assert_eq!(redo::complete(&store.shared.database, &redo).unwrap(), Some(view.height()));
+    assert_eq!(redo::complete(&store.shared.database(), &redo).unwrap(), Some(view.height()));
 }
 
 #[test]
@@ -470,7 +473,7 @@ fn a_redo_record_is_not_written_over_the_newest_checkpoint_of_another_store() {
     let (mut checkpoints, mut redo) = (Checkpoints::default(), Memory::default());
     for view in &views {
         let shared = &store.shared;
-        checkpoints.write(&shared.database, &mut redo, view, &[], view.height(), |_| false).unwrap();
+        checkpoints.write(&shared.database(), &mut redo, view, &[], view.height(), |_| false).unwrap();
     }
     // Its last redo record holds what changed since the second checkpoint, of which the other store knows nothing.
     let elsewhere = tempfile::tempdir().unwrap();
@@ -478,7 +481,7 @@ fn a_redo_record_is_not_written_over_the_newest_checkpoint_of_another_store() {
     index_up_to(&other, views[3].height());
     for view in &views[..2] {
         write(&other, &mut Checkpoints::default(), view);
-        assert_eq!(redo::complete(&other.shared.database, &redo).unwrap(), None);
+        assert_eq!(redo::complete(&other.shared.database(), &redo).unwrap(), None);
         assert!(world.is(&other.reader().latest_checkpoint().unwrap().unwrap(), view));
     }
 }
@@ -514,12 +517,13 @@ fn a_crash_at_any_write_of_a_checkpoint_leaves_the_one_before_or_the_new_one_who
                 if !same_process {
                     checkpoints = Checkpoints::default();
                 }
-                let faulty = Faulty::new(&store.shared.database, at, fault);
+                let database = store.shared.database();
+                let faulty = Faulty::new(&database, at, fault);
                 let (view, mut redo) = (&views[2], Memory::default());
                 let result = checkpoints.write(&faulty, &mut redo, view, &consensus(view), view.height(), |_| false);
                 assert_eq!(result.is_err(), faulty.is_dead());
                 reached |= faulty.is_dead();
-                drop((checkpoints, store));
+                drop((checkpoints, store, database));
 
                 let store = open(directory.path());
                 // Without its redo record the checkpoint before counts, with it the new one.
@@ -557,7 +561,7 @@ fn a_damaged_or_distrusted_checkpoint_gives_way_to_the_older_one_and_is_overwrit
     write(&store, &mut checkpoints, &views[1]);
 
     // One bit of one page of the newest.
-    let database = &store.shared.database;
+    let database = &store.shared.database();
     let pages = database.scan(PAGES, None, 10_000).unwrap();
     let slot = checkpoint::candidates(database, |_| false).unwrap()[0].0;
     let of_slot = |(key, _): &&(Vec<u8>, Vec<u8>)| SlotValue::parse(key).unwrap().0 == slot;
@@ -571,7 +575,7 @@ fn a_damaged_or_distrusted_checkpoint_gives_way_to_the_older_one_and_is_overwrit
     // The damaged slot is written next, so that the good one stays.
     write(&store, &mut Checkpoints::default(), &views[2]);
     let sequences = |store: &Store| -> Vec<u64> {
-        let headers = checkpoint::headers(&store.shared.database).unwrap();
+        let headers = checkpoint::headers(&store.shared.database()).unwrap();
         headers.iter().flatten().map(|header| header.sequence).collect()
     };
     let mut left = sequences(&store);
@@ -595,7 +599,7 @@ fn a_missing_page_or_a_page_under_another_key_is_damage() {
     let view = world.pay(1);
     let store = open(directory.path());
     write(&store, &mut Checkpoints::default(), &view);
-    let database = &store.shared.database;
+    let database = &store.shared.database();
     let (slot, header) = checkpoint::candidates(database, |_| false).unwrap()[0];
     let pages = database.scan(PAGES, None, 10_000).unwrap();
     assert!(checkpoint::load(database, slot, &header).unwrap().is_some());
@@ -614,8 +618,8 @@ fn a_database_that_does_not_open_is_set_aside_and_a_new_one_begun() {
     let directory = tempfile::tempdir().unwrap();
     {
         let store = open(directory.path());
-        write_block(&store.shared.database, &block(1, 500)).unwrap();
-        store.shared.database.flush().unwrap();
+        write_block(&store.shared.database(), &block(1, 500)).unwrap();
+        store.shared.database().flush().unwrap();
         assert_eq!(store.set_aside(), None);
     }
     let conf = directory.path().join("store/conf");
@@ -626,7 +630,7 @@ fn a_database_that_does_not_open_is_set_aside_and_a_new_one_begun() {
     assert!(aside.file_name().unwrap().to_str().unwrap().starts_with("store.bad-"));
     assert_eq!(std::fs::read(aside.join("conf")).unwrap(), noise, "nothing of it is lost");
     assert_eq!(store.reader().highest_indexed_height().unwrap(), None);
-    write_block(&store.shared.database, &block(1, 5)).unwrap();
+    write_block(&store.shared.database(), &block(1, 5)).unwrap();
     assert_indexed(&store, &block(1, 5));
 }
 
@@ -672,7 +676,7 @@ fn random_damage_to_the_files_never_ends_the_process() {
         }
         anew += usize::from(store.set_aside().is_some());
         // Whatever came of it, the node can go on.
-        write_block(&store.shared.database, &block(1, 30)).unwrap();
+        write_block(&store.shared.database(), &block(1, 30)).unwrap();
         write(&store, &mut Checkpoints::default(), &views[0]);
         assert!(store.reader().latest_checkpoint().unwrap().is_some(), "round {round}");
     }
@@ -684,7 +688,7 @@ fn a_database_that_an_earlier_run_found_damaged_is_set_aside_at_the_next_start()
     let directory = tempfile::tempdir().unwrap();
     {
         let store = open(directory.path());
-        write_block(&store.shared.database, &block(1, 5)).unwrap();
+        write_block(&store.shared.database(), &block(1, 5)).unwrap();
         store.shared.suspect("sled panicked on the store");
     }
     let store = open(directory.path());
@@ -866,7 +870,7 @@ fn audit_entries_are_indexed_by_time_as_the_upgrade_does_it() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     write_audit(&store, 1..=1_200);
-    let database = &store.shared.database;
+    let database = &store.shared.database();
     let index = || database.scan(AUDIT_TIMES, None, usize::MAX).unwrap();
     let written = index();
     assert_eq!(written.len(), 1_200);
@@ -899,7 +903,7 @@ fn audit_rows_are_found_between_two_times_page_by_page() {
 
     // What a crash leaves: an index key whose entry was never written, and one of a number that was given again.
     let stray = [(1_300, 999), (1_300, 30)].map(|(time, id)| Change::put(&time_key(time, id), &[]));
-    store.shared.database.apply(AUDIT_TIMES, &stray).unwrap();
+    store.shared.database().apply(AUDIT_TIMES, &stray).unwrap();
     assert_eq!(ids(&between((from, to), None, 100)), wanted);
 }
 
@@ -908,8 +912,8 @@ fn an_older_store_is_upgraded_after_a_backup_if_that_is_allowed_and_else_says_wh
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
     write_audit(&store, 1..=10);
-    aurigraph_schema_upgrades::node::plan().downgrade_on(&store.shared.database, "test".into(), 1).unwrap();
-    store.shared.database.sync().unwrap();
+    aurigraph_schema_upgrades::node::plan().downgrade_on(&store.shared.database(), "test".into(), 1).unwrap();
+    store.shared.database().sync().unwrap();
     drop(store);
     let manual = StoreOptions { upgrade: false, cache: 4 << 20, ..StoreOptions::default() };
     let refused = Store::open(directory.path(), "v1", manual).err().unwrap().to_string();
@@ -932,7 +936,7 @@ fn an_older_store_is_upgraded_after_a_backup_if_that_is_allowed_and_else_says_wh
 fn what_is_written_going_forward_is_what_an_upgrade_of_the_same_blocks_gives() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let database = &store.shared.database;
+    let database = &store.shared.database();
     for (height, transactions) in [(1, 0), (2, 40), (3, 1_100)] {
         write_block(database, &block(height, transactions)).unwrap();
     }
@@ -956,7 +960,7 @@ fn what_is_written_going_forward_is_what_an_upgrade_of_the_same_blocks_gives() {
 fn a_block_keeps_the_finality_of_its_first_time() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path());
-    let (database, reader) = (&store.shared.database, store.reader());
+    let (database, reader) = (&store.shared.database(), store.reader());
     let measures = || reader.header_by_height(5).unwrap().unwrap().measures;
     write_finality(database, 5, 9).unwrap();
     assert!(reader.header_by_height(5).unwrap().is_none());
@@ -977,7 +981,7 @@ fn an_accounts_transactions_are_found_newest_first_page_by_page_under_both_of_it
     let store = open(directory.path());
     let heights = 1..=30_u64;
     for height in heights.clone() {
-        write_block(&store.shared.database, &block(height, 12)).unwrap();
+        write_block(&store.shared.database(), &block(height, 12)).unwrap();
     }
     let names = [crate::parties::by_index(AccountIndex(2)), crate::parties::by_address(&Address(Hash([1; 32])))];
     let mut wanted = Vec::new();
