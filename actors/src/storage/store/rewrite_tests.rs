@@ -16,7 +16,8 @@ use super::rewrite::RewriteOptions;
 use super::tests::{World, assert_indexed, block, consensus};
 
 const ALWAYS: RewriteOptions = RewriteOptions { factor: 1, floor: 0 };
-const WITHIN: Duration = Duration::from_secs(60);
+/// A disk that others use may stand still for a minute.
+const WITHIN: Duration = Duration::from_secs(300);
 
 fn open(directory: &Path, rewrite: RewriteOptions) -> Store {
     Store::open(directory, "v1", StoreOptions { cache: 4 << 20, rewrite, ..StoreOptions::default() }).unwrap()
@@ -94,16 +95,16 @@ fn a_rewritten_store_holds_the_same_and_what_is_written_meanwhile_and_is_smaller
     {
         let store = open(directory.path(), ALWAYS);
         let mut writer = StoreWriter::new(&store).unwrap();
-        for _ in 0..12 {
+        // Enough for what sled takes for an almost empty database not to count.
+        for _ in 0..40 {
             life.checkpoint(&mut writer);
         }
-        let before = store.reader().size_on_disk().unwrap();
-        let reader = store.reader();
+        let began = Instant::now();
         for round in 0_u64.. {
-            assert!(round < 10_000, "it is never rewritten");
+            assert!(began.elapsed() < WITHIN, "it is never rewritten");
             // What changes: behind the copy, before it, and after it.
             match round % 5 {
-                0 => drop(life.index(&mut writer)),
+                0 if round < 200 => drop(life.index(&mut writer)),
                 3 if round < 40 => life.checkpoint(&mut writer),
                 _ => {}
             }
@@ -112,13 +113,13 @@ fn a_rewritten_store_holds_the_same_and_what_is_written_meanwhile_and_is_smaller
                 let new = store.shared.database();
                 assert_ne!(old.path(), new.path());
                 assert_eq!(content(&old).unwrap().digest, content(&new).unwrap().digest, "round {round}");
+                let [before, after] = [old, new].map(|it| it.sled().size_on_disk().unwrap());
+                assert!(after < before, "{after} of {before} in round {round}");
                 break;
             }
             std::thread::sleep(Duration::from_millis(1));
         }
         life.assert_kept(&store, "rewritten");
-        let after = reader.size_on_disk().unwrap();
-        assert!(after < before, "{after} of {before}");
         // Its writer knows what stands in the slots of the new one.
         for _ in 0..3 {
             life.checkpoint(&mut writer);
