@@ -1,6 +1,6 @@
 //! Verdicts that were reached once and need not be reached again.
 
-use std::collections::HashMap;
+use std::hash::BuildHasher;
 
 use aurigraph_ledger::Hash;
 use foldhash::fast::RandomState;
@@ -25,43 +25,102 @@ impl std::hash::Hash for VerdictKey {
     }
 }
 
-/// A bounded map in two generations: when the young one is full it becomes the old one, and the old one is forgotten.
-/// What is used moves to the young one, so what is used stays.
+/// Places in one set.
+const WAYS: usize = 7;
+
+/// Which verdicts one set holds, in 16 bytes: what is not there, as most that is asked for, is not found without a look at
+/// the verdicts themselves.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(16))]
+struct Set {
+    /// Sixteen bits of the hash of what stands in each place; 0 in an empty one.
+    tags: [u16; WAYS],
+    /// Places that were asked for since the hand went over them, a bit each.
+    used: u8,
+    /// The place that is looked at first for a new verdict.
+    hand: u8,
+}
+
+impl Set {
+    fn next_place(&mut self) -> usize {
+        if let Some(empty) = self.tags.iter().position(|tag| *tag == 0) {
+            return empty;
+        }
+        loop {
+            let place = usize::from(self.hand);
+            self.hand = (self.hand + 1) % WAYS as u8;
+            let bit = 1 << place;
+            if self.used & bit == 0 {
+                return place;
+            }
+            self.used &= !bit;
+        }
+    }
+}
+
+/// A bounded table of sets of seven verdicts, each set a clock: what was asked for since the hand passed stays for another
+/// round, of the others the one goes that the hand comes to first.
 #[derive(Debug)]
 pub(super) struct VerdictCache {
-    young: HashMap<VerdictKey, bool, RandomState>,
-    old: HashMap<VerdictKey, bool, RandomState>,
-    half: usize,
+    hasher: RandomState,
+    sets: Box<[Set]>,
+    verdicts: Box<[(VerdictKey, bool)]>,
+    len: usize,
 }
 
 impl VerdictCache {
-    /// A cache of at most `bound` verdicts.
+    /// A cache of at most `bound` verdicts, and of seven at least.
     pub fn new(bound: usize) -> Self {
-        let half = (bound / 2).max(1);
-        let room = || HashMap::with_capacity_and_hasher(half, RandomState::default());
-        Self { young: room(), old: room(), half }
+        let sets = (bound / WAYS).max(1);
+        let nothing = (VerdictKey { id: Hash([0; 32]), signature: Hash([0; 32]), key: Hash([0; 32]) }, false);
+        let verdicts = vec![nothing; sets * WAYS].into();
+        Self { hasher: RandomState::default(), sets: vec![Set::default(); sets].into(), verdicts, len: 0 }
+    }
+
+    /// The set of a key, and its tag.
+    #[inline]
+    fn place_of(&self, key: &VerdictKey) -> (usize, u16) {
+        let hash = self.hasher.hash_one(key);
+        let set = (u128::from(hash) * self.sets.len() as u128) >> 64;
+        (set as usize, (hash as u16).max(1))
+    }
+
+    #[inline]
+    fn find(&self, set: usize, tag: u16, key: &VerdictKey) -> Option<usize> {
+        let tags = &self.sets[set].tags;
+        // Without a branch for each place: the next look-up starts while this one still waits for memory.
+        let mut alike = (0..WAYS).fold(0_u32, |alike, way| alike | u32::from(tags[way] == tag) << way);
+        while alike != 0 {
+            let way = alike.trailing_zeros() as usize;
+            if self.verdicts[set * WAYS + way].0 == *key {
+                return Some(way);
+            }
+            alike &= alike - 1;
+        }
+        None
     }
 
     pub fn get(&mut self, key: &VerdictKey) -> Option<bool> {
-        if let Some(valid) = self.young.get(key) {
-            return Some(*valid);
-        }
-        let valid = self.old.remove(key)?;
-        self.put(*key, valid);
-        Some(valid)
+        let (set, tag) = self.place_of(key);
+        let way = self.find(set, tag, key)?;
+        self.sets[set].used |= 1 << way;
+        Some(self.verdicts[set * WAYS + way].1)
     }
 
     pub fn put(&mut self, key: VerdictKey, valid: bool) {
-        if self.young.len() >= self.half && !self.young.contains_key(&key) {
-            // The room of the old one is used again.
-            std::mem::swap(&mut self.old, &mut self.young);
-            self.young.clear();
-        }
-        self.young.insert(key, valid);
+        let (set, tag) = self.place_of(&key);
+        let way = self.find(set, tag, &key).unwrap_or_else(|| {
+            let set = &mut self.sets[set];
+            let way = set.next_place();
+            self.len += usize::from(set.tags[way] == 0);
+            set.tags[way] = tag;
+            way
+        });
+        self.verdicts[set * WAYS + way] = (key, valid);
     }
 
-    pub fn len(&self) -> usize {
-        self.young.len() + self.old.len()
+    pub const fn len(&self) -> usize {
+        self.len
     }
 }
 
@@ -93,5 +152,29 @@ mod tests {
             assert_eq!(cache.get(&key(0, 0, 0)), Some(false), "after {at} others");
         }
         assert_eq!(cache.get(&key(1, 0, 0)), None);
+    }
+
+    #[test]
+    fn a_full_cache_still_has_nearly_all_of_its_newer_half() {
+        let numbered = |number: u64| {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_le_bytes());
+            VerdictKey { id: Hash(hash), signature: Hash([1; 32]), key: Hash([2; 32]) }
+        };
+        let bound = 7 * 1_024;
+        let mut cache = VerdictCache::new(bound);
+        let all = 4 * bound as u64;
+        for number in 0..all {
+            cache.put(numbered(number), number % 2 == 0);
+            cache.put(numbered(number), number % 2 == 0);
+            assert!(cache.len() <= bound);
+        }
+        assert_eq!(cache.len(), bound);
+        let newer = all - bound as u64 / 2..all;
+        let kept = newer.clone().filter(|number| cache.get(&numbered(*number)) == Some(number % 2 == 0)).count();
+        // Sets fill unevenly: one in thirty has seven newer ones or more.
+        assert!(kept >= bound / 2 * 9 / 10, "{kept} of {}", bound / 2);
+        assert!(newer.clone().all(|number| cache.get(&numbered(number)) != Some(number % 2 != 0)));
+        assert_eq!((0..bound as u64).filter(|number| cache.get(&numbered(*number)).is_some()).count(), 0);
     }
 }
