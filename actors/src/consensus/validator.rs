@@ -348,11 +348,11 @@ impl Validator {
         signature: &Signature,
     ) {
         let message = aurigraph_consensus::signing_message(&self.node.chain_id, &digest);
-        let check = Check {
+        let check = Check::of_message(
             public_key,
-            message: Bytes::copy_from_slice(&message),
-            signature: Bytes::copy_from_slice(signature.as_bytes()),
-        };
+            Bytes::copy_from_slice(&message),
+            Bytes::copy_from_slice(signature.as_bytes()),
+        );
         let dispatcher = state.dispatcher.clone();
         let mouth = ctx.mouth();
         state.tasks.spawn(async move {

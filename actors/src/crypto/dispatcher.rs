@@ -7,15 +7,18 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use aurigraph_ledger::transaction::SIGNING_MESSAGE_LEN;
+use aurigraph_ledger::transaction::Transaction;
 use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
-use bytes::BytesMut;
 use foldhash::fast::RandomState;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use super::cache::{VerdictCache, VerdictKey};
 use super::gpu_state::GpuState;
-use super::messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
+use super::job_reply::JobReply;
+use super::messages::{
+    Check, DispatchError, DispatchMsg, KnownKey, Priority, Signed, TransactionCheck, Verdict, VerifierMsg,
+};
 use super::queue::{Lane, Queues};
 use super::requests::{Answer, Place, Requests};
 use super::share::{Load, share};
@@ -33,6 +36,8 @@ pub enum Internal {
     },
     /// A new incarnation of this verifier runs.
     VerifierUp(usize),
+    /// Time to look for jobs that take too long.
+    Look,
 }
 
 /// A verifier that the dispatcher may use.
@@ -86,6 +91,9 @@ struct Verifier {
     /// When it was last done with a job.
     done: Instant,
 }
+
+/// How often within their deadline late jobs are looked for.
+const LOOKS: u32 = 4;
 
 /// What a verifier is taken to do before it has done anything, signatures a second.
 const FIRST_RATE: f64 = 10_000.0;
@@ -165,8 +173,8 @@ pub struct DispatcherState {
     cache: VerdictCache,
     jobs: HashMap<u64, Job, RandomState>,
     next_job: u64,
-    /// Waits for jobs and for new incarnations; aborted with the incarnation.
-    tasks: JoinSet<()>,
+    /// Wait for new incarnations and for the time to look; aborted with the incarnation.
+    _tasks: JoinSet<()>,
 }
 
 impl Behaviour for VerifyDispatcher {
@@ -189,6 +197,14 @@ impl Behaviour for VerifyDispatcher {
             let (jobs, outstanding, rate, done) = (0, 0, None, Instant::now());
             verifiers.push(Verifier { address, device, up, jobs, outstanding, rate, done });
         }
+        let (mouth, deadline) = (ctx.mouth(), self.deadline);
+        tasks.spawn(async move {
+            let mut looks = tokio::time::interval(deadline / LOOKS);
+            looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            while mouth.send(DispatchMsg::Internal(Internal::Look)) {
+                looks.tick().await;
+            }
+        });
         Ok(DispatcherState {
             verifiers,
             queues: Queues::new(),
@@ -196,7 +212,7 @@ impl Behaviour for VerifyDispatcher {
             cache: VerdictCache::new(bounds::VERDICTS),
             jobs: HashMap::default(),
             next_job: 0,
-            tasks,
+            _tasks: tasks,
         })
     }
 
@@ -212,13 +228,14 @@ impl Behaviour for VerifyDispatcher {
                 state.take_transactions(checks, priority, reply);
             }
             DispatchMsg::Internal(Internal::Done { job, verdicts }) => state.finish(job, verdicts),
+            DispatchMsg::Internal(Internal::Look) => state.give_up_late_jobs(self.deadline),
             DispatchMsg::Internal(Internal::VerifierUp(at)) => {
                 if let Some(verifier) = state.verifiers.get_mut(at) {
                     verifier.up = true;
                 }
             }
         }
-        state.share_out(ctx, self.deadline);
+        state.share_out(ctx);
         state.measure();
         Ok(())
     }
@@ -251,16 +268,17 @@ impl DispatcherState {
     ) {
         let mut verdicts = vec![None; checks.len()];
         let mut key_hashes = vec![None; checks.len()];
-        let mut open = Vec::new();
-        for (at, check) in checks.iter().enumerate() {
-            let Some(key) = check.key.clone().or_else(|| carried_key(check)) else { continue };
+        let mut open = Vec::with_capacity(checks.len());
+        for (at, TransactionCheck { transaction, key }) in checks.into_iter().enumerate() {
+            let Some(key) = key.or_else(|| carried_key(&transaction)) else { continue };
             key_hashes[at] = Some(key.hash);
-            let about = about(check, &key);
-            verdicts[at] = self.cache.get(&about);
-            if verdicts[at].is_none() {
-                open.push((at, about, key));
-            }
+            open.push((at, about(&transaction, &key), key, transaction));
         }
+        // One look-up after the other, as in all places: they wait for memory together.
+        for (at, about, ..) in &open {
+            verdicts[*at] = self.cache.get(about);
+        }
+        open.retain(|(at, ..)| verdicts[*at].is_none());
         let hits = key_hashes.iter().flatten().count() - open.len();
         metrics::counter!("verdict_cache_hits_total").increment(hits as u64);
         metrics::counter!("verdict_cache_misses_total").increment(open.len() as u64);
@@ -269,26 +287,15 @@ impl DispatcherState {
             return answer.refuse(refusal);
         }
         let request = self.requests.open(verdicts, open.len(), answer);
-        let mut messages = BytesMut::with_capacity(open.len() * SIGNING_MESSAGE_LEN);
-        for (at, ..) in &open {
-            messages.extend_from_slice(&checks[*at].transaction.signing_message());
-        }
-        let mut messages = messages.freeze();
-        for (at, about, key) in open {
+        for (at, about, key, transaction) in open {
             let lane = lane_of(&key.hash.0);
-            let transaction = &checks[at].transaction;
-            let check = Check {
-                public_key: key.bytes,
-                message: messages.split_to(SIGNING_MESSAGE_LEN),
-                signature: transaction.shared_bytes().slice_ref(transaction.signature()),
-            };
+            let check = Check { public_key: key.bytes, signed: Signed::Transaction(transaction) };
             self.queues.push(priority, lane, Item { check, key: Some(about), place: Place { request, at } });
         }
     }
 
     /// Takes a job back: its verdicts, or its items for another verifier.
     fn finish(&mut self, number: u64, verdicts: Option<Vec<bool>>) {
-        while self.tasks.try_join_next().is_some() {}
         let Some(job) = self.jobs.remove(&number) else { return };
         let verifier = &mut self.verifiers[job.verifier];
         verifier.jobs -= 1;
@@ -296,10 +303,12 @@ impl DispatcherState {
         match verdicts.filter(|verdicts| verdicts.len() == job.items.len()) {
             Some(verdicts) => {
                 verifier.was_done(job.items.len(), job.given);
-                for (item, valid) in job.items.into_iter().zip(verdicts) {
+                for (item, valid) in job.items.iter().zip(&verdicts) {
                     if let Some(key) = item.key {
-                        self.cache.put(key, valid);
+                        self.cache.put(key, *valid);
                     }
+                }
+                for (item, valid) in job.items.into_iter().zip(verdicts) {
                     self.requests.fill(item.place, valid);
                 }
             }
@@ -307,6 +316,16 @@ impl DispatcherState {
                 verifier.lost_a_job(job.generation);
                 self.take_back(job.items, &job.checks);
             }
+        }
+    }
+
+    /// Takes jobs that were given so long ago back, the oldest first.
+    fn give_up_late_jobs(&mut self, deadline: Duration) {
+        let mut late: Vec<u64> =
+            self.jobs.iter().filter(|(_, job)| job.given.elapsed() >= deadline).map(|(number, _)| *number).collect();
+        late.sort_unstable();
+        for number in late {
+            self.finish(number, None);
         }
     }
 
@@ -318,26 +337,21 @@ impl DispatcherState {
     }
 
     /// Gives jobs to verifiers until either runs out.
-    fn share_out(&mut self, ctx: &Context<DispatchMsg>, deadline: Duration) {
+    fn share_out(&mut self, ctx: &Context<DispatchMsg>) {
         while let Some((at, most, reach)) = self.choose() {
             let Some((items, checks)) = self.cut_job(most, reach) else { return };
             let generation = self.verifiers[at].address.generation();
             let shared = Arc::clone(&checks);
-            let asked = self.verifiers[at].address.ask(|reply| VerifierMsg::Job { items: shared, reply });
-            let Ok(answer) = asked else {
+            self.next_job += 1;
+            let reply = JobReply::new(self.next_job, ctx.mouth());
+            if self.verifiers[at].address.send(VerifierMsg::Job { items: shared, reply }).is_err() {
                 self.verifiers[at].lost_a_job(generation);
                 self.take_back(items, &checks);
                 continue;
-            };
-            self.next_job += 1;
-            let (number, mouth) = (self.next_job, ctx.mouth());
+            }
             self.verifiers[at].jobs += 1;
             self.verifiers[at].outstanding += items.len();
-            self.jobs.insert(number, Job { verifier: at, generation, checks, items, given: Instant::now() });
-            self.tasks.spawn(async move {
-                let verdicts = tokio::time::timeout(deadline, answer).await.ok().and_then(Result::ok);
-                mouth.send(DispatchMsg::Internal(Internal::Done { job: number, verdicts }));
-            });
+            self.jobs.insert(self.next_job, Job { verifier: at, generation, checks, items, given: Instant::now() });
         }
     }
 
@@ -378,26 +392,34 @@ impl DispatcherState {
 
     /// The next items, the most urgent classes first. A small job is of one class: nothing urgent waits behind it for long.
     /// A device's job, which is done as a whole, is filled up out of the classes below. What another request has settled
-    /// meanwhile is answered from the cache.
+    /// meanwhile is answered from the cache, and its place in the job goes to the next one.
     fn cut_job(&mut self, most: usize, reach: Reach) -> Option<(Vec<Taken>, Arc<[Check]>)> {
         let (mut items, mut checks) = (Vec::<Taken>::new(), Vec::new());
-        while items.len() < most {
-            let class = items.first().map(|item| item.priority);
-            let may = |priority| match reach {
-                Reach::OneClass => class.is_none_or(|class| class == priority),
-                Reach::NoBlocks => priority != Priority::Consensus,
-                Reach::All => true,
-            };
-            let Some((priority, lane, item)) = self.queues.pop(may) else { break };
-            match item.key.and_then(|key| self.cache.get(&key)) {
-                Some(valid) => self.requests.fill(item.place, valid),
-                None => {
-                    items.push(Taken { priority, lane, key: item.key, place: item.place });
-                    checks.push(item.check);
+        loop {
+            let before = items.len();
+            while items.len() < most {
+                let class = items.first().map(|item| item.priority);
+                let may = |priority| match reach {
+                    Reach::OneClass => class.is_none_or(|class| class == priority),
+                    Reach::NoBlocks => priority != Priority::Consensus,
+                    Reach::All => true,
+                };
+                let Some((priority, lane, item)) = self.queues.pop(may) else { break };
+                items.push(Taken { priority, lane, key: item.key, place: item.place });
+                checks.push(item.check);
+            }
+            let cached = |item: &Taken| item.key.and_then(|key| self.cache.get(&key));
+            let settled: Vec<Option<bool>> = items[before..].iter().map(cached).collect();
+            if settled.iter().all(Option::is_none) {
+                return (!items.is_empty()).then(|| (items, checks.into()));
+            }
+            for (at, valid) in settled.into_iter().enumerate().rev() {
+                if let Some(valid) = valid {
+                    self.requests.fill(items.swap_remove(before + at).place, valid);
+                    checks.swap_remove(before + at);
                 }
             }
         }
-        (!items.is_empty()).then(|| (items, checks.into()))
     }
 
     fn measure(&self) {
@@ -413,11 +435,11 @@ fn lane_of(key: &[u8]) -> Lane {
 }
 
 /// The key that the transaction carries, if it names its sender by address.
-fn carried_key(check: &TransactionCheck) -> Option<KnownKey> {
-    let carried = check.transaction.sender_key()?;
-    Some(KnownKey::of(check.transaction.shared_bytes().slice_ref(carried)))
+fn carried_key(transaction: &Transaction) -> Option<KnownKey> {
+    let carried = transaction.sender_key()?;
+    Some(KnownKey::of(transaction.shared_bytes().slice_ref(carried)))
 }
 
-fn about(check: &TransactionCheck, key: &KnownKey) -> VerdictKey {
-    VerdictKey { id: check.transaction.id(), signature: check.transaction.signature_digest(), key: key.hash }
+fn about(transaction: &Transaction, key: &KnownKey) -> VerdictKey {
+    VerdictKey { id: transaction.id(), signature: transaction.signature_digest(), key: key.hash }
 }

@@ -11,10 +11,11 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use aurigraph_gpu::{BatchVerifier, Cuda, Device, KeyCacheCounts, KeyUse, Seed, Signer, VerifyItem, test_device};
-use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
+use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth};
 
 use super::gpu_state::{GpuState, GpuStatus};
-use super::messages::{Check, VerifierMsg};
+use super::job_reply::JobReply;
+use super::messages::{Check, VerifierMsg, items};
 use super::verifier::{EIGHT, Farewell, VerifierError};
 use crate::bounds::crypto as bounds;
 
@@ -103,7 +104,7 @@ pub enum DeviceMsg {
     Second,
 }
 
-type Job = (Arc<[Check]>, Reply<Vec<bool>>);
+type Job = (Arc<[Check]>, JobReply);
 
 struct Batch {
     number: u64,
@@ -112,7 +113,7 @@ struct Batch {
 
 struct Waiting {
     number: u64,
-    replies: Vec<(usize, Reply<Vec<bool>>)>,
+    replies: Vec<(usize, JobReply)>,
 }
 
 /// What an incarnation holds. Dropping it ends the thread after the batch that it is at.
@@ -312,11 +313,9 @@ impl Owner {
             if self.ended.load(Ordering::Acquire) {
                 return;
             }
-            let checks: Vec<&Check> = batch.jobs.iter().flat_map(|job| job.iter()).collect();
-            let items: Vec<VerifyItem<'_>> = checks
-                .iter()
-                .map(|check| VerifyItem::new(&check.public_key, &check.message, &check.signature))
-                .collect();
+            let checks = || batch.jobs.iter().flat_map(|job| job.iter());
+            let messages: Vec<_> = checks().map(Check::message).collect();
+            let items = items(checks(), &messages);
             let (start, mut busy) = (Instant::now(), Duration::ZERO);
             let mut verdicts = None;
             let mut transferred = 0;

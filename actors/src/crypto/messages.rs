@@ -3,20 +3,78 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aurigraph_gpu::VerifyItem;
 use aurigraph_ledger::Hash;
-use aurigraph_ledger::transaction::Transaction;
+use aurigraph_ledger::transaction::{SIGNING_MESSAGE_LEN, Transaction};
 use aurigraph_runtime::Reply;
 use bytes::Bytes;
 
-/// One signature to check: ML-DSA-87 over the message with the empty context.
+use super::job_reply::JobReply;
+
+/// One signature to check: ML-DSA-87 with the empty context.
 #[derive(Debug, Clone)]
 pub struct Check {
     /// The raw public key, 2,592 bytes. Any other length makes the signature invalid.
     pub public_key: Bytes,
-    /// What was signed, domain included.
-    pub message: Bytes,
-    /// The signature, 4,627 bytes. Any other length is invalid.
-    pub signature: Bytes,
+    /// What was signed, and the signature.
+    pub signed: Signed,
+}
+
+/// A message with its signature.
+#[derive(Debug, Clone)]
+pub enum Signed {
+    /// A transaction: whoever checks it makes its message, and nobody copies or counts its parts on the way.
+    Transaction(Arc<Transaction>),
+    /// Anything else: what was signed, domain included, and the signature, 4,627 bytes. Any other length is invalid.
+    Message(Arc<(Bytes, Bytes)>),
+}
+
+/// What was signed, in full.
+pub(super) enum Message<'check> {
+    Made([u8; SIGNING_MESSAGE_LEN]),
+    Whole(&'check [u8]),
+}
+
+impl Message<'_> {
+    pub(super) const fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Made(bytes) => bytes,
+            Self::Whole(bytes) => bytes,
+        }
+    }
+}
+
+impl Check {
+    /// A check of anything but a transaction.
+    #[must_use]
+    pub fn of_message(public_key: Bytes, message: Bytes, signature: Bytes) -> Self {
+        Self { public_key, signed: Signed::Message(Arc::new((message, signature))) }
+    }
+
+    pub(super) fn message(&self) -> Message<'_> {
+        match &self.signed {
+            Signed::Transaction(transaction) => Message::Made(transaction.signing_message()),
+            Signed::Message(parts) => Message::Whole(&parts.0),
+        }
+    }
+
+    pub(super) fn signature(&self) -> &[u8] {
+        match &self.signed {
+            Signed::Transaction(transaction) => transaction.signature(),
+            Signed::Message(parts) => &parts.1,
+        }
+    }
+}
+
+/// Checks as a back-end takes them, with the messages that they made.
+pub(super) fn items<'all>(
+    checks: impl IntoIterator<Item = &'all Check>,
+    messages: &'all [Message<'all>],
+) -> Vec<VerifyItem<'all>> {
+    let item = |(check, message): (&'all Check, &'all Message<'all>)| {
+        VerifyItem::new(&check.public_key, message.bytes(), check.signature())
+    };
+    checks.into_iter().zip(messages).map(item).collect()
 }
 
 /// A public key with the hash by which verdicts name it: H("address", key), as the ledger keeps it per account.
@@ -135,7 +193,7 @@ pub enum VerifierMsg {
         /// What to check.
         items: Arc<[Check]>,
         /// One verdict per item, in order.
-        reply: Reply<Vec<bool>>,
+        reply: JobReply,
     },
     /// The verifier's thread has ended.
     ThreadEnded,

@@ -12,6 +12,7 @@ mod fake_device;
 mod fleet_tests;
 mod gpu_state;
 mod gpu_worker;
+mod job_reply;
 mod messages;
 mod queue;
 mod requests;
@@ -27,5 +28,8 @@ pub(crate) use describe::describe_metrics;
 pub use dispatcher::{Internal, VerifyDispatcher, Worker};
 pub use gpu_state::{GpuState, GpuStatus, Gpus};
 pub use gpu_worker::{DeviceMsg, GpuWorker, GpuWorkerState, Open, Tuning};
-pub use messages::{Check, DispatchError, DispatchMsg, KnownKey, Priority, TransactionCheck, Verdict, VerifierMsg};
+pub use job_reply::JobReply;
+pub use messages::{
+    Check, DispatchError, DispatchMsg, KnownKey, Priority, Signed, TransactionCheck, Verdict, VerifierMsg,
+};
 pub use verifier::{Verifier, VerifierState};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aurigraph_gpu::{AwsLc, BatchVerifier};
-use aurigraph_runtime::{ChildSpec, KillMode, Registry, Reply, Tree};
+use aurigraph_runtime::{ChildSpec, KillMode, Registry, Tree};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -74,10 +74,9 @@ async fn every_item_gets_its_own_verdict_and_none_without_a_key() {
     assert_eq!(verdicts(&registry, vec![TransactionCheck { transaction, key: None }]).await, [Some(true)]);
 
     let good = alice.pay(0);
-    let check = |signature: &[u8]| Check {
-        public_key: alice.key.bytes.clone(),
-        message: Bytes::copy_from_slice(&good.signing_message()),
-        signature: Bytes::copy_from_slice(signature),
+    let message = Bytes::copy_from_slice(&good.signing_message());
+    let check = |signature: &[u8]| {
+        Check::of_message(alice.key.bytes.clone(), message.clone(), Bytes::copy_from_slice(signature))
     };
     let items = vec![check(good.signature()), check(b"short")];
     let dispatcher = registry.role::<DispatchMsg>("verify-dispatcher");
@@ -103,12 +102,12 @@ async fn a_verdict_is_remembered_for_its_key_alone() {
 
 #[test]
 fn a_job_is_two_milliseconds_of_whole_eights_within_its_bounds() {
-    let items = [0.0, 9_999.0, 23_000.0, 60_000.0, 95_999.0, 96_000.0, 1e9].map(bounds::items_per_job);
-    assert_eq!(items, [16, 16, 40, 120, 184, 192, 192]);
+    let items = [0.0, 9_999.0, 23_000.0, 60_000.0, 127_999.0, 128_000.0, 1e9].map(bounds::items_per_job);
+    assert_eq!(items, [16, 16, 40, 120, 248, 256, 256]);
 }
 
 /// The items of the next job, and its reply.
-async fn job(heard: &mut Heard<VerifierMsg>) -> (Arc<[Check]>, Reply<Vec<bool>>) {
+async fn job(heard: &mut Heard<VerifierMsg>) -> (Arc<[Check]>, super::JobReply) {
     match heard.next().await {
         VerifierMsg::Job { items, reply } => (items, reply),
         other => panic!("{other:?}"),
@@ -128,20 +127,54 @@ async fn blocks_overtake_transactions_and_senders_take_turns() {
     assert!(heard.nothing(), "a verifier holds two jobs");
 
     let _other = ask(&registry, vec![other.check(&other.pay(0))], Priority::Admission);
-    let block = Check { public_key: Bytes::new(), message: Bytes::from_static(b"block"), signature: Bytes::new() };
+    let block = Check::of_message(Bytes::new(), Bytes::from_static(b"block"), Bytes::new());
     let dispatcher = registry.role::<DispatchMsg>("verify-dispatcher");
     let answer = dispatcher
         .ask(|reply| DispatchMsg::Verify { items: vec![block], priority: Priority::Consensus, reply })
         .unwrap();
     first.send(vec![true; bounds::items_per_job(0.0)]);
     let (items, reply) = job(&mut heard).await;
-    assert_eq!((items.len(), &items[0].message[..]), (1, &b"block"[..]), "the block comes next, alone");
+    assert_eq!((items.len(), items[0].message().bytes()), (1, &b"block"[..]), "the block comes next, alone");
     reply.send(vec![true]);
     assert_eq!(answer.await.unwrap().unwrap(), [true]);
     second.send(vec![true; bounds::items_per_job(0.0)]);
     let (items, _reply) = job(&mut heard).await;
     let from_other = items.iter().position(|item| item.public_key == other.key.bytes);
     assert!(from_other.is_some_and(|at| at < 2), "the other sender waits for one turn, not for the flood");
+}
+
+#[tokio::test]
+async fn what_another_request_has_settled_meanwhile_is_not_checked_again() {
+    let registry = node();
+    let (verifier, mut heard) = probe("cpu-verifier/0", 8);
+    let _tree = tree(&registry, vec![verifier, dispatcher(&[("cpu-verifier/0", false)], SOON)]).await;
+    let alice = Account::new(1);
+    let payments: Vec<_> = (0..48).map(|nonce| alice.check(&alice.pay(nonce))).collect();
+    let urgent = ask(&registry, payments[..40].to_vec(), Priority::Execution);
+    // Every other one is in the first request too, and waits for its turn behind it.
+    let mixed = (0..8).flat_map(|at| [payments[at].clone(), payments[40 + at].clone()]).collect();
+    let ahead = ask(&registry, mixed, Priority::Ahead);
+    for items in [16, 16, 8] {
+        let (checks, reply) = job(&mut heard).await;
+        assert_eq!(checks.len(), items);
+        // Verdicts of the first, third, fifth... are good.
+        reply.send((0..items).map(|at| at % 2 == 0).collect());
+    }
+    let (checks, reply) = job(&mut heard).await;
+    let mut waited = payments[40..].iter().map(|check| check.transaction.signature().to_vec()).collect::<Vec<_>>();
+    waited.sort_unstable();
+    let mut checked = checks.iter().map(|check| check.signature().to_vec()).collect::<Vec<_>>();
+    checked.sort_unstable();
+    assert!(checked == waited, "{} are checked, each of those that nobody has checked once", checked.len());
+    let third = payments[42].transaction.signature();
+    reply.send(checks.iter().map(|check| check.signature() == third).collect());
+    let valid = |verdicts: Vec<Option<Verdict>>| -> Vec<bool> {
+        verdicts.into_iter().map(|verdict| verdict.is_some_and(|verdict| verdict.valid)).collect()
+    };
+    let urgent = tokio::time::timeout(SOON, urgent).await.unwrap().unwrap().unwrap();
+    assert_eq!(valid(urgent), (0..40).map(|at| at % 2 == 0).collect::<Vec<_>>());
+    let ahead = tokio::time::timeout(SOON, ahead).await.unwrap().unwrap().unwrap();
+    assert_eq!(valid(ahead), (0..8).flat_map(|at| [at % 2 == 0, at == 2]).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
-use aurigraph_gpu::{BatchVerifier, VerifyItem};
-use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth, Reply};
+use aurigraph_gpu::BatchVerifier;
+use aurigraph_runtime::{ActorError, Behaviour, Context, Mouth};
 
-use super::messages::{Check, VerifierMsg};
+use super::job_reply::JobReply;
+use super::messages::{Check, VerifierMsg, items};
 use crate::bounds::crypto as bounds;
 
 /// Why a verifier fails.
@@ -40,7 +41,7 @@ impl Verifier {
 
 struct Job {
     items: Arc<[Check]>,
-    reply: Reply<Vec<bool>>,
+    reply: JobReply,
 }
 
 /// What an incarnation holds. Dropping it ends the thread after the signatures, eight at most, that it is checking.
@@ -112,8 +113,8 @@ fn check_until_ended(back_end: &dyn BatchVerifier, jobs: &Receiver<Job>, ended: 
             if ended.load(Ordering::Acquire) {
                 return;
             }
-            let items: Vec<VerifyItem<'_>> =
-                eight.iter().map(|item| VerifyItem::new(&item.public_key, &item.message, &item.signature)).collect();
+            let messages: Vec<_> = eight.iter().map(Check::message).collect();
+            let items = items(eight, &messages);
             let mut some = [false; EIGHT];
             back_end.verify_batch(&items, &mut some[..items.len()]);
             verdicts.extend_from_slice(&some[..items.len()]);
