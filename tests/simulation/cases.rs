@@ -55,6 +55,37 @@ fn all_restart_in_their_first_moments() {
 }
 
 #[test]
+fn a_process_that_ends_while_a_snapshot_is_loaded_comes_back() {
+    let mut loaded = 0;
+    for seed in 0..8 {
+        let mut scenario = Scenario { snapshot_ms: Some(700), ..short(4, 300 + seed) };
+        let effects = u32::try_from(seed % 4).expect("small");
+        scenario.faults.push((2_500, Fault::CrashAtStart { node: 2, effects, down_ms: 300 }));
+        scenario.quiet_ms = 3_500;
+        let outcome = passes(&scenario);
+        assert_eq!(outcome.marks.get(Mark::Restart), 2);
+        loaded += outcome.marks.get(Mark::CrashAtSnapshot);
+    }
+    assert!(loaded > 0, "no process ended with a snapshot loaded and its effects open");
+}
+
+/// From a copy as it is, an older one, and an empty disk. That no round has two blocks is held against all that leaves.
+#[test]
+fn a_second_process_with_a_running_validators_key_never_says_another_thing() {
+    for (seed, (kept_permille, mark)) in
+        (320..).zip([(1_000, Mark::SecondOfCopy), (500, Mark::SecondOfOlder), (0, Mark::SecondEmpty)])
+    {
+        let mut scenario = short(4, seed);
+        let fault = Fault::SecondProcess { node: 1, kept_permille, after_ms: 400, for_ms: 8_000 };
+        scenario.faults.push((2_500, fault));
+        scenario.quiet_ms = 11_500;
+        let outcome = passes(&scenario);
+        assert_eq!(outcome.marks.get(mark), 1, "it has started");
+        assert_eq!(outcome.marks.get(Mark::SecondSawFirst), 1, "it has noticed the first one");
+    }
+}
+
+#[test]
 fn all_restart_but_one_and_go_on() {
     for seed in 20..30 {
         // No table takes the absent leader out before it has been missed.

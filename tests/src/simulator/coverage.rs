@@ -49,6 +49,8 @@ marks! {
     Restart: "restarts",
     RestartFresh: "restarts before anything was logged",
     RestartFromSnapshot: "restarts from a snapshot",
+    CrashAtStart: "crashes while a process started",
+    CrashAtSnapshot: "crashes while a process started from a snapshot",
     RolledBack: "disks set back",
     Wiped: "disks replaced by empty ones",
     OwnBlockLost: "disks that lost an own block",
@@ -110,6 +112,12 @@ marks! {
     RestartInFirstWindow: "restarts before the first leader table",
     Held: "messages held back by an adversary who orders them",
     OracleChecked: "comparisons with the oracle",
+    SecondOfCopy: "second processes with a running validator's key, from a copy of its disk",
+    SecondOfOlder: "second processes with a running validator's key, from an older copy of its disk",
+    SecondEmpty: "second processes with a running validator's key, from an empty disk",
+    SecondSawFirst: "second processes that came upon a block of the first",
+    SecondInNextEpoch: "epochs that a second process has entered",
+    RangeUncertified: "ranges of commits taken though nobody certifies them",
     RunTwice: "seeds run twice with one trace",
 }
 

@@ -70,6 +70,12 @@ impl Disk {
         Ok(())
     }
 
+    /// What another disk holds when this one's files are copied to it.
+    pub(crate) fn copy(&self) -> Self {
+        let (entries, blocks) = (self.entries.clone(), self.blocks.clone());
+        Self { synced: entries.len(), read: self.read, entries, blocks, syncing: BTreeMap::new() }
+    }
+
     fn cut(&mut self, len: usize) {
         self.entries.truncate(len);
         self.blocks.truncate(len);

@@ -56,6 +56,7 @@ impl World<'_> {
         if state.life > 0 {
             self.marks.hit(Mark::Restart);
         }
+        let from_snapshots = self.marks.get(Mark::RestartFromSnapshot);
         let effects = state
             .start(config, now, &self.genesis, self.scenario, &mut self.marks)
             .map_err(|(property, detail)| (property, format!("{node}: {detail}")))?;
@@ -63,7 +64,16 @@ impl World<'_> {
             self.checks.schedule(node, machine)?;
         }
         let open = state.open_batches();
+        if let Some((effects, down_ms)) = state.crash_at_start.take() {
+            state.crash_in = Some((effects, Some(down_ms)));
+        }
         self.execute(node, effects)?;
+        if !self.is_up(node) {
+            self.marks.hit(Mark::CrashAtStart);
+            if self.marks.get(Mark::RestartFromSnapshot) > from_snapshots {
+                self.marks.hit(Mark::CrashAtSnapshot);
+            }
+        }
         self.schedule_execution(node);
         for batch in open {
             self.push_event(node, 2, Event::BatchSealed { batch });
@@ -233,6 +243,7 @@ impl World<'_> {
         for delay in delays {
             self.push(delay, Happening::Message { from, to, bytes: bytes.clone() });
         }
+        self.second_hears(from, to, bytes);
     }
 
     fn reply(&mut self, from: usize, to: AuthorIdx, message: &Message) -> Result<(), Broken> {

@@ -155,4 +155,5 @@ pub(super) fn count(marks: &mut Coverage, counters: &Counters) {
     marks.add(Mark::BlockInvalid, counters.blocks_invalid);
     marks.add(Mark::BlockDropped, counters.blocks_dropped);
     marks.add(Mark::Equivocation, counters.equivocations);
+    marks.add(Mark::RangeUncertified, counters.ranges_uncertified);
 }

@@ -24,6 +24,11 @@ impl World<'_> {
                 return Ok(());
             }
             Fault::Loss { node, kept_permille, down_ms } => return self.lose(*node, *kept_permille, *down_ms),
+            Fault::SecondProcess { .. } => {
+                self.copy_disk(number);
+                return Ok(());
+            }
+            Fault::CrashAtStart { node, effects, down_ms } => return self.crash_at_start(*node, *effects, *down_ms),
             Fault::CrashAll { down_ms, late } => {
                 self.marks.hit(Mark::RestartOfAll);
                 return self.crash_all(*down_ms, *late);
@@ -102,6 +107,13 @@ impl World<'_> {
         Ok(())
     }
 
+    /// A process ends, and the one after it while it starts.
+    fn crash_at_start(&mut self, node: usize, effects: u32, down_ms: Ms) -> Result<(), Broken> {
+        let Some(state) = self.nodes.get_mut(&node).filter(|state| state.machine.is_some()) else { return Ok(()) };
+        state.crash_at_start = Some((effects, down_ms));
+        self.crash(node, Some(down_ms))
+    }
+
     fn crash_all(&mut self, down_ms: Ms, late: Option<(usize, Option<Ms>)>) -> Result<(), Broken> {
         let nodes: Vec<usize> = self.nodes.keys().copied().collect();
         for node in nodes {
@@ -145,7 +157,9 @@ impl World<'_> {
                     state.frozen_ms = None;
                 }
             }
+            Fault::SecondProcess { .. } => self.end_second(),
             Fault::Crash { .. }
+            | Fault::CrashAtStart { .. }
             | Fault::Loss { .. }
             | Fault::CrashAll { .. }
             | Fault::CrashSome { .. }

@@ -24,6 +24,7 @@ mod puppet;
 mod record;
 pub(crate) mod rng;
 mod scenario;
+mod second;
 mod shrink;
 mod trace;
 mod work;

@@ -41,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) signs_in: Option<(u32, u64)>,
     /// Effects until it crashes, and for how long.
     pub(crate) crash_in: Option<(u32, Option<u64>)>,
+    /// The same for the next process, from its start on.
+    pub(crate) crash_at_start: Option<(u32, u64)>,
     /// The newest commit delivered in this process life, or executed before it.
     pub(crate) delivered: u64,
     pub(crate) skew_ms: i64,
@@ -80,6 +82,7 @@ impl Node {
             out: BTreeSet::new(),
             signs_in: None,
             crash_in: None,
+            crash_at_start: None,
             delivered: 0,
             skew_ms,
             jump_ms: 0,

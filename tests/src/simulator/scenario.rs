@@ -36,6 +36,16 @@ pub enum Fault {
         /// How long it is down; for ever without.
         down_ms: Option<Ms>,
     },
+    /// A process ends, comes back, and ends again after so many more effects of its start: its log is read, or a
+    /// snapshot loaded, and little or nothing of what follows from it is done.
+    CrashAtStart {
+        /// Which validator.
+        node: usize,
+        /// Effects that the start still executes.
+        effects: u32,
+        /// How long it is down, each time.
+        down_ms: Ms,
+    },
     /// All processes end at once and come back within a short time; one perhaps later.
     CrashAll {
         /// How long they are down.
@@ -58,6 +68,17 @@ pub enum Fault {
         kept_permille: usize,
         /// How long it is down.
         down_ms: Ms,
+    },
+    /// A second process with a validator's key starts from a copy of its disk, while the first one goes on.
+    SecondProcess {
+        /// Which validator.
+        node: usize,
+        /// How much of the log the copy has, of a thousand: 0 is an empty disk.
+        kept_permille: usize,
+        /// How long after the copy was made it starts. Later, if no peer has seen anything that the copy lacks.
+        after_ms: Ms,
+        /// How long it runs.
+        for_ms: Ms,
     },
     /// Two sides cannot talk.
     Partition {
@@ -294,7 +315,9 @@ impl Scenario {
         scenario.client_ms = rng.between(40, 120);
         scenario.schedule_window = *rng.pick(&[10, 10, 7, 3, 1, 300]).expect("not empty");
         scenario.draw_faults(&mut rng);
+        scenario.draw_crash_at_start();
         scenario.draw_epochs();
+        scenario.draw_second_process();
         scenario
     }
 
@@ -324,6 +347,22 @@ impl Scenario {
         if rng.chance(60) {
             self.adversary = Some(Adversary { from_ms: self.quiet_ms, delta_ms: rng.between(60, 250) });
         }
+    }
+
+    /// In one of five seeds, before everything is quiet. Drawn apart: the other seeds stay what they were.
+    fn draw_crash_at_start(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0xc4a5_4a75_7a47_0001);
+        if !rng.chance(200) {
+            return;
+        }
+        let correct: Vec<usize> = (0..self.stakes.len()).filter(|node| !self.is_byzantine(*node)).collect();
+        let node = *rng.pick(&correct).expect("a correct validator");
+        let effects = u32::try_from(rng.below(4)).expect("small");
+        let fault = Fault::CrashAtStart { node, effects, down_ms: rng.between(50, 1_000) };
+        let latest = self.quiet_ms.saturating_sub(500 + fault.duration_ms()).max(FAULTS_FROM_MS);
+        let at = rng.between(FAULTS_FROM_MS, FAULTS_UNTIL_MS).min(latest);
+        self.faults.push((at, fault));
+        self.faults.sort_by_key(|(at, _)| *at);
     }
 
     /// A lost disk is a fault of its owner: only where nobody else is faulty, and its stake is none too many.
@@ -360,6 +399,31 @@ impl Scenario {
         }
     }
 
+    /// In one of seven seeds, when all other faults are over: beside a first one that nobody hears for seconds, as after a
+    /// partition, a second process does sign, and has to. Drawn apart: the other seeds stay what they were.
+    fn draw_second_process(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x2b0d_1e5a_77e1_5c0d);
+        if !rng.chance(150) {
+            return;
+        }
+        let gone = |node: usize| {
+            self.faults.iter().any(|(_, fault)| match fault {
+                Fault::Crash { node: it, down_ms: None, .. } | Fault::Loss { node: it, .. } => *it == node,
+                _ => false,
+            })
+        };
+        let sound: Vec<usize> =
+            (0..self.stakes.len()).filter(|node| !self.is_byzantine(*node) && !gone(*node)).collect();
+        let Some(node) = rng.pick(&sound).copied() else { return };
+        let older = 300 + rng.index(700);
+        let kept_permille = *rng.pick(&[0, older, 1_000]).expect("not empty");
+        let (after_ms, for_ms) = (rng.between(100, 1_500), rng.between(4_000, 8_000));
+        let fault = Fault::SecondProcess { node, kept_permille, after_ms, for_ms };
+        let at = self.quiet_ms + rng.between(1_500, 3_500);
+        self.quiet_ms = at + fault.duration_ms() + 500;
+        self.faults.push((at, fault));
+    }
+
     /// The stakes of an epoch.
     #[must_use]
     pub fn stakes_in(&self, epoch: u64) -> &[u64] {
@@ -378,6 +442,8 @@ impl Fault {
         match self {
             Self::Crash { down_ms, .. } => down_ms.unwrap_or(0),
             Self::CrashSome { down_ms, .. } => down_ms + 300,
+            Self::CrashAtStart { down_ms, .. } => 2 * down_ms,
+            Self::SecondProcess { after_ms, for_ms, .. } => after_ms + for_ms,
             // The floor takes its time.
             Self::Loss { down_ms, .. } => down_ms + 5_000,
             Self::CrashAll { down_ms, late } => down_ms + late.and_then(|(_, more)| more).unwrap_or(0) + 300,

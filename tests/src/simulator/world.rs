@@ -16,6 +16,7 @@ use super::node::Node;
 use super::puppet::{Act, Puppet};
 use super::rng::Rng;
 use super::scenario::{Ms, Sabotage, Scenario};
+use super::second::Second;
 use super::trace::{Trace, describe, describe_message};
 use super::workload::Workload;
 use super::{Outcome, Property, Violation};
@@ -42,6 +43,12 @@ pub(super) enum Happening {
     Stored { node: usize, life: u32, stored: Stored },
     /// A process starts.
     Start { node: usize },
+    /// A second process with a validator's key starts.
+    SecondStarts,
+    /// To that process, if it runs.
+    Second { event: Event },
+    /// A message of it arrives.
+    FromSecond { to: usize, bytes: Arc<[u8]> },
     /// The faults of the scenario, by number.
     Fault(usize),
     /// They end.
@@ -102,6 +109,8 @@ pub(super) struct World<'a> {
     /// Correct validators by number; faulty ones are `puppets`.
     pub(super) nodes: BTreeMap<usize, Node>,
     pub(super) puppets: BTreeMap<AuthorIdx, Puppet>,
+    /// A second process with the key of one of the correct validators.
+    pub(super) second: Option<Second>,
     pub(super) genesis: Foundation,
     /// That of every epoch that somebody has reached.
     pub(super) configs: Vec<Config>,
@@ -167,6 +176,7 @@ impl<'a> World<'a> {
             network: Network::new(n, scenario.links.clone()),
             nodes,
             puppets,
+            second: None,
             workload: Workload::new(rng.fork(), genesis.clone()),
             checks,
             marks: Coverage::default(),
@@ -318,6 +328,9 @@ impl<'a> World<'a> {
                 Ok(())
             }
             Happening::Start { node } => self.start(node),
+            Happening::SecondStarts => self.start_second(),
+            Happening::Second { event } => self.step_second(event),
+            Happening::FromSecond { to, bytes } => self.second_reaches(to, &bytes),
             Happening::Fault(number) => self.fault(number),
             Happening::FaultOver(number) => {
                 self.fault_over(number);
@@ -372,7 +385,7 @@ impl<'a> World<'a> {
     }
 
     /// A machine has taken a step.
-    fn follow(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Broken> {
+    pub(super) fn follow(&mut self, node: usize, effects: Vec<Effect>) -> Result<(), Broken> {
         let Some(state) = self.nodes.get_mut(&node) else { return Ok(()) };
         let Some(machine) = &state.machine else { return Ok(()) };
         let slot = machine.last_decided();
@@ -418,7 +431,7 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn act(&mut self, author: AuthorIdx, acts: Vec<Act>) -> Result<(), Broken> {
+    pub(super) fn act(&mut self, author: AuthorIdx, acts: Vec<Act>) -> Result<(), Broken> {
         let from = usize::from(author);
         for act in acts {
             match act {
@@ -430,6 +443,7 @@ impl<'a> World<'a> {
                     for delay in self.network.transmit((from, to), sent, &mut self.rng, &mut self.marks) {
                         self.push(after_ms + delay, Happening::Message { from, to, bytes: bytes.clone() });
                     }
+                    self.second_hears(from, to, &bytes);
                 }
                 Act::Body { to, digest } => {
                     for delay in self.network.transmit((from, to), (self.time, 0), &mut self.rng, &mut self.marks) {
