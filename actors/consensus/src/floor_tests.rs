@@ -4,10 +4,11 @@
 use crate::block::Block;
 use crate::cluster::{Cluster, stub_signature};
 use crate::event::Alarm;
+use crate::machine::Machine;
 use crate::message::RoundProof;
 use crate::record::{Record, SIGN_NOTHING};
 use crate::second::Second;
-use crate::status::{Doubt, Mode, SigningState};
+use crate::status::{Doubt, Mode, SigningState, Status};
 use crate::testing::sealed_block;
 use crate::types::BlockRef;
 
@@ -123,12 +124,17 @@ fn a_disk_restored_after_garbage_collection_has_passed_is_noticed() {
     c.run_until(20_000, "it signs again", |c| signs(c, 3));
 }
 
+/// A second process with an older half of the log.
+fn older_copy(c: &mut Cluster) -> Second {
+    let records = c.nodes[3].log.iter().take(c.nodes[3].log.len() / 2);
+    let records = records.map(|bytes| Record::decode(bytes).expect("decodes")).collect();
+    Second::start(c, records)
+}
+
 #[test]
 fn a_second_process_with_the_key_stays_silent_while_the_first_one_signs() {
     let mut c = running(44);
-    let records = c.nodes[3].log.iter().take(c.nodes[3].log.len() / 2);
-    let records = records.map(|bytes| Record::decode(bytes).expect("decodes")).collect();
-    let mut second = Second::start(&mut c, records);
+    let mut second = older_copy(&mut c);
     second.run(&mut c, 20_000, |machine| assert_ne!(machine.status().signing.state, SigningState::Signing));
     let status = second.machine.status();
     assert!(matches!(status.signing.doubt, Some(Doubt::OwnBlock(_))), "{status:?}");
@@ -140,6 +146,63 @@ fn a_second_process_with_the_key_stays_silent_while_the_first_one_signs() {
     let status = second.machine.status();
     assert_eq!(status.signing.state, SigningState::Signing);
     assert!(status.own_round + 3 >= c.status(0).round, "{status:?}");
+}
+
+/// Lets both processes go on until the cluster is above a floor that the second has proven.
+fn run_to_a_floor(c: &mut Cluster, second: &mut Second) {
+    let end = c.time + 20_000;
+    loop {
+        assert!(c.time < end, "no floor is passed: {:?}", second.machine.status());
+        second.run(c, 5, |_| {});
+        let Status { round, signing, .. } = second.machine.status();
+        if signing.state == SigningState::Proven && signing.floor.is_some_and(|floor| round > floor) {
+            return;
+        }
+    }
+}
+
+fn stays_silent(machine: &Machine) {
+    assert_ne!(machine.status().signing.state, SigningState::Signing);
+}
+
+/// What the first one has signed stands in nobody's block then, for as long as it takes.
+#[test]
+fn a_second_process_stays_silent_while_nobody_builds_on_what_the_first_one_signed() {
+    for seed in 60..64 {
+        let mut c = running(seed);
+        let mut second = older_copy(&mut c);
+        for _ in 0..3 {
+            run_to_a_floor(&mut c, &mut second);
+            c.cut = [(0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3)].into();
+            second.run(&mut c, 10_000, stays_silent);
+            // One round more, after a long time, is no more to go by.
+            let round = c.status(0).round;
+            c.cut.clear();
+            c.run_until(10_000, "a round", |c| c.status(0).round > round);
+            second.run(&mut c, 500, stays_silent);
+        }
+    }
+}
+
+/// The others go on in the next epoch, and no block of this one comes any more.
+#[test]
+fn a_second_process_stays_silent_in_an_epoch_that_the_others_have_left() {
+    for seed in 70..78 {
+        let mut c = Cluster::new(&[1; 4], seed);
+        c.config.params.epoch_commits = 30;
+        c.checkpoint_every = Some(10);
+        c.start_all();
+        c.run_for(4_000);
+        assert_eq!(c.epoch(3), 0);
+        let mut second = older_copy(&mut c);
+        second.executes = false;
+        let end = c.time + 30_000;
+        while c.epoch(0) == 0 {
+            assert!(c.time < end, "{}", c.report());
+            second.run(&mut c, 20, stays_silent);
+        }
+        second.run(&mut c, 8_000, stays_silent);
+    }
 }
 
 /// A block that another process has signed with this key.

@@ -24,9 +24,12 @@ use crate::types::{AuthorIdx, BlockRef, Lsn, Now, Round, Stake, TimeMs};
 const RETRY_MS: TimeMs = 1_000;
 /// A peer that does not prove its round within this time counts as not having answered.
 const PROOF_TIMEOUT_MS: TimeMs = 4_000;
-/// A proven floor is used when the cluster has passed it and no own block above it has turned up for this long: another
+/// A proven floor is used when the cluster has passed it and was heard for this long without an own block above it: another
 /// process with this key would have built one.
 const QUIET_MS: TimeMs = 3_000;
+/// No round counts for more than this in it. What another process signed stands in the others' blocks of the next round:
+/// while they stand still, or have left the epoch, nothing tells of it.
+const ROUND_MS: TimeMs = 1_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 enum Phase {
@@ -35,10 +38,10 @@ enum Phase {
     Done,
     /// Waits for answers, and for a proof if the log is doubtful.
     Asking,
-    /// The floor is proven; since when the cluster is above it and no foreign own block was seen.
-    Proven { floor: Round, quiet_since: Option<TimeMs> },
+    /// The floor is proven; up to when the cluster, above it, was heard without a foreign own block.
+    Proven { floor: Round, heard_to: Option<TimeMs> },
     /// The floor's record is on its way to the disk.
-    Persisting { floor: Round, quiet_since: TimeMs, lsn: Lsn },
+    Persisting { floor: Round, lsn: Lsn },
 }
 
 /// A proof that was asked for.
@@ -65,7 +68,7 @@ pub struct Probe {
     foreign: Round,
     /// No process before this one has signed in this epoch: so the epoch before has told.
     fresh: bool,
-    /// How long the cluster was heard in the epochs before without an own block of another process.
+    /// How long the cluster was heard without one, round by round, in the epochs before, too.
     heard_ms: TimeMs,
     next_ms: TimeMs,
 }
@@ -87,19 +90,14 @@ impl Probe {
     pub(crate) fn next_due_ms(&self) -> Option<TimeMs> {
         match self.phase {
             Phase::Asking => Some(self.next_ms),
-            Phase::Proven { quiet_since, .. } => quiet_since.map(|since| self.quiet_until(since)),
-            Phase::Done | Phase::Persisting { .. } => None,
+            // The silence ends with a round of the others, not with a time.
+            Phase::Done | Phase::Proven { .. } | Phase::Persisting { .. } => None,
         }
     }
 
     /// Answers to another process, or to an earlier epoch's machine, are none to this one.
     pub(crate) fn seed_nonce(&mut self, now: Now) {
         self.nonce = now.wall_ms.rotate_left(20) ^ now.mono_ms;
-    }
-
-    /// When a silence that began then, and what was heard before it, are long enough.
-    fn quiet_until(&self, since: TimeMs) -> TimeMs {
-        since.saturating_add(QUIET_MS.saturating_sub(self.heard_ms))
     }
 
     /// Forgets all answers and asks anew.
@@ -155,7 +153,7 @@ impl Machine {
         let Some(own) = self.config.own.filter(|_| !self.halted) else { return };
         match self.probe.phase {
             Phase::Done | Phase::Persisting { .. } => {}
-            Phase::Proven { floor, quiet_since } => self.tend_quiet(floor, quiet_since),
+            Phase::Proven { floor, heard_to } => self.tend_quiet(floor, heard_to),
             Phase::Asking => {
                 let needed = self.answers_needed(own);
                 let counted = self.probe.counted().map(|(peer, _)| peer);
@@ -316,24 +314,29 @@ impl Machine {
     fn floor_proven(&mut self, round: Round) {
         let floor = round.saturating_add(1).max(self.probe.foreign).max(self.proposer.signed_round);
         self.probe.proof = None;
-        self.probe.phase = Phase::Proven { floor, quiet_since: None };
+        self.probe.phase = Phase::Proven { floor, heard_to: None };
     }
 
-    /// Uses the floor when everything up to it is here and no other process has signed above it meanwhile. In an epoch
-    /// in which nothing was signed before, others have to be past its first round.
-    fn tend_quiet(&mut self, floor: Round, quiet_since: Option<TimeMs>) {
-        let now = self.now.mono_ms;
+    /// Uses the floor when everything up to it is here and the others were heard for long enough without a block above it
+    /// of another process. Time in which they enter no round says nothing: its newest block stands in none of theirs then,
+    /// as at the end of an epoch, when they stand still, or when they cannot be reached (ADR 0013). In an epoch in which
+    /// nothing was signed before, they have to be past its first round.
+    fn tend_quiet(&mut self, floor: Round, heard_to: Option<TimeMs>) {
         if self.catch_up.is_active() {
             self.probe.heard_ms = 0;
         }
         let above = self.clock.round() > floor.max(1) && !self.catch_up.is_active();
-        let since = above.then(|| quiet_since.unwrap_or(now));
-        self.probe.phase = match since.filter(|since| self.probe.quiet_until(*since) <= now) {
-            Some(quiet_since) => {
-                let lsn = self.append(Record::Floor { round: floor }, true);
-                Phase::Persisting { floor, quiet_since, lsn }
-            }
-            None => Phase::Proven { floor, quiet_since: since },
+        let heard_to = above.then(|| {
+            let from = heard_to.unwrap_or(self.now.mono_ms);
+            let to = self.clock.entered_ms().max(from);
+            self.probe.heard_ms = self.probe.heard_ms.saturating_add((to - from).min(ROUND_MS));
+            to
+        });
+        self.probe.phase = if above && self.probe.heard_ms >= QUIET_MS {
+            let lsn = self.append(Record::Floor { round: floor }, true);
+            Phase::Persisting { floor, lsn }
+        } else {
+            Phase::Proven { floor, heard_to }
         };
     }
 
@@ -353,15 +356,7 @@ impl Machine {
         if !self.probe.fresh && (needed == 0 || told < needed) {
             return None;
         }
-        // Only up to the newest round: how long a change of epochs takes here says nothing of the others.
-        let heard = |since: TimeMs| self.clock.entered_ms().saturating_sub(since);
-        let heard_ms = match self.probe.phase {
-            Phase::Proven { quiet_since: Some(since), .. } | Phase::Persisting { quiet_since: since, .. } => {
-                heard(since)
-            }
-            Phase::Proven { quiet_since: None, .. } | Phase::Asking | Phase::Done => 0,
-        };
-        Some(Fresh { doubt, heard_ms: self.probe.heard_ms.saturating_add(heard_ms) })
+        Some(Fresh { doubt, heard_ms: self.probe.heard_ms })
     }
 
     /// Round of the newest commit's leader: below it, no correct validator votes for that commit.
@@ -375,12 +370,12 @@ impl Machine {
         self.probe.doubt = Some(fresh.doubt);
         self.probe.fresh = true;
         self.probe.heard_ms = fresh.heard_ms;
-        self.probe.phase = Phase::Proven { floor: 0, quiet_since: None };
+        self.probe.phase = Phase::Proven { floor: 0, heard_to: None };
     }
 
     /// Signs again, once the floor is on the disk.
     pub(crate) fn on_floor_durable(&mut self, durable: Lsn) {
-        if let Phase::Persisting { floor, lsn, .. } = self.probe.phase
+        if let Phase::Persisting { floor, lsn } = self.probe.phase
             && lsn <= durable
         {
             self.probe.phase = Phase::Done;
