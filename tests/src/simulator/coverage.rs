@@ -116,7 +116,6 @@ marks! {
     SecondOfOlder: "second processes with a running validator's key, from an older copy of its disk",
     SecondEmpty: "second processes with a running validator's key, from an empty disk",
     SecondSawFirst: "second processes that came upon a block of the first",
-    SecondInNextEpoch: "epochs that a second process has entered",
     RangeUncertified: "ranges of commits taken though nobody certifies them",
     RunTwice: "seeds run twice with one trace",
 }

@@ -209,7 +209,6 @@ impl World<'_> {
         let next = machine.next_epoch(config, &start, now);
         let (next, effects) = next.map_err(|error| (Property::Survival, format!("second {key}: {error}")))?;
         *machine = next;
-        self.marks.hit(Mark::SecondInNextEpoch);
         for peer in (0..self.scenario.stakes.len()).filter(|peer| *peer != key) {
             let peer = AuthorIdx::try_from(peer).expect("few");
             self.after(0, Event::PeerUp { peer });
