@@ -12,7 +12,7 @@ use aurigraph_consensus::types::Slot;
 use aurigraph_consensus::validity::EpochContext;
 use aurigraph_consensus::{
     Alarm, AuthorIdx, BatchRef, Block, BlockCore, BlockRef, Certificate, CkptRef, Commit, CommitRef, CommittedBlock,
-    Committee, Config, EpochCert, Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, Round, SignedCore,
+    Committee, Config, EpochCert, Evidence, EvidenceKind, FaultKind, Machine, Message, Mode, Record, Round, SignedCore,
     StakeSet, Status,
 };
 use aurigraph_ledger::{CommitOutcome, Hash};
@@ -526,10 +526,16 @@ pub(crate) fn against_oracle(checks: &Checks, number: usize, node: &Node) -> Res
     let base = machine.config().base.index;
     let gc_depth = machine.config().params.gc_depth;
     let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None).after(base);
+    // The newest commit taken while catching up: a quorum has certified it, and the blocks here may not decide it yet.
+    let (mut catching_up, mut certified) = (false, 0);
     for (entry, block) in node.disk.entries.iter().zip(&node.disk.blocks) {
-        if let Entry::Record(record) = entry
-            && let Some(bytes) = record.block()
-        {
+        let Entry::Record(record) = entry else { continue };
+        match record {
+            Record::Mode { catching_up: now } => catching_up = *now,
+            Record::Commit(commit) if catching_up => certified = commit.header.index,
+            _ => {}
+        }
+        if let Some(bytes) = record.block() {
             let (of_epoch, reference) = block.ok_or_else(|| (Property::Integrity, "no block in the log".to_owned()))?;
             if of_epoch != epoch {
                 continue;
@@ -549,12 +555,8 @@ pub(crate) fn against_oracle(checks: &Checks, number: usize, node: &Node) -> Res
     let known = node.commits.len();
     let commits = || node.commits.range(base + 1..).map(|(_, commit)| commit);
     let last = node.commits.last_key_value().map_or(0, |(index, _)| *index);
-    // The blocks here may not decide yet what a quorum has certified; the leader's may have come before, by itself.
-    let catching_up = machine.status().mode == Mode::CatchUp;
-    let unchecked = |leader: &BlockRef| node.blocks.get(leader).is_some_and(|(_, checked)| !checked);
-    let certified = |commit: &&Arc<Commit>| catching_up || unchecked(&commit.header.leader);
-    let surplus = commits().skip(expected.len());
-    if known as u64 != last || !surplus.into_iter().all(|commit| certified(&commit)) {
+    let mut surplus = commits().skip(expected.len());
+    if known as u64 != last || surplus.any(|commit| commit.header.index > certified) {
         let detail = format!("{number} has {known} commits up to {last}, the oracle {}", expected.len());
         return broken(Property::Oracle, detail);
     }
