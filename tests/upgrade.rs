@@ -86,7 +86,7 @@ async fn two_releases_run_mixed_and_the_newer_rules_begin_for_all_at_once_or_not
     }
 
     // The third makes the quorum: the next epoch runs the newer version, and the one that cannot stops before it.
-    eventually("the newer version runs", WITHIN, || async { (runs(&cluster, 0).await.1 == 2).then_some(()) }).await;
+    eventually("the newer version runs", WITHIN, || async { (runs(&cluster, 0).await.1 == 3).then_some(()) }).await;
     eventually("the late one ends", WITHIN, || {
         let ended = cluster.exited(LATE);
         async move { ended }
@@ -94,7 +94,7 @@ async fn two_releases_run_mixed_and_the_newer_rules_begin_for_all_at_once_or_not
     .await;
     let said = cluster.last_line(LATE);
     assert!(
-        said.contains("protocol version 2") && said.contains("up to 1") && said.contains("needs an upgrade"),
+        said.contains("protocol version 3") && said.contains("up to 1") && said.contains("needs an upgrade"),
         "{said}"
     );
     let (first, _) = runs(&cluster, 0).await;
@@ -112,7 +112,7 @@ async fn two_releases_run_mixed_and_the_newer_rules_begin_for_all_at_once_or_not
     cluster.restart(LATE).await;
     let now = runs(&cluster, 0).await.0;
     wait_epoch(&cluster, LATE, now + 1).await;
-    assert_eq!((runs(&cluster, LATE).await.1, schema(&cluster, LATE).await), (2, before + 1));
+    assert_eq!((runs(&cluster, LATE).await.1, schema(&cluster, LATE).await), (3, before + 1));
     let reported = load.committed();
     load.stop().await;
     let height = cluster.wait_equal(&[0, 1, 2, LATE], WITHIN).await;

@@ -196,6 +196,7 @@ pub(crate) fn genesis_config(genesis: &Foundation, own: Option<AuthorIdx>) -> Co
         schedule_swap_percent: parameters.schedule_swap_percent,
         epoch_ms: parameters.epoch_ms,
         epoch_commits: parameters.epoch_commits,
+        evidence_epochs: parameters.staking.unbonding_epochs.into(),
     };
     config
 }

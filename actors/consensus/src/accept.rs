@@ -16,7 +16,7 @@ use crate::flush::{Flush, Lead};
 use crate::machine::{Checking, Machine};
 use crate::record::Record;
 use crate::suspend::Incoming;
-use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, Round, Ticket};
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, CommitRef, Epoch, Round, Signature, Ticket};
 use crate::validity::Invalid;
 
 /// Blocks with timestamps in the future that are held per author.
@@ -145,11 +145,17 @@ impl Machine {
         self.verify(reference, signature, Checking::Block { incoming, requested });
     }
 
-    pub(crate) fn verify(&mut self, block: BlockRef, signature: crate::types::Signature, checking: Checking) {
+    /// Has a signature of this epoch checked.
+    pub(crate) fn verify(&mut self, block: BlockRef, signature: Signature, checking: Checking) {
+        self.verify_of(self.config.epoch, block, signature, checking);
+    }
+
+    /// Has a signature checked under the author's key of the epoch that it was made in.
+    pub(crate) fn verify_of(&mut self, epoch: Epoch, block: BlockRef, signature: Signature, checking: Checking) {
         let ticket = self.ticket();
         self.checking.insert(ticket, checking);
         self.counters.signatures_checked += 1;
-        self.out.push(Effect::VerifySig { ticket, author: block.author, digest: block.digest, signature });
+        self.out.push(Effect::VerifySig { ticket, epoch, author: block.author, digest: block.digest, signature });
     }
 
     pub(crate) fn on_sig_checked(&mut self, ticket: Ticket, ok: bool) {

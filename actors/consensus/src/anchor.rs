@@ -10,24 +10,27 @@ use std::sync::Arc;
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::{Hash, h};
 
-use crate::block::{Block, EvidenceKind};
+use crate::block::{Accusation, Block, EvidenceKind};
 use crate::commit::CommitHeader;
 use crate::committee::{self, Committee};
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, EARLIER_EVIDENCE};
 use crate::epoch::{EpochBase, EpochTally};
 use crate::machine::Machine;
 use crate::reputation::Reputation;
 use crate::schedule::Schedule;
-use crate::snapshot::{ConsensusSnapshot, EvidenceState, read_accusation, read_ascending};
-use crate::types::{AuthorIdx, BlockRef, CommitIndex, Epoch, Round, Slot};
+use crate::snapshot::{ConsensusSnapshot, EvidenceState, read_accusation, read_ascending, write_accusation};
+use crate::types::{BlockRef, CommitIndex, Epoch, Round, Slot};
 use crate::validity::EpochContext;
 
 /// Commits from one anchor to the next, counted from the start of the epoch. Part of the protocol.
 pub const ANCHOR_EVERY: u64 = 64;
 /// Anchors whose states are kept in memory: a checkpoint is certified some seconds after its commit.
 pub const ANCHORS_KEPT: usize = 6;
-/// Version of the encoding.
-const VERSION: u8 = 1;
+/// Version of the encoding: that of protocol versions whose commits prove faults of their own epoch alone, whose epoch it
+/// does not repeat.
+const OWN_EPOCH: u8 = 1;
+/// The same from protocol version [`EARLIER_EVIDENCE`] on.
+const VERSION: u8 = 2;
 
 /// The newest anchor: what commits name. Zero before the first of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -64,7 +67,7 @@ pub struct OrderState {
     /// What the epoch's commits say of its end.
     pub tally: EpochTally,
     /// Faults that commits of this epoch have proven.
-    pub proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
+    pub proven: BTreeSet<Accusation>,
 }
 
 /// Why a state cannot be gone on from.
@@ -113,7 +116,8 @@ impl OrderState {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut w = Writer::new();
-        w.u8(VERSION).hash(&self.chain_id).u64(self.epoch).hash(&self.epoch_seed);
+        let format = format_of(self.version);
+        w.u8(format).hash(&self.chain_id).u64(self.epoch).hash(&self.epoch_seed);
         w.u64(self.base.index).u64(self.base.timestamp_ms).u16(self.version);
         self.last_commit.write(&mut w);
         w.varint(self.committed.len() as u64);
@@ -129,8 +133,13 @@ impl OrderState {
         self.reputation.write(&mut w);
         self.tally.write(&mut w);
         w.varint(self.proven.len() as u64);
-        for (author, kind) in &self.proven {
-            w.u16(*author).u8(kind.tag());
+        for accusation in &self.proven {
+            match format {
+                OWN_EPOCH => {
+                    w.u16(accusation.1).u8(accusation.2.tag());
+                }
+                _ => write_accusation(&mut w, accusation),
+            }
         }
         w.into_bytes()
     }
@@ -141,19 +150,23 @@ impl OrderState {
     /// If the bytes are none.
     pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
         let mut r = Reader::new(bytes);
-        match r.u8()? {
-            VERSION => {}
-            other => return Err(CodecError::Invalid { what: "version of the order's state", value: other.into() }),
-        }
+        let format = r.u8()?;
         let (chain_id, epoch, epoch_seed) = (r.hash()?, r.u64()?, r.hash()?);
         let (base, version) = (EpochBase { index: r.u64()?, timestamp_ms: r.u64()? }, r.u16()?);
+        if format != format_of(version) {
+            return Err(CodecError::Invalid { what: "version of the order's state", value: format.into() });
+        }
         let last_commit = CommitHeader::read(&mut r)?;
         let committed = read_ascending(&mut r, "committed blocks", BlockRef::read)?.into_iter().collect();
         let slots =
             read_ascending(&mut r, "delivered slots", |r| Ok((Slot { round: r.u32()?, author: r.u16()? }, r.hash()?)))?;
         let delivered = read_ascending(&mut r, "delivered batches", |r| Ok((r.hash()?, r.u32()?)))?;
         let (reputation, tally) = (Reputation::read(&mut r)?, EpochTally::read(&mut r)?);
-        let proven = read_ascending(&mut r, "proven faults", read_accusation)?.into_iter().collect();
+        let accusation = |r: &mut Reader<'_>| match format {
+            OWN_EPOCH => Ok((epoch, r.u16()?, EvidenceKind::read(r)?)),
+            _ => read_accusation(r),
+        };
+        let proven = read_ascending(&mut r, "proven faults", accusation)?.into_iter().collect();
         r.finish()?;
         Ok(Self {
             chain_id,
@@ -230,6 +243,11 @@ impl OrderState {
             anchor,
         }
     }
+}
+
+/// The encoding of the state in an epoch of this protocol version: digests of it stand in checkpoints.
+const fn format_of(version: u16) -> u8 {
+    if version < EARLIER_EVIDENCE { OWN_EPOCH } else { VERSION }
 }
 
 /// The digest of a state's canonical bytes.

@@ -189,6 +189,10 @@ pub fn conflict_digest(kind: EvidenceKind, a: &Hash, b: &Hash) -> Hash {
     h_parts("evidence", &[&[kind.tag()], a.as_bytes(), b.as_bytes()])
 }
 
+/// Whom evidence accuses of what: the epoch of the statements, the author's place in that epoch's committee, and in what
+/// they contradict each other. Evidence counts once for these.
+pub type Accusation = (Epoch, AuthorIdx, EvidenceKind);
+
 /// Two signed statements of one author that cannot both be honest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Evidence {
@@ -240,10 +244,10 @@ impl Evidence {
         Self { kind: EvidenceKind::ConflictingCommitVote, ..Self::equivocation(a, b) }
     }
 
-    /// Who signed both statements, and what contradicts itself in them: evidence counts once for these.
+    /// Who signed both statements in which epoch, and what contradicts itself in them.
     #[must_use]
-    pub const fn accusation(&self) -> (AuthorIdx, EvidenceKind) {
-        (self.a.core.author, self.kind)
+    pub const fn accusation(&self) -> Accusation {
+        (self.a.core.epoch, self.a.core.author, self.kind)
     }
 
     /// What the conflict is known by. Of the two statements alone: other signatures over the same are no other conflict.

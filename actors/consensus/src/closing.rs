@@ -13,7 +13,7 @@ use aurigraph_ledger::hash::Hash;
 use crate::block::{BlockCore, SignedCore};
 use crate::checkpoint::{Certified, Divergence};
 use crate::committee::StakeSet;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, evidence_from};
 use crate::epoch::{EpochBase, EpochCert, EpochStart};
 use crate::event::{Alarm, Effect, HaltReason, Offence};
 use crate::machine::{Checking, Machine};
@@ -323,7 +323,9 @@ impl Machine {
         let base = EpochBase { index: cert.commit.index, timestamp_ms: self.linearizer.last_ms() };
         let version = self.tally.end.as_ref()?.version;
         let floor = self.next_floor();
-        Some(EpochStart { epoch: self.config.epoch + 1, seed: cert.checkpoint.digest, base, version, floor, set })
+        let epoch = self.config.epoch + 1;
+        let evidence = self.evidence.carried(evidence_from(epoch, version, &self.config.params));
+        Some(EpochStart { epoch, seed: cert.checkpoint.digest, base, version, floor, set, evidence })
     }
 
     /// The machine of the next epoch; its effects append its first record. `config` is [`Config::at`] of
@@ -349,6 +351,7 @@ impl Machine {
         let stake = cert.stake(&self.ctx.committee);
         next.checkpoints.resume(Some(Certified { checkpoint: cert.checkpoint, stake }), None);
         next.append(Record::EpochStart(Arc::new(start.clone())), true);
+        next.evidence.carry(&start.evidence);
         next.proposer.floor = start.floor;
         next.probe.seed_nonce(now);
         if start.floor == SIGN_NOTHING && next.config.own.is_some() {

@@ -544,7 +544,7 @@ impl Cluster {
 
     fn execute_one(&mut self, node: usize, effect: Effect) {
         match effect {
-            Effect::VerifySig { ticket, author, digest, signature } => {
+            Effect::VerifySig { ticket, author, digest, signature, .. } => {
                 let ok = signature == stub_signature(author, &digest);
                 let delay = self.rng.next() % 2;
                 self.push(node, delay, Event::SigChecked { ticket, ok });
@@ -772,7 +772,8 @@ impl Cluster {
                 if block.core.epoch == machine.config().epoch {
                     oracle.insert(block.reference(), &block.parents);
                 }
-                let good = |e: &&Evidence| e.kind == EvidenceKind::Equivocation && is_signed(&e.a) && is_signed(&e.b);
+                let here = |e: &Evidence| e.kind == EvidenceKind::Equivocation && e.a.core.epoch == block.core.epoch;
+                let good = |e: &&Evidence| here(e) && is_signed(&e.a) && is_signed(&e.b);
                 for evidence in block.extras.evidence.iter().filter(good) {
                     oracle.accuse(block.reference(), evidence.a.core.author);
                 }

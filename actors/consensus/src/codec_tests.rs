@@ -3,10 +3,10 @@
 
 use aurigraph_ledger::hash::{Hash, h};
 
-use crate::anchor::Anchor;
+use crate::anchor::{Anchor, OrderState};
 use crate::block::{Block, BlockCore, Evidence, EvidenceKind};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, FaultKind, ProvenFault, blocks_root};
-use crate::config::{CORE_LEN, Config, MAX_BLOCK_BYTES, MAX_RANGE_BLOCK_BYTES, SIGNED_CORE_LEN};
+use crate::config::{CORE_LEN, Config, EARLIER_EVIDENCE, MAX_BLOCK_BYTES, MAX_RANGE_BLOCK_BYTES, SIGNED_CORE_LEN};
 use crate::epoch::{EpochBase, EpochCert, EpochEnd, EpochStart, EpochTally};
 use crate::message::{CommitRange, Message, RoundProof};
 use crate::record::Record;
@@ -51,8 +51,9 @@ fn commit() -> Commit {
         schedule_digest: Hash([6; 32]),
         last_decided: LeaderSlot { round: 8, offset: 0, author: 0 },
     };
-    let fault = |author, kind| ProvenFault { author, kind, reporter: 2, digest: Hash([5; 32]) };
+    let fault = |author, kind| ProvenFault { epoch: 7, author, kind, reporter: 2, digest: Hash([5; 32]) };
     let faults = vec![
+        ProvenFault { epoch: 6, ..fault(1, FaultKind::Equivocation) },
         fault(1, FaultKind::Equivocation),
         fault(1, FaultKind::ConflictingCommitVote),
         fault(3, FaultKind::Downtime),
@@ -90,13 +91,38 @@ fn snapshot() -> ConsensusSnapshot {
             supports: vec![(7, 1), (0, 0), (8, 2)],
             end: Some(EpochEnd { delivered: vec![3, 0, 9], version: 1 }),
         },
-        proven: [(0, EvidenceKind::Equivocation), (0, EvidenceKind::ConflictingAttestation)].into(),
+        proven: [(0, 3, EvidenceKind::Equivocation), (1, 0, EvidenceKind::ConflictingAttestation)].into(),
         evidence: EvidenceState {
             pending: block().extras.evidence,
-            included: [((1, EvidenceKind::Equivocation), 8)].into(),
+            included: [((0, 1, EvidenceKind::Equivocation), 8)].into(),
             verdicts: [(Hash([2; 32]), (8, true)), (Hash([3; 32]), (7, false))].into(),
         },
         anchor: Anchor { index: 4, digest: Hash([8; 32]) },
+    }
+}
+
+/// The order's state in an epoch of this protocol version.
+fn order_state(version: u16) -> OrderState {
+    let ConsensusSnapshot { chain_id, last_commit, committed, slots, delivered, reputation, tally, mut proven, .. } =
+        snapshot();
+    if version < EARLIER_EVIDENCE {
+        proven = proven.into_iter().map(|(_, author, kind)| (7, author, kind)).collect();
+    }
+    let last_commit = last_commit.expect("there is one");
+    let (epoch, epoch_seed, base) = (7, Hash([4; 32]), EpochBase { index: 5, timestamp_ms: 900 });
+    OrderState {
+        chain_id,
+        epoch,
+        epoch_seed,
+        base,
+        version,
+        last_commit,
+        committed,
+        slots,
+        delivered,
+        reputation,
+        tally,
+        proven,
     }
 }
 
@@ -108,7 +134,8 @@ fn epoch_cert() -> EpochCert {
 
 fn epoch_start() -> EpochStart {
     let base = EpochBase { index: 5, timestamp_ms: 900 };
-    EpochStart { epoch: 4, seed: Hash([4; 32]), base, version: 1, floor: 0, set: vec![1, 2, 3] }
+    let evidence = block().extras.evidence;
+    EpochStart { epoch: 4, seed: Hash([4; 32]), base, version: 1, floor: 0, set: vec![1, 2, 3], evidence }
 }
 
 fn messages() -> Vec<Message> {
@@ -189,6 +216,11 @@ fn blocks_have_one_wire_form() {
 fn commits_snapshots_messages_and_records_have_one_form() {
     identity_under_mutation(3, &commit().encode(), |b| Commit::decode(b).ok().map(|c| c.encode()));
     identity_under_mutation(4, &snapshot().encode(), |b| ConsensusSnapshot::decode(b).ok().map(|s| s.encode()));
+    for version in [EARLIER_EVIDENCE - 1, EARLIER_EVIDENCE] {
+        let state = order_state(version);
+        assert_eq!(OrderState::decode(&state.encode()), Ok(state.clone()));
+        identity_under_mutation(7, &state.encode(), |b| OrderState::decode(b).ok().map(|s| s.encode()));
+    }
     for message in messages() {
         let bytes = message.encode();
         assert_eq!(Message::decode(&bytes), Ok(message));
@@ -256,11 +288,13 @@ fn the_bytes_never_change_unnoticed() {
     found.extend(records().iter().map(|r| golden(&r.encode())));
     found.push(block().core.digest().to_string()[..18].to_owned());
     found.push(commit().header.digest().to_string()[..18].to_owned());
+    found.push(golden(&order_state(EARLIER_EVIDENCE - 1).encode()));
+    found.push(golden(&order_state(EARLIER_EVIDENCE).encode()));
     let expected = [
         "0x92c553655d5a40ad",
         "0xb139138058648b98",
-        "0x894473a86946ec43",
-        "0x0d931023d814c8aa",
+        "0x2869d9accd78562c",
+        "0x353c441b018ec6bf",
         "0x98d5be445e599054",
         "0x0ada7b3be7b56feb",
         "0x0b8f53f5f409a4fb",
@@ -276,17 +310,19 @@ fn the_bytes_never_change_unnoticed() {
         "0xacc05c27643e1931",
         "0x98d5be445e599054",
         "0xb19055f4281195cb",
-        "0xc0d5f9532a48c587",
+        "0x0bb6e7067f2c4edb",
         "0x2f7cedc7ba021e49",
-        "0xed8c69a1a0c97ee6",
+        "0x25dc3f83b79ec47b",
         "0x05874ad24b45c922",
-        "0x9ec4609dd40de32e",
+        "0xa0862e7e4fb0a1a2",
         "0x296292a674e9985d",
         "0xb53b827a7c780334",
         "0xe3e4d4e9b576b7b3",
         "0x49a2f75a18084460",
         "0x936c8d901a00b6eb",
         "0x730a8a92101e6c06",
+        "0xc332d661c8ac6516",
+        "0xbf7ccf4bf64836db",
     ];
     assert_eq!(found, expected);
 }

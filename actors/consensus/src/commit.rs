@@ -133,12 +133,14 @@ impl FaultKind {
 /// A fault that a commit proves: a function of the commits, equal on all nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ProvenFault {
-    /// Who is at fault.
+    /// The epoch of the fault: the commit's, or one before it.
+    pub epoch: Epoch,
+    /// Who is at fault: a place in that epoch's committee.
     pub author: AuthorIdx,
     /// What it did.
     pub kind: FaultKind,
     /// The author of the first delivered block that carries the evidence. The author at fault itself where no block
-    /// needs to: what the order of blocks shows by itself is nobody's merit.
+    /// needs to: what the order of blocks shows by itself is nobody's merit. A place in the committee of the commit's epoch.
     pub reporter: AuthorIdx,
     /// What the conflict is known by: [`crate::Evidence::digest`].
     pub digest: Hash,
@@ -149,17 +151,18 @@ impl ProvenFault {
     #[must_use]
     pub fn downtime(epoch: Epoch, index: CommitIndex, author: AuthorIdx) -> Self {
         let parts: [&[u8]; 3] = [&epoch.to_le_bytes(), &index.to_le_bytes(), &author.to_le_bytes()];
-        Self { author, kind: FaultKind::Downtime, reporter: author, digest: h_parts("downtime", &parts) }
+        Self { epoch, author, kind: FaultKind::Downtime, reporter: author, digest: h_parts("downtime", &parts) }
     }
 }
 
 impl ProvenFault {
     fn write(&self, w: &mut Writer) {
-        w.u16(self.author).u8(self.kind.tag()).u16(self.reporter).hash(&self.digest);
+        w.u64(self.epoch).u16(self.author).u8(self.kind.tag()).u16(self.reporter).hash(&self.digest);
     }
 
     fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        Ok(Self { author: r.u16()?, kind: FaultKind::read(r)?, reporter: r.u16()?, digest: r.hash()? })
+        let (epoch, author, kind) = (r.u64()?, r.u16()?, FaultKind::read(r)?);
+        Ok(Self { epoch, author, kind, reporter: r.u16()?, digest: r.hash()? })
     }
 }
 
@@ -172,8 +175,8 @@ pub struct Commit {
     pub blocks: Vec<CommittedBlock>,
     /// That it is its epoch's last. Not covered by the digest: it follows from the commits.
     pub epoch_end: Option<EpochEnd>,
-    /// The faults that it proves, in the order of their blocks: each (author, kind) once in an epoch, but for downtime, which
-    /// comes last and may come again.
+    /// The faults that it proves, in the order of their blocks: each (epoch of the fault, author, kind) once in the commits
+    /// of an epoch, but for downtime, which comes last and may come again. Execution counts each once for ever.
     pub faults: Vec<ProvenFault>,
     /// Digest of the order's state at the newest anchor, this commit or one before it; zero before the first of an epoch.
     /// Not covered by the digest: it follows from the commits, and checkpoints carry it.

@@ -39,8 +39,15 @@ pub const MAX_RANGE_HEADERS: usize = 128;
 pub const MAX_RANGE_BLOCK_BYTES: usize = 4 * 1024 * 1024;
 /// Most blocks in one commit that are decoded: a long undecided stretch of a large epoch fits many times.
 pub const MAX_COMMIT_BLOCKS: usize = 1 << 22;
-/// Most faults that one commit proves: every validator of every kind.
-pub const MAX_COMMIT_FAULTS: usize = 4 * MAX_VALIDATORS;
+/// The first protocol version in which blocks carry evidence of epochs before their own.
+pub const EARLIER_EVIDENCE: u16 = 3;
+/// Most epochs before a block's own of which it may carry evidence; a longer unbonding period counts as this long.
+pub const MAX_EVIDENCE_EPOCHS: u16 = 256;
+/// Most faults that one commit proves: every validator of every kind, in every epoch that evidence is taken of.
+pub const MAX_COMMIT_FAULTS: usize = 4 * MAX_VALIDATORS * (1 + MAX_EVIDENCE_EPOCHS as usize);
+/// Most pieces of unproven evidence that are taken along into the next epoch, the newest: three kinds for each validator
+/// of one, some 3.7 MB.
+pub const MAX_CARRIED_EVIDENCE: usize = 3 * MAX_VALIDATORS;
 
 /// Parameters that all validators of an epoch share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +64,9 @@ pub struct EpochParams {
     pub epoch_ms: TimeMs,
     /// The epoch ends with this many commits at the latest; 0 for no bound.
     pub epoch_commits: u64,
+    /// Evidence of this many epochs before the running one still counts: the unbonding period, in which stake answers for
+    /// it (consensus.md 8.1). At most [`MAX_EVIDENCE_EPOCHS`] are used, and none before version [`EARLIER_EVIDENCE`].
+    pub evidence_epochs: u64,
 }
 
 /// When to propose (consensus.md 4.5). Local.
@@ -164,6 +174,7 @@ impl Config {
                 schedule_swap_percent: 20,
                 epoch_ms: 0,
                 epoch_commits: 0,
+                evidence_epochs: 21,
             },
             pacing: Pacing {
                 t_leader_initial_ms: 300,
@@ -195,6 +206,18 @@ impl Config {
             pipelining: true,
         }
     }
+
+    /// The oldest epoch of which a block of this one may carry evidence.
+    #[must_use]
+    pub fn evidence_from(&self) -> Epoch {
+        evidence_from(self.epoch, self.version, &self.params)
+    }
+}
+
+/// The oldest epoch of which blocks of an epoch that runs this protocol version may carry evidence.
+pub(crate) fn evidence_from(epoch: Epoch, version: u16, params: &EpochParams) -> Epoch {
+    let epochs = if version >= EARLIER_EVIDENCE { params.evidence_epochs.min(MAX_EVIDENCE_EPOCHS.into()) } else { 0 };
+    epoch.saturating_sub(epochs)
 }
 
 /// Why a configuration cannot run.

@@ -5,9 +5,9 @@
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::SignedCore;
+use crate::block::{Evidence, SignedCore};
 use crate::committee::{Committee, StakeSet};
-use crate::config::{Config, EpochParams, MAX_VALIDATORS};
+use crate::config::{Config, EpochParams, MAX_CARRIED_EVIDENCE, MAX_VALIDATORS};
 use crate::types::{AuthorIdx, CkptRef, CommitIndex, CommitRef, Epoch, Round, Stake, TimeMs};
 
 /// Most bytes of the encoded validator set that an epoch's first record carries: 128 validators with two keys each.
@@ -258,23 +258,29 @@ pub struct EpochStart {
     pub floor: Round,
     /// The validators, as the driver writes them; the machine does not look inside.
     pub set: Vec<u8>,
+    /// Evidence that this node has found in earlier epochs and no commit has proven, ascending by accusation: it goes into
+    /// blocks of this one. At most [`MAX_CARRIED_EVIDENCE`].
+    pub evidence: Vec<Evidence>,
 }
 
 impl EpochStart {
     pub(crate) fn write(&self, w: &mut Writer) {
         w.u64(self.epoch).hash(&self.seed).u64(self.base.index).u64(self.base.timestamp_ms).u16(self.version);
-        w.u32(self.floor).bytes(&self.set);
+        w.u32(self.floor).bytes(&self.set).varint(self.evidence.len() as u64);
+        self.evidence.iter().for_each(|evidence| evidence.write(w));
     }
 
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
-        Ok(Self {
-            epoch: r.u64()?,
-            seed: r.hash()?,
-            base: EpochBase { index: r.u64()?, timestamp_ms: r.u64()? },
-            version: r.u16()?,
-            floor: r.u32()?,
-            set: r.bytes("validator set", MAX_SET_BYTES)?.to_vec(),
-        })
+        let (epoch, seed) = (r.u64()?, r.hash()?);
+        let base = EpochBase { index: r.u64()?, timestamp_ms: r.u64()? };
+        let (version, floor) = (r.u16()?, r.u32()?);
+        let set = r.bytes("validator set", MAX_SET_BYTES)?.to_vec();
+        let count = r.varint_max("evidence of earlier epochs", MAX_CARRIED_EVIDENCE as u64)?;
+        let evidence = (0..count).map(|_| Evidence::read(r)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(at) = evidence.windows(2).position(|pair| pair[0].accusation() >= pair[1].accusation()) {
+            return Err(CodecError::Invalid { what: "evidence of earlier epochs", value: at as u64 });
+        }
+        Ok(Self { epoch, seed, base, version, floor, set, evidence })
     }
 }
 

@@ -107,7 +107,10 @@ pub enum Effect {
     VerifySig {
         /// Comes back in the answer.
         ticket: Ticket,
-        /// Whose key.
+        /// In which epoch it was signed: the running one, or one before it for evidence. No signature is good under the key
+        /// of an author that this epoch had not.
+        epoch: Epoch,
+        /// Whose key, by its place in that epoch's committee.
         author: AuthorIdx,
         /// Digest of the block's core.
         digest: Hash,

@@ -9,15 +9,15 @@ use std::sync::Arc;
 
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::{Block, BlockCore, Evidence, EvidenceKind, SignedCore};
+use crate::block::{Accusation, Block, BlockCore, Evidence, EvidenceKind, SignedCore};
 use crate::commit::{FaultKind, ProvenFault};
-use crate::config::MAX_EVIDENCE;
+use crate::config::{MAX_CARRIED_EVIDENCE, MAX_EVIDENCE};
 use crate::event::Effect;
 use crate::machine::{Checking, Machine};
 use crate::record::Record;
 use crate::snapshot::EvidenceState;
 use crate::suspend::Incoming;
-use crate::types::{AuthorIdx, BlockRef, CommitIndex, Round, Slot};
+use crate::types::{AuthorIdx, BlockRef, CommitIndex, Epoch, Round, Slot};
 
 /// Commits for which an author's votes are remembered.
 const VOTES: usize = 32;
@@ -54,8 +54,8 @@ struct Judging {
     round: Round,
 }
 
-/// What is known of contradictions in this epoch. Bounded by validators and kinds, and by the blocks above garbage
-/// collection.
+/// What is known of contradictions in this epoch, and of unproven ones in those before. Bounded by validators and kinds, by
+/// [`MAX_CARRIED_EVIDENCE`], and by the blocks above garbage collection.
 #[derive(Debug, Default)]
 pub(crate) struct EvidencePool {
     /// First checked statement of each slot above the garbage-collection round.
@@ -66,10 +66,10 @@ pub(crate) struct EvidencePool {
     twins: BTreeSet<Slot>,
     /// First checked statement with each commit vote: by author, then by commit.
     votes: BTreeMap<AuthorIdx, BTreeMap<CommitIndex, Statement>>,
-    /// Found here and not proven yet.
-    pending: BTreeMap<(AuthorIdx, EvidenceKind), Evidence>,
+    /// Found here, in this epoch or before, and not proven yet.
+    pending: BTreeMap<Accusation, Evidence>,
     /// Round of the own block that carries it.
-    included: BTreeMap<(AuthorIdx, EvidenceKind), Round>,
+    included: BTreeMap<Accusation, Round>,
     /// By the digest of the proof, with the highest round of a block that carries it.
     verdicts: BTreeMap<Hash, (Round, bool)>,
     judging: BTreeMap<Hash, Judging>,
@@ -105,16 +105,29 @@ impl EvidencePool {
 
     /// A commit has proven it.
     pub(crate) fn proven_fault(&mut self, fault: &ProvenFault) {
-        let settled = |(author, kind): &(AuthorIdx, EvidenceKind)| {
-            *author == fault.author && FaultKind::from(*kind) == fault.kind
+        let settled = |(epoch, author, kind): &Accusation| {
+            (*epoch, *author) == (fault.epoch, fault.author) && FaultKind::from(*kind) == fault.kind
         };
         self.pending.retain(|accusation, _| !settled(accusation));
         self.included.retain(|accusation, _| !settled(accusation));
     }
 
-    /// An own block carries an equivocation of this author.
-    fn has_reported(&self, author: AuthorIdx) -> bool {
-        self.included.contains_key(&(author, EvidenceKind::Equivocation))
+    /// An own block carries an equivocation of this author in this epoch.
+    fn has_reported(&self, epoch: Epoch, author: AuthorIdx) -> bool {
+        self.included.contains_key(&(epoch, author, EvidenceKind::Equivocation))
+    }
+
+    /// What goes over the end of the epoch: all that no commit has proven and that still counts, the newest if it is too
+    /// much. Ascending by accusation.
+    pub(crate) fn carried(&self, from: Epoch) -> Vec<Evidence> {
+        let open = self.pending.values().filter(|evidence| evidence.a.core.epoch >= from);
+        let excess = open.clone().count().saturating_sub(MAX_CARRIED_EVIDENCE);
+        open.skip(excess).cloned().collect()
+    }
+
+    /// Takes over what an epoch's first record carries.
+    pub(crate) fn carry(&mut self, evidence: &[Evidence]) {
+        self.pending.extend(evidence.iter().map(|evidence| (evidence.accusation(), evidence.clone())));
     }
 
     pub(crate) fn advance_gc(&mut self, gc_round: Round) {
@@ -195,17 +208,17 @@ impl Machine {
     /// Whether evidence of this is worth making. Nobody accuses itself: an own statement that is not in the log is another
     /// process's or a disk's (consensus.md 9.3).
     pub(crate) fn is_news(&self, author: AuthorIdx, kind: EvidenceKind) -> bool {
-        let known = self.evidence.pending.contains_key(&(author, kind));
-        self.config.own != Some(author) && !known && !self.linearizer.proven().contains(&(author, kind))
+        let known = self.evidence.pending.contains_key(&(self.config.epoch, author, kind));
+        self.config.own != Some(author) && !known && !self.linearizer.has_proven(author, kind)
     }
 
-    /// Keeps evidence until a commit proves it. Both signatures are good.
+    /// Keeps evidence of this epoch until a commit proves it, also one of a later epoch. Both signatures are good.
     pub(crate) fn accuse(&mut self, evidence: Evidence) {
-        let (author, kind) = evidence.accusation();
+        let (_, author, kind) = evidence.accusation();
         if !self.is_news(author, kind) {
             return;
         }
-        self.evidence.pending.insert((author, kind), evidence.clone());
+        self.evidence.pending.insert(evidence.accusation(), evidence.clone());
         if !self.replaying {
             self.append(Record::Evidence(Box::new(evidence.clone())), false);
             self.out.push(Effect::Evidence(Box::new(evidence)));
@@ -275,7 +288,8 @@ impl Machine {
             peer.bucket.owe(now, 2, rate);
         }
         for signed in [&evidence.a, &evidence.b] {
-            self.verify(signed.core.reference(), signed.signature.clone(), Checking::Evidence { proof });
+            let (block, signature) = (signed.core.reference(), signed.signature.clone());
+            self.verify_of(signed.core.epoch, block, signature, Checking::Evidence { proof });
         }
     }
 
@@ -318,6 +332,7 @@ impl Machine {
     /// Whether own blocks leave this author's blocks out (consensus.md 3.4): its equivocation is proven, or stands in an
     /// own block, from which the others learn of it.
     pub(crate) fn is_shunned(&self, author: AuthorIdx) -> bool {
-        self.evidence.has_reported(author) || self.linearizer.proven().contains(&(author, EvidenceKind::Equivocation))
+        let kind = EvidenceKind::Equivocation;
+        self.evidence.has_reported(self.config.epoch, author) || self.linearizer.has_proven(author, kind)
     }
 }

@@ -223,7 +223,7 @@ fn a_commit_proves_what_is_signed_and_nothing_else_and_names_the_first_carrier()
         blocks.flatten().position(|committed| committed.block == block.reference()).expect("ordered")
     };
     let reporter = if first(&made[0]) < first(&made[2]) { 1 } else { 3 };
-    let expected = ProvenFault { author: 2, kind: FaultKind::Equivocation, reporter, digest: good.digest() };
+    let expected = ProvenFault { epoch: 0, author: 2, kind: FaultKind::Equivocation, reporter, digest: good.digest() };
     assert_eq!(found, [expected]);
     assert_eq!(one.machine.status().shunned, [2]);
     // The verdicts are in the log, before the blocks that need them: a replay comes to the same.
@@ -351,7 +351,7 @@ fn evidence_in_an_own_block_that_is_collected_unordered_is_reported_again() {
     assert!(machine.evidence.to_report().is_empty());
     machine.evidence.advance_gc(5);
     assert_eq!(machine.evidence.to_report(), fresh);
-    assert_eq!(fresh[0].accusation(), (2, EvidenceKind::Equivocation));
+    assert_eq!(fresh[0].accusation(), (0, 2, EvidenceKind::Equivocation));
 }
 
 fn genesis_by(config: &crate::config::Config, author: u16) -> Vec<BlockRef> {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aurigraph_ledger::hash::{Hash, h_parts};
 
-use crate::block::{Evidence, EvidenceKind, conflict_digest};
+use crate::block::{Accusation, Evidence, EvidenceKind, conflict_digest};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, ProvenFault, blocks_root};
 use crate::committee::Committee;
 use crate::event::HaltReason;
@@ -31,7 +31,7 @@ pub struct Linearizer {
     committed: BTreeSet<BlockRef>,
     slots: BTreeMap<Slot, Hash>,
     delivered: BTreeMap<Hash, Round>,
-    proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
+    proven: BTreeSet<Accusation>,
 }
 
 /// What makes a commit.
@@ -82,7 +82,7 @@ impl Linearizer {
         committed: BTreeSet<BlockRef>,
         slots: BTreeMap<Slot, Hash>,
         delivered: BTreeMap<Hash, Round>,
-        proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
+        proven: BTreeSet<Accusation>,
     ) {
         if let Some(header) = &last {
             self.last_ref = header.reference();
@@ -149,10 +149,17 @@ impl Linearizer {
         &self.delivered
     }
 
-    /// The faults that commits of this epoch prove: more evidence of one of them does nothing.
+    /// The faults, of this epoch and earlier ones, that commits of this epoch prove: more evidence of one of them does
+    /// nothing.
     #[must_use]
-    pub const fn proven(&self) -> &BTreeSet<(AuthorIdx, EvidenceKind)> {
+    pub const fn proven(&self) -> &BTreeSet<Accusation> {
         &self.proven
+    }
+
+    /// Whether a commit of this epoch proves this fault of it.
+    #[must_use]
+    pub fn has_proven(&self, author: AuthorIdx, kind: EvidenceKind) -> bool {
+        self.proven.contains(&(self.epoch, author, kind))
     }
 
     /// Makes the commit of a decided leader. `verdict` tells whether the signatures of carried evidence are good: a
@@ -206,7 +213,7 @@ impl Linearizer {
     fn prove_twin(&mut self, twin: BlockRef) -> Option<ProvenFault> {
         let owner = self.slots.get(&twin.slot())?;
         let digest = conflict_digest(EvidenceKind::Equivocation, owner, &twin.digest);
-        self.prove(twin.author, EvidenceKind::Equivocation, twin.author, digest)
+        self.prove((self.epoch, twin.author, EvidenceKind::Equivocation), twin.author, digest)
     }
 
     /// What the evidence in a delivered block proves that was not proven before.
@@ -219,25 +226,20 @@ impl Linearizer {
     ) -> Result<(), HaltReason> {
         let Some(stored) = store.get(&carrier) else { return Ok(()) };
         for evidence in &stored.block.extras.evidence {
-            let (author, kind) = evidence.accusation();
-            if self.proven.contains(&(author, kind)) {
+            let accusation = evidence.accusation();
+            if self.proven.contains(&accusation) {
                 continue;
             }
             if verdict(evidence).ok_or(HaltReason::MissingVerdict { block: carrier })? {
-                faults.extend(self.prove(author, kind, carrier.author, evidence.digest()));
+                faults.extend(self.prove(accusation, carrier.author, evidence.digest()));
             }
         }
         Ok(())
     }
 
-    fn prove(
-        &mut self,
-        author: AuthorIdx,
-        kind: EvidenceKind,
-        reporter: AuthorIdx,
-        digest: Hash,
-    ) -> Option<ProvenFault> {
-        self.proven.insert((author, kind)).then(|| ProvenFault { author, kind: kind.into(), reporter, digest })
+    fn prove(&mut self, accusation: Accusation, reporter: AuthorIdx, digest: Hash) -> Option<ProvenFault> {
+        let (epoch, author, kind) = accusation;
+        self.proven.insert(accusation).then(|| ProvenFault { epoch, author, kind: kind.into(), reporter, digest })
     }
 
     fn finish(&mut self, header: &CommitHeader, refs: Vec<BlockRef>) {

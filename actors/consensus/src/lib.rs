@@ -86,6 +86,8 @@ mod cluster;
 #[cfg(test)]
 mod codec_tests;
 #[cfg(test)]
+mod earlier_evidence_tests;
+#[cfg(test)]
 mod epoch_tests;
 #[cfg(test)]
 mod evidence_tests;
@@ -129,7 +131,7 @@ mod uncertified_tests;
 mod vectors;
 
 pub use anchor::{Anchor, OrderState, OrderStateError};
-pub use block::{Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
+pub use block::{Accusation, Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
 pub use certificate::Certificate;
 pub use checkpoint::{Certified, Checkpoints, Divergence};
 pub use closing::EpochError;

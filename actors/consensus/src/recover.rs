@@ -215,6 +215,7 @@ impl Machine {
             replay.in_epoch = true;
             replay.floor_known = true;
             self.proposer.floor = start.floor;
+            self.evidence.carry(&start.evidence);
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 
 use aurigraph_ledger::hash::{Hash, h_parts};
 
-use crate::commit::FaultKind;
+use crate::commit::{FaultKind, ProvenFault};
 use crate::committee::Committee;
 use crate::config::Config;
 use crate::flush::Flush;
@@ -157,7 +157,9 @@ impl Schedule {
     pub fn on_commit(&mut self, committee: &Committee, store: &Store, flush: &Flush) -> Option<Vec<AuthorIdx>> {
         let header = &flush.commit.header;
         let state = &mut self.reputation;
-        let equivocations = flush.commit.faults.iter().filter(|fault| fault.kind == FaultKind::Equivocation);
+        // One of an earlier epoch is the business of the validator set: there the index was perhaps another's.
+        let here = |fault: &&ProvenFault| fault.kind == FaultKind::Equivocation && fault.epoch == header.epoch;
+        let equivocations = flush.commit.faults.iter().filter(here);
         state.equivocators.extend(equivocations.map(|fault| fault.author));
         for committed in flush.commit.blocks.iter().filter(|committed| !flush.twins.contains(&committed.block)) {
             let block = committed.block;

@@ -6,19 +6,20 @@ use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
 use crate::anchor::Anchor;
-use crate::block::{Evidence, EvidenceKind};
+use crate::block::{Accusation, Evidence, EvidenceKind};
 use crate::commit::CommitHeader;
 use crate::config::MAX_COMMIT_FAULTS;
 use crate::epoch::EpochTally;
 use crate::reputation::Reputation;
-use crate::types::{AuthorIdx, BlockRef, Epoch, LeaderSlot, Round, Slot};
+use crate::types::{BlockRef, Epoch, LeaderSlot, Round, Slot};
 
 /// Most entries of each list in a snapshot: bounds the memory that a corrupt record can ask for.
 const MAX_ENTRIES: u64 = 4_000_000;
 
 /// Version of the encoding. Version 1 had no schedule state, version 2 knew of no epochs, version 3 of no evidence,
-/// version 4 of no presence, version 5 of no anchors: such logs give other commits now, so they are refused.
-const VERSION: u8 = 6;
+/// version 4 of no presence, version 5 of no anchors, version 6 of no evidence of earlier epochs: such logs give other
+/// commits now, so they are refused.
+const VERSION: u8 = 7;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ pub struct ConsensusSnapshot {
     /// What the epoch's commits say of its end.
     pub tally: EpochTally,
     /// Faults that commits of this epoch have proven.
-    pub proven: BTreeSet<(AuthorIdx, EvidenceKind)>,
+    pub proven: BTreeSet<Accusation>,
     /// Evidence found here that no commit has proven.
     pub evidence: EvidenceState,
     /// The newest anchor, which the next commits name.
@@ -60,10 +61,10 @@ pub struct ConsensusSnapshot {
 /// The part of a snapshot that is about evidence.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct EvidenceState {
-    /// Found here, ascending by accused and kind.
+    /// Found here, in this epoch or before, ascending by accusation.
     pub pending: Vec<Evidence>,
     /// Round of the own block that carries it.
-    pub included: BTreeMap<(AuthorIdx, EvidenceKind), Round>,
+    pub included: BTreeMap<Accusation, Round>,
     /// Verdicts on evidence in blocks above `gc_round`, by [`Evidence::proof_digest`], with the highest such round.
     pub verdicts: BTreeMap<Hash, (Round, bool)>,
 }
@@ -73,8 +74,9 @@ impl EvidenceState {
         w.varint(self.pending.len() as u64);
         self.pending.iter().for_each(|evidence| evidence.write(w));
         w.varint(self.included.len() as u64);
-        for ((author, kind), round) in &self.included {
-            w.u16(*author).u8(kind.tag()).u32(*round);
+        for (accusation, round) in &self.included {
+            write_accusation(w, accusation);
+            w.u32(*round);
         }
         w.varint(self.verdicts.len() as u64);
         for (proof, (round, ok)) in &self.verdicts {
@@ -94,8 +96,12 @@ impl EvidenceState {
     }
 }
 
-pub(crate) fn read_accusation(r: &mut Reader<'_>) -> Result<(AuthorIdx, EvidenceKind), CodecError> {
-    Ok((r.u16()?, EvidenceKind::read(r)?))
+pub(crate) fn write_accusation(w: &mut Writer, (epoch, author, kind): &Accusation) {
+    w.u64(*epoch).u16(*author).u8(kind.tag());
+}
+
+pub(crate) fn read_accusation(r: &mut Reader<'_>) -> Result<Accusation, CodecError> {
+    Ok((r.u64()?, r.u16()?, EvidenceKind::read(r)?))
 }
 
 impl ConsensusSnapshot {
@@ -165,9 +171,7 @@ impl ConsensusSnapshot {
         self.reputation.write(w);
         self.tally.write(w);
         w.varint(self.proven.len() as u64);
-        for (author, kind) in &self.proven {
-            w.u16(*author).u8(kind.tag());
-        }
+        self.proven.iter().for_each(|accusation| write_accusation(w, accusation));
         self.evidence.write(w);
         w.u64(self.anchor.index).hash(&self.anchor.digest);
     }
@@ -175,7 +179,7 @@ impl ConsensusSnapshot {
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
         if version != VERSION {
-            let what = "version of the consensus snapshot (this program reads version 6)";
+            let what = "version of the consensus snapshot (this program reads version 7)";
             return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);

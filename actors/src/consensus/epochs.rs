@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aurigraph_consensus::{Certificate, CkptRef, Epoch, EpochCert, EpochStart, Event, Record as LogRecord};
 use aurigraph_ledger::{Checkpoint, FIRST_PROTOCOL_VERSION};
 use aurigraph_runtime::{ActorError, Context};
+use bytes::Bytes;
 
 use super::attestation;
 use super::messages::ValidatorMsg;
@@ -39,6 +40,20 @@ pub(crate) fn of_epoch(
     let Some(start) = start_of(journal, epoch)? else { return Ok(None) };
     let validators = decode_set(&start.set).map_err(|error| format!("the validators of epoch {epoch}: {error}"))?;
     Ok(Some(Members::of(settings, epoch, Some(start), &validators)))
+}
+
+/// The consensus keys of an epoch's validators, by their index in it. The log has the validators of every epoch since the
+/// first: those that this node has come to, those that a snapshot proves itself by, and a pruned log's base.
+pub(super) fn consensus_keys(node: &NodeContext, epoch: Epoch) -> Result<Vec<Bytes>, ActorError> {
+    if epoch == 0 {
+        let members = Members::of_genesis(&node.settings);
+        return Ok(members.validators.into_iter().map(|validator| validator.consensus_key).collect());
+    }
+    let set = node.journal.get(RecordKind::ValidatorSet, &Record::index_key(epoch))?;
+    let missing = || format!("the validators of epoch {epoch} are not in the log: evidence of it cannot be checked");
+    let set = decode_set(&set.ok_or_else(missing)?);
+    let listed = set.map_err(|error| format!("the validators of epoch {epoch}: {error}"))?;
+    Ok(listed.into_iter().map(|validator| Bytes::from(validator.consensus_key)).collect())
 }
 
 /// The protocol version of an epoch that the log has started.

@@ -4,13 +4,13 @@
 //! rebuilt from the journal alone. When the journal restarts while appends are outstanding, nobody knows which of them
 //! were written, so the validator fails and rebuilds itself from what is in the log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aurigraph_consensus::{
-    Alarm, AuthorIdx, BatchRef, Effect, Event, Evidence, HaltReason, Lane, Machine, Message, Mode, Now, Offence,
+    Alarm, AuthorIdx, BatchRef, Effect, Epoch, Event, Evidence, HaltReason, Lane, Machine, Message, Mode, Now, Offence,
     Record as LogRecord, Signature,
 };
 use aurigraph_gpu::{Seed, Signer};
@@ -19,9 +19,9 @@ use aurigraph_runtime::{ActorError, Address, Behaviour, Context, Reply};
 use bytes::Bytes;
 use tokio::task::JoinSet;
 
-use super::attestation;
 use super::messages::{Internal, ServeBlocks, ServeCommits, ValidatorMsg};
 use super::recovery;
+use super::{attestation, epochs};
 use crate::bounds::consensus as bounds;
 use crate::context::NodeContext;
 use crate::crypto::{Check, DispatchMsg, Priority};
@@ -76,6 +76,8 @@ pub struct State {
     undelivered: Vec<Hash>,
     /// The batch store has not heard of the epoch.
     pub(super) epoch_untold: bool,
+    /// Consensus keys of earlier epochs, of which evidence was checked: at most `bounds::EARLIER_SETS` of them.
+    earlier: BTreeMap<Epoch, Vec<Bytes>>,
     /// Peers that the machine was told are up.
     pub(super) connected: BTreeSet<AuthorIdx>,
     timer: u64,
@@ -121,6 +123,7 @@ impl Behaviour for Validator {
             snapshots: recovered.snapshots,
             undelivered: Vec::new(),
             epoch_untold: false,
+            earlier: BTreeMap::new(),
             connected: BTreeSet::new(),
             timer: 0,
             tasks: JoinSet::new(),
@@ -256,8 +259,8 @@ impl Validator {
         let mut ended = None;
         for effect in effects {
             match effect {
-                Effect::VerifySig { ticket, author, digest, signature } => {
-                    let key = state.members.consensus_key(author);
+                Effect::VerifySig { ticket, epoch, author, digest, signature } => {
+                    let key = self.key_of(state, epoch, author)?;
                     self.verify(ctx, state, ticket, key, digest, &signature);
                 }
                 Effect::Sign { ticket, core } => {
@@ -336,6 +339,22 @@ impl Validator {
             Some(cert) => self.next_epoch(ctx, state, &cert),
             None => Ok(()),
         }
+    }
+
+    /// The key of a validator in this epoch or one before it; empty for an index that the epoch had not.
+    fn key_of(&self, state: &mut State, epoch: Epoch, author: AuthorIdx) -> Result<Bytes, ActorError> {
+        if epoch == state.members.epoch {
+            return Ok(state.members.consensus_key(author));
+        }
+        if !state.earlier.contains_key(&epoch) {
+            let keys = epochs::consensus_keys(&self.node, epoch)?;
+            if state.earlier.len() >= bounds::EARLIER_SETS {
+                state.earlier.pop_first();
+            }
+            state.earlier.insert(epoch, keys);
+        }
+        let keys = state.earlier.get(&epoch).and_then(|keys| keys.get(usize::from(author)));
+        Ok(keys.cloned().unwrap_or_default())
     }
 
     fn verify(
@@ -475,10 +494,13 @@ impl Validator {
 
     /// What becomes of it is a commit's business: here it is only told.
     fn evidence(state: &State, evidence: &Evidence) {
-        let (accused, kind) = evidence.accusation();
+        let (epoch, accused, kind) = evidence.accusation();
         let (a, b) = (&evidence.a.core, &evidence.b.core);
+        let name = if epoch == state.members.epoch { state.members.name(accused) } else { "" };
         tracing::warn!(
-            accused = state.members.name(accused),
+            epoch,
+            accused,
+            name,
             ?kind,
             one = %a.reference(),
             other = %b.reference(),

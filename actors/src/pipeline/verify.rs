@@ -136,10 +136,10 @@ fn delivered(ordered: &OrderedCommit) -> Vec<Vec<PreparedTransaction>> {
 }
 
 /// The signatures of carried evidence were checked before its block was accepted: a commit holds what is proven.
-fn fault_of(epoch: u64, fault: &ProvenFault) -> Fault {
+fn fault_of(fault: &ProvenFault) -> Fault {
     Fault {
         validator: fault.author,
-        epoch,
+        epoch: fault.epoch,
         kind: match fault.kind {
             aurigraph_consensus::FaultKind::Equivocation => FaultKind::Equivocation,
             aurigraph_consensus::FaultKind::ConflictingAttestation => FaultKind::ConflictingAttestation,
@@ -154,7 +154,7 @@ fn fault_of(epoch: u64, fault: &ProvenFault) -> Fault {
 /// The faults that a commit proves, as the ledger takes them.
 #[must_use]
 pub fn faults_of(commit: &Commit) -> Vec<Fault> {
-    commit.faults.iter().map(|fault| fault_of(commit.header.epoch, fault)).collect()
+    commit.faults.iter().map(fault_of).collect()
 }
 
 fn input(ordered: &OrderedCommit, version: u16, transactions: Vec<Vec<PreparedTransaction>>) -> CommitInput {

@@ -298,7 +298,7 @@ impl Checks {
                 marks.hit(Mark::Downtime);
                 continue;
             }
-            let again = !self.proven.insert((epoch, fault.author, fault.kind));
+            let again = !self.proven.insert((fault.epoch, fault.author, fault.kind));
             if self.is_correct(fault.author) || again {
                 let detail = format!("commit {} proves {fault:?}, again: {again}", header.index);
                 return broken(Property::NoFalseEvidence, detail);

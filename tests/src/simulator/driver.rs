@@ -113,7 +113,7 @@ impl World<'_> {
     fn execute_one(&mut self, node: usize, effect: Effect) -> Result<(), Broken> {
         let author = AuthorIdx::try_from(node).expect("few");
         match effect {
-            Effect::VerifySig { ticket, author, digest, signature } => {
+            Effect::VerifySig { ticket, author, digest, signature, .. } => {
                 let ok = is_signed(author, &digest, &signature);
                 let after = self.rng.below(4);
                 self.push_event(node, after, Event::SigChecked { ticket, ok });

@@ -231,6 +231,42 @@ fn a_fault_costs_delegators_and_those_who_left_since_but_not_those_who_left_befo
     ok(&mut world, 0, Op::Unbond { validator: 0, amount: EVERYTHING });
 }
 
+/// In an epoch of the unbonding period, after it, by several reporters, and as another kind: one slash for an epoch.
+#[test]
+fn the_same_fault_told_again_in_every_later_epoch_costs_once_also_what_is_on_its_way_out() {
+    let mut world = world();
+    ok(&mut world, 1, Op::Delegate { validator: 0, amount: 20 * AUR });
+    ok(&mut world, 1, Op::Undelegate { validator: 0, amount: 4 * AUR });
+    let mut after = Vec::new();
+    for at in 0..5_u64 {
+        end(&mut world, &[]);
+        for kind in [FaultKind::Equivocation, FaultKind::ConflictingCommitVote] {
+            let mut input = world.input(Vec::new());
+            input.faults = [1, 2].map(|reporter| Fault { reporter, ..fault(0, 0, kind) }).to_vec();
+            world.ledger.execute(input, &world.verifier).expect("the next commit");
+        }
+        let row = row(&mut world, 0);
+        after.push((row.slashes, row.slashed, table(&mut world).burnt()));
+        assert_eq!(after[0].0, 1, "told in the epoch after its own");
+        assert_eq!(after.last(), after.first(), "told again {at} epochs later");
+    }
+    // A twentieth of what it had, of what others had with it, and of what was leaving since.
+    assert_eq!(after[0].1, (10 + 16 + 4) * AUR / 20);
+}
+
+#[test]
+fn a_fault_first_told_when_no_stake_answers_for_it_any_more_costs_nothing() {
+    let mut world = world();
+    for _ in 0..3 {
+        end(&mut world, &[]);
+    }
+    let mut input = world.input(Vec::new());
+    input.faults = vec![fault(0, 0, FaultKind::Equivocation), fault(1, 1, FaultKind::Equivocation)];
+    world.ledger.execute(input, &world.verifier).expect("the next commit");
+    let slashes = [0, 1].map(|validator| row(&mut world, validator).slashes);
+    assert_eq!(slashes, [0, 1], "epoch 0 is three epochs back, epoch 1 two");
+}
+
 #[test]
 fn rewards_go_to_delegators_by_stake_less_the_commission_and_the_operator_withdraws_the_rest() {
     let mut genesis = operated();

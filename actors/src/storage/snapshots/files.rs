@@ -550,7 +550,7 @@ fn config_at(genesis: &Foundation, state: &OrderState, set: Option<&ValidatorSet
 /// The first record of the state's epoch.
 pub(super) fn start_of(state: &OrderState, floor: u32, set: &ValidatorSet) -> EpochStart {
     let OrderState { epoch, epoch_seed: seed, base, version, .. } = *state;
-    EpochStart { epoch, seed, base, version, floor, set: set.encode() }
+    EpochStart { epoch, seed, base, version, floor, set: set.encode(), evidence: Vec::new() }
 }
 
 fn read_pages(bytes: &[u8], pages: &mut Vec<StoredPage>) -> Result<(), CodecError> {
