@@ -135,7 +135,7 @@ impl World<'_> {
         let key = second.key;
         let author = AuthorIdx::try_from(key).expect("few");
         match effect {
-            Effect::VerifySig { ticket, author, digest, signature } => {
+            Effect::VerifySig { ticket, author, digest, signature, .. } => {
                 let ok = is_signed(author, &digest, &signature);
                 self.after(2, Event::SigChecked { ticket, ok });
             }
