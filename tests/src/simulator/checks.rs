@@ -56,14 +56,15 @@ struct Before {
 #[derive(Debug)]
 struct Read {
     parents: Vec<BlockRef>,
-    /// Whom it proves to have equivocated.
+    /// Whom it proves to have equivocated in its own epoch: a place in an earlier one's committee is perhaps another's now.
     accused: Vec<AuthorIdx>,
 }
 
 impl Read {
     fn of(bytes: &[u8]) -> Result<Rc<Self>, String> {
         let block = Block::decode(bytes).map_err(|error| error.to_string())?;
-        let evidence = block.extras.evidence.iter().filter(|it| it.kind == EvidenceKind::Equivocation && is_proof(it));
+        let of_epoch = |it: &&Evidence| it.a.core.epoch == block.core.epoch && it.kind == EvidenceKind::Equivocation;
+        let evidence = block.extras.evidence.iter().filter(of_epoch).filter(|it| is_proof(it));
         Ok(Rc::new(Self { accused: evidence.map(|it| it.a.core.author).collect(), parents: block.parents }))
     }
 }
