@@ -123,6 +123,52 @@ async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_th
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_validator_joins_by_a_snapshot_of_a_later_epoch_and_signs_again() {
+    let mut options = Options::pruned();
+    // Long enough for an anchor, without which an epoch has no snapshot.
+    options.replace.push(("# One table a node.\n", "[genesis.parameters]\nepoch_ms = 15000\n\n# One table a node.\n"));
+    let mut cluster = Cluster::start(BINARY, "four-validators.toml", options).await;
+    let leader = cluster.client(0);
+    let load = Load::start(cluster.wallets(8), &cluster.clients()[..OBSERVER]);
+    eventually("the last signs", WITHIN, || async { commits(&cluster.client(OBSERVER)).await.filter(|at| *at > 5) })
+        .await;
+    cluster.kill(OBSERVER);
+    std::fs::remove_dir_all(cluster.node_dir(OBSERVER)).unwrap();
+    let ended = eventually("the others' first epoch is over", WITHIN, || async {
+        let status = leader.get("/consensus/status").await.body;
+        (status["epoch"].as_u64()? >= 1).then_some(status["executedCommitIndex"].as_u64()?)
+    })
+    .await;
+    have_snapshots(&cluster, 0..OBSERVER, ended).await;
+    for node in 0..OBSERVER {
+        let client = cluster.client(node);
+        eventually("the log of the first epoch is gone", PRUNED_WITHIN, || async {
+            (client.metric("journal_oldest_commit", &[]).await > 1.0).then_some(())
+        })
+        .await;
+    }
+
+    cluster.rejoin(OBSERVER);
+    let follower = cluster.client(OBSERVER);
+    let target = leader.height().await.unwrap();
+    follows(&cluster, &leader, &follower, target).await;
+    assert!(count(&cluster, "the node begins with a snapshot") > 0, "{}", cluster.log(OBSERVER));
+    assert_eq!(follower.block(1).await, None);
+    eventually("it signs", WITHIN, || async {
+        let status = follower.get("/consensus/status").await.body;
+        (status["signing"]["state"] == "signing").then_some(())
+    })
+    .await;
+    let epoch = leader.get("/consensus/status").await.body["epoch"].as_u64().unwrap();
+    eventually("it follows into the next epoch", WITHIN, || async {
+        (follower.get("/consensus/status").await.body["epoch"].as_u64()? > epoch).then_some(())
+    })
+    .await;
+    drop(load.stop().await);
+    cluster.wait_equal_tip(&[0, OBSERVER], WITHIN).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_observer_far_behind_joins_by_a_snapshot_and_once_more_by_one_that_an_operator_restores() {
     let mut options = options();
     options.replace.push(("snapshot_every_blocks = 10000", "snapshot_every_blocks = 25"));
