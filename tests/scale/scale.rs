@@ -33,7 +33,8 @@ struct Task {
 
 fn read(mut words: impl Iterator<Item = String>) -> Option<Task> {
     let mut task = Task { accounts: SIZES[0], binary: "target/release/aurigraph".to_owned(), rate: 20, seconds: 40 };
-    while let (Some(flag), Some(value)) = (words.next(), words.next()) {
+    while let Some(flag) = words.next() {
+        let value = words.next()?;
         match flag.as_str() {
             "--accounts" => task.accounts = *SIZES.iter().find(|(count, _)| count.to_string() == value)?,
             "--binary" => task.binary = value,
