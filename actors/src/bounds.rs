@@ -298,8 +298,8 @@ pub mod crypto {
     pub const DEVICE_CHECK_EVERY: usize = 64;
     /// A job that takes longer is given to another verifier: a thread that hangs, or a machine that sleeps.
     pub const JOB_DEADLINE: Duration = Duration::from_secs(5);
-    /// Verdicts kept: 23 MB, taken at the start; at 30,000 transactions a second those of the last 2 s and nine in ten of the
-    /// last 4 s. Older ones are forgotten and reached again when needed.
+    /// Verdicts kept: 23 MB, taken at the start; at 30,000 transactions a second all that are executed within 2 s and nine in
+    /// ten of those executed after 4 s. Others are forgotten and reached again when needed.
     pub const VERDICTS: usize = 7 * 32_768;
 
     /// Keys of senders in the form in which they verify fastest, 66 KB each: some 1,000, shared by all verifiers of a

@@ -35,9 +35,7 @@ const WAYS: usize = 7;
 struct Set {
     /// Sixteen bits of the hash of what stands in each place; 0 in an empty one.
     tags: [u16; WAYS],
-    /// Places that were asked for since the hand went over them, a bit each.
-    used: u8,
-    /// The place that is looked at first for a new verdict.
+    /// The place in a full set that the next verdict gets.
     hand: u8,
 }
 
@@ -46,20 +44,14 @@ impl Set {
         if let Some(empty) = self.tags.iter().position(|tag| *tag == 0) {
             return empty;
         }
-        loop {
-            let place = usize::from(self.hand);
-            self.hand = (self.hand + 1) % WAYS as u8;
-            let bit = 1 << place;
-            if self.used & bit == 0 {
-                return place;
-            }
-            self.used &= !bit;
-        }
+        let place = usize::from(self.hand);
+        self.hand = (self.hand + 1) % WAYS as u8;
+        place
     }
 }
 
-/// A bounded table of sets of seven verdicts, each set a clock: what was asked for since the hand passed stays for another
-/// round, of the others the one goes that the hand comes to first.
+/// A bounded table of sets of seven verdicts. In a full set they make room in turn. To have been asked for keeps none: what
+/// execution has asked for is worth nothing afterwards, and is taken out.
 #[derive(Debug)]
 pub(super) struct VerdictCache {
     hasher: RandomState,
@@ -100,10 +92,17 @@ impl VerdictCache {
         None
     }
 
-    pub fn get(&mut self, key: &VerdictKey) -> Option<bool> {
+    pub fn get(&self, key: &VerdictKey) -> Option<bool> {
+        let (set, tag) = self.place_of(key);
+        self.find(set, tag, key).map(|way| self.verdicts[set * WAYS + way].1)
+    }
+
+    /// Gives a verdict for the last time.
+    pub fn take(&mut self, key: &VerdictKey) -> Option<bool> {
         let (set, tag) = self.place_of(key);
         let way = self.find(set, tag, key)?;
-        self.sets[set].used |= 1 << way;
+        self.sets[set].tags[way] = 0;
+        self.len -= 1;
         Some(self.verdicts[set * WAYS + way].1)
     }
 
@@ -143,27 +142,57 @@ mod tests {
     }
 
     #[test]
-    fn the_bound_holds_and_what_is_used_stays() {
+    fn the_bound_holds_and_the_oldest_go_first_however_often_they_were_asked_for() {
         let mut cache = VerdictCache::new(8);
-        cache.put(key(0, 0, 0), false);
-        for at in 1..=200 {
+        for at in 0..=200 {
             cache.put(key(at, 0, 0), true);
             assert!(cache.len() <= 8, "{} verdicts", cache.len());
-            assert_eq!(cache.get(&key(0, 0, 0)), Some(false), "after {at} others");
+            for other in 0..=200 {
+                assert_eq!(cache.get(&key(other, 0, 0)).is_some(), other <= at && other + 7 > at, "{other} after {at}");
+            }
         }
-        assert_eq!(cache.get(&key(1, 0, 0)), None);
+    }
+
+    #[test]
+    fn what_is_taken_is_gone_and_makes_room() {
+        let mut cache = VerdictCache::new(7);
+        (0..7).for_each(|at| cache.put(key(at, 0, 0), true));
+        assert_eq!((cache.take(&key(3, 0, 0)), cache.take(&key(3, 0, 0)), cache.len()), (Some(true), None, 6));
+        cache.put(key(9, 0, 0), false);
+        assert_eq!(cache.get(&key(9, 0, 0)), Some(false));
+        assert!((0..7).filter(|at| *at != 3).all(|at| cache.get(&key(at, 0, 0)).is_some()), "nobody else had to go");
+    }
+
+    /// A node's way: each verdict is asked for when its transaction is executed.
+    #[test]
+    fn verdicts_are_there_when_transactions_are_executed_seconds_later() {
+        for (seconds, least) in [(2, 99), (4, 90)] {
+            let scale = 16;
+            let mut cache = VerdictCache::new(crate::bounds::crypto::VERDICTS / scale);
+            let late = (30_000 * seconds / scale) as u64;
+            let (all, mut kept) = (late * 8, 0);
+            for number in 0..all {
+                cache.put(numbered(number), true);
+                let Some(executed) = number.checked_sub(late) else { continue };
+                kept += u64::from(cache.take(&numbered(executed)).is_some());
+            }
+            let asked = all - late;
+            assert!(kept * 100 >= asked * least, "{kept} of {asked} after {seconds} s");
+        }
+    }
+
+    fn numbered(number: u64) -> VerdictKey {
+        let mut hash = [0; 32];
+        hash[..8].copy_from_slice(&number.to_le_bytes());
+        VerdictKey { id: Hash(hash), signature: Hash([1; 32]), key: Hash([2; 32]) }
     }
 
     #[test]
     fn a_full_cache_still_has_nearly_all_of_its_newer_half() {
-        let numbered = |number: u64| {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&number.to_le_bytes());
-            VerdictKey { id: Hash(hash), signature: Hash([1; 32]), key: Hash([2; 32]) }
-        };
         let bound = 7 * 1_024;
         let mut cache = VerdictCache::new(bound);
-        let all = 4 * bound as u64;
+        // So many that no set is left with one of the first: their places are drawn.
+        let all = 8 * bound as u64;
         for number in 0..all {
             cache.put(numbered(number), number % 2 == 0);
             cache.put(numbered(number), number % 2 == 0);

@@ -276,7 +276,8 @@ impl DispatcherState {
         }
         // One look-up after the other, as in all places: they wait for memory together.
         for (at, about, ..) in &open {
-            verdicts[*at] = self.cache.get(about);
+            let executed = priority == Priority::Execution;
+            verdicts[*at] = if executed { self.cache.take(about) } else { self.cache.get(about) };
         }
         open.retain(|(at, ..)| verdicts[*at].is_none());
         let hits = key_hashes.iter().flatten().count() - open.len();

@@ -1,6 +1,7 @@
 //! `aurigraph node`: one node in the foreground, from its config to its last log line. A node whose disk is full waits here
 //! and starts again.
 
+use std::ffi::OsString;
 use std::io::Read as _;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub async fn run(args: &cli::Node, output: Output) -> CliResult {
     let base = args.data_dir.clone().unwrap_or_else(|| config.default_data_dir());
     let mut settings = config.node_settings(&args.name, &base, args.init)?;
     settings.rejoin = args.rejoin;
+    let name = settings.name.clone();
     check_port(&settings.name, "REST", settings.rest)?;
     check_port(&settings.name, "node", settings.listen)?;
     let mut signals = Signals::new()?;
@@ -39,17 +41,26 @@ pub async fn run(args: &cli::Node, output: Output) -> CliResult {
     let shown = started(&settings);
     let frame = Frame::set_up(&settings).await?;
     let want = Want::of(&settings);
-    let running = || output.print(&shown, fields);
+    let ran = std::cell::Cell::new(false);
+    let running = || {
+        ran.set(true);
+        output.print(&shown, fields);
+    };
     let Some(next) = live(&frame, settings, &want, running, &mut signals, &mut orphaned).await? else { return Ok(()) };
+    let mut args: Vec<OsString> = std::env::args_os().skip(1).collect();
     if let Next::Wait(reason) = next {
+        let initialised = ran.get() || want.has_journal();
+        if initialised {
+            args = without_first_start(args);
+        }
         tokio::select! {
-            () = want.room(&frame, &reason) => {}
+            () = want.room(&frame, &reason, initialised) => {}
             () = signals.any() => return Ok(()),
             () = orphaned => return Ok(()),
         }
     }
     // What did not stop in order is gone with the process's image.
-    Err(start_again(&args.name))
+    Err(start_again(&name, args))
 }
 
 /// What comes after a node that is to start again.
@@ -106,12 +117,17 @@ async fn live(
     }
 }
 
-/// Replaces this process by a new one of the same command line: same number, same standard streams, nothing else left.
+/// The command line without what is meant for a directory that has no journal yet: it has one now, and where that is gone
+/// an operator decides.
+fn without_first_start(args: Vec<OsString>) -> Vec<OsString> {
+    args.into_iter().filter(|arg| arg != "--init" && arg != "--rejoin").collect()
+}
+
+/// Replaces this process by a new one with these arguments: same number, same standard streams, nothing else left.
 /// Returns only if that fails.
-fn start_again(name: &str) -> CliError {
+fn start_again(name: &str, args: Vec<OsString>) -> CliError {
     use std::os::unix::process::CommandExt as _;
-    let mut args = std::env::args_os();
-    let first = args.next().unwrap_or_else(|| "aurigraph".into());
+    let first = std::env::args_os().next().unwrap_or_else(|| "aurigraph".into());
     // The file may have been replaced by another version meanwhile: what runs goes on.
     let running = std::path::PathBuf::from("/proc/self/exe");
     let program = std::env::current_exe().ok().filter(|path| path.exists()).unwrap_or(running);
@@ -142,4 +158,16 @@ async fn watch_stdin(watch: bool) {
         drop(ended);
     });
     wait.await.unwrap_or(());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_starts_again_after_waiting_begins_no_journal() {
+        let args = ["node", "--config", "c.toml", "--init", "--name", "v1", "--rejoin", "--data-dir", "d"];
+        let left = without_first_start(args.iter().map(OsString::from).collect());
+        assert_eq!(left, ["node", "--config", "c.toml", "--name", "v1", "--data-dir", "d"]);
+    }
 }

@@ -48,8 +48,14 @@ impl Want {
         look(&self.directory, self.needed.min(LEAST_AT_START)).await.ok()?.err()
     }
 
-    /// Answers every client with the reason until there is room. Dropping the future ends it.
-    pub async fn room(&self, frame: &Frame, reason: &str) {
+    /// Whether the directory holds a journal: then what waits must find that one again.
+    pub fn has_journal(&self) -> bool {
+        has_journal(&self.directory)
+    }
+
+    /// Answers every client with the reason until there is room, and the journal if the directory had one (`initialised`).
+    /// Dropping the future ends it.
+    pub async fn room(&self, frame: &Frame, reason: &str, initialised: bool) {
         let free = Arc::new(Mutex::new(fs2::available_space(&self.directory).ok()));
         let why = {
             let (name, reason, needed, free) = (self.name.clone(), reason.to_owned(), self.needed, Arc::clone(&free));
@@ -77,16 +83,16 @@ impl Want {
         );
         tokio::select! {
             () = stand_in(&frame.port, Arc::new(why), frame.render(), self.max_connections) => {}
-            () = self.watch(&free) => {}
+            () = self.watch(&free, initialised) => {}
         }
     }
 
-    async fn watch(&self, free: &Mutex<Option<u64>>) {
+    async fn watch(&self, free: &Mutex<Option<u64>>, initialised: bool) {
         let (since, mut said) = (Instant::now(), Instant::now());
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             let path = self.directory.display();
-            let no_room = match look(&self.directory, self.needed).await {
+            let no_room = match look_again(&self.directory, self.needed, initialised).await {
                 Ok(Ok(())) => {
                     tracing::info!(%path, needed_bytes = self.needed, waited = ?since.elapsed(), "there is room: the node starts again");
                     return;
@@ -107,9 +113,42 @@ impl Want {
     }
 }
 
+/// [`look`], but an empty place where the disk was mounted is no room: a validator that begins there has forgotten what it
+/// signed.
+async fn look_again(directory: &Path, needed: u64, initialised: bool) -> std::io::Result<Result<(), NoRoom>> {
+    if initialised && !has_journal(directory) {
+        return Err(std::io::Error::new(std::io::ErrorKind::NotFound, "the journal is gone: is its disk mounted?"));
+    }
+    look(directory, needed).await
+}
+
+fn has_journal(directory: &Path) -> bool {
+    std::fs::read_dir(directory.join("journal")).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 /// On a thread that may block: a disk that fails may take long.
 async fn look(directory: &Path, needed: u64) -> std::io::Result<Result<(), NoRoom>> {
     let directory = directory.to_owned();
     let looked = tokio::task::spawn_blocking(move || try_room(&directory, needed)).await;
     looked.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_place_without_the_journal_that_was_there_is_no_room_and_is_not_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("v1");
+        std::fs::create_dir_all(directory.join("journal")).unwrap();
+        std::fs::write(directory.join("journal/000001.seg"), "records").unwrap();
+        assert!(has_journal(&directory));
+        assert!(look_again(&directory, 1, true).await.unwrap().is_ok());
+        std::fs::remove_dir_all(&directory).unwrap();
+        assert!(look_again(&directory, 1, true).await.is_err());
+        assert!(!directory.exists());
+        // A first start waits for room alone.
+        assert!(look_again(&directory, 1, false).await.unwrap().is_ok());
+    }
 }
