@@ -230,9 +230,9 @@ pub mod consensus {
     /// Delivered batches that the validator keeps for a batch store that does not take messages. Older ones are
     /// forgotten: the store reads them from the log when it starts.
     pub const UNTOLD_DELIVERIES: usize = 16_384;
-    /// Earlier epochs whose consensus keys the validator holds to check evidence of them: 330 KB each with 128 validators.
-    /// At the bound the oldest goes and is read from the log again.
-    pub const EARLIER_SETS: usize = 4;
+    /// Earlier epochs whose consensus keys the validator holds to check evidence of them: all of which evidence is taken by
+    /// default, 330 KB each with 128 validators. At the bound the oldest goes and is read from the log again.
+    pub const EARLIER_SETS: usize = 24;
 }
 
 /// The pipeline.

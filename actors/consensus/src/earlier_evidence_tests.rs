@@ -48,7 +48,11 @@ fn in_epoch(config: &mut Config, epoch: Epoch) {
 
 #[test]
 fn evidence_of_an_earlier_epoch_is_checked_with_that_epochs_keys_and_nobody_is_left_out_for_it() {
-    let mut one = One::new(|config| in_epoch(config, 5)).connect();
+    let mut one = One::new(|config| {
+        in_epoch(config, 5);
+        config.params.schedule_window = 2;
+    })
+    .connect();
     let good = statements(&one.config, 3, 2, with_earlier_key);
     let forged = statements(&one.config, 4, 3, with_own_key);
     let mut made = one.round(1, &genesis_of(&one.config));
@@ -77,6 +81,7 @@ fn evidence_of_an_earlier_epoch_is_checked_with_that_epochs_keys_and_nobody_is_l
     assert_eq!(proven, [ProvenFault { epoch: 3, author: 2, kind, reporter: 1, digest: good.digest() }]);
     let status = one.machine.status();
     assert!(status.shunned.is_empty() && !status.schedule.bad.contains(&2), "index 2 may be another's now");
+    assert!(one.machine.schedule().reputation().equivocators.is_empty(), "and leads like any other");
 }
 
 #[test]
@@ -150,6 +155,7 @@ fn leave_one_unproven(seed: u64, crash: bool, supports: u16) -> (Cluster, Eviden
         c.restart(0);
     }
     c.run_until(120_000, "two more epochs", |c| (0..5).all(|node| c.epoch(node) >= 3));
+    (0..5).for_each(|node| c.check_oracle(node));
     (c, evidence)
 }
 

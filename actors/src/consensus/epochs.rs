@@ -181,3 +181,55 @@ impl Validator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aurigraph_ledger::types::PUBLIC_KEY_LEN;
+    use aurigraph_ledger::{Address, Hash, PublicKey, SetMember, ValidatorSet};
+
+    use super::*;
+    use crate::testing::lone_validator;
+
+    /// A key that names its epoch and its index.
+    fn key(epoch: u8, index: u8) -> PublicKey {
+        PublicKey::new(vec![16 * epoch + index; PUBLIC_KEY_LEN])
+    }
+
+    #[tokio::test]
+    async fn signatures_of_an_earlier_epoch_are_checked_with_the_keys_of_its_validators_and_in_their_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = crate::crypto::testing::node();
+        let (node, journal, _) = lone_validator(&registry, directory.path(), |_| {});
+        // The second leaves after epoch 1, the others move up and have other keys: another set in each epoch.
+        let sets = [(1_u8, vec![0_u8, 1, 2]), (2, vec![0, 2]), (3, vec![2, 3])];
+        let record = |(epoch, rows): &(u8, Vec<u8>)| {
+            let member = |(index, row): (usize, &u8)| SetMember {
+                id: (*row).into(),
+                name: format!("v{row}"),
+                address: Address(Hash([*row; 32])),
+                consensus_key: key(*epoch, u8::try_from(index).unwrap()),
+                network_key: key(15, *row),
+                stake: 1,
+            };
+            let validators = rows.iter().enumerate().map(member).collect();
+            let set = ValidatorSet { epoch: u64::from(*epoch), validators };
+            Record::indexed(RecordKind::ValidatorSet, set.epoch, Bytes::from(set.encode()))
+        };
+        journal.append_apart(&sets.iter().map(record).collect::<Vec<_>>()).unwrap();
+
+        for (epoch, rows) in &sets {
+            let found = consensus_keys(&node, u64::from(*epoch)).unwrap();
+            let expected: Vec<Bytes> = (0..u8::try_from(rows.len()).unwrap())
+                .map(|index| Bytes::copy_from_slice(key(*epoch, index).as_bytes()))
+                .collect();
+            assert_eq!(found, expected, "of epoch {epoch}");
+        }
+        let genesis: Vec<Bytes> =
+            Members::of_genesis(&node.settings).validators.into_iter().map(|member| member.consensus_key).collect();
+        assert_eq!(consensus_keys(&node, 0).unwrap(), genesis);
+        assert!(
+            consensus_keys(&node, 4).is_err_and(|error| error.to_string().contains("epoch 4")),
+            "no verdict by guess"
+        );
+    }
+}

@@ -304,7 +304,7 @@ impl Checks {
                 let detail = format!("commit {} proves {fault:?}, again: {again}", header.index);
                 return broken(Property::NoFalseEvidence, detail);
             }
-            marks.hit(Mark::FaultProven);
+            marks.hit(if fault.epoch < header.epoch { Mark::EarlierFaultProven } else { Mark::FaultProven });
         }
         for committed in &commit.blocks {
             self.first_delivery(node, before, header.leader.round, committed, marks)?;
@@ -529,10 +529,13 @@ pub(crate) fn against_oracle(checks: &Checks, number: usize, node: &Node) -> Res
     let mut oracle = Oracle::new(machine.committee().clone(), gc_depth, Mutation::None).after(base);
     // The newest commit taken while catching up: a quorum has certified it, and the blocks here may not decide it yet.
     let (mut catching_up, mut certified) = (false, 0);
-    for (entry, block) in node.disk.entries.iter().zip(&node.disk.blocks) {
+    for (place, (entry, block)) in node.disk.entries.iter().zip(&node.disk.blocks).enumerate() {
+        // A process does not go on with the catch-up of the one before, nor an epoch.
+        catching_up &= node.starts.binary_search(&place).is_err();
         let Entry::Record(record) = entry else { continue };
         match record {
             Record::Mode { catching_up: now } => catching_up = *now,
+            Record::EpochStart(_) => catching_up = false,
             Record::Commit(commit) if catching_up => certified = commit.header.index,
             _ => {}
         }

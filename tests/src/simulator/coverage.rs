@@ -39,6 +39,7 @@ marks! {
     Evidence: "pieces of evidence",
     Downtime: "validators found absent for too long",
     FaultProven: "faults proven by commits",
+    EarlierFaultProven: "faults of an earlier epoch proven by commits",
     TwinDelivered: "second versions of a slot delivered without their payload",
     BatchDeliveredOnce: "batches named by several blocks and delivered once",
     Crash: "crashes",

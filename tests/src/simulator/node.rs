@@ -39,6 +39,8 @@ pub(crate) struct Node {
     pub(crate) out: BTreeSet<u16>,
     /// The process life and epoch that it was last seen to sign in.
     pub(crate) signs_in: Option<(u32, u64)>,
+    /// How long its log was when each of its processes started.
+    pub(crate) starts: Vec<usize>,
     /// Effects until it crashes, and for how long.
     pub(crate) crash_in: Option<(u32, Option<u64>)>,
     /// The same for the next process, from its start on.
@@ -70,6 +72,7 @@ fn logged_block(entry: &Entry) -> LoggedBlock {
 impl Node {
     pub(crate) fn new(genesis: &Foundation, skew_ms: i64) -> Self {
         Self {
+            starts: Vec::new(),
             machine: None,
             life: 0,
             disk: Disk::default(),
@@ -157,6 +160,9 @@ impl Node {
         let before = self.before.take();
         (self.bodies, self.blocks, self.commits) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         self.disk.read_back().map_err(broken)?;
+        let logged = self.disk.entries.len();
+        self.starts.retain(|start| *start < logged);
+        self.starts.push(logged);
         let disk = std::mem::take(&mut self.disk);
         disk.entries.iter().zip(&disk.blocks).for_each(|(entry, block)| self.index(entry, *block));
         self.disk = disk;
