@@ -91,7 +91,8 @@ pub(crate) fn take(directory: &Path) -> Result<Lock, UpgradeError> {
         return Err(UpgradeError::InUse { directory: directory.to_owned(), holder: Box::new(holder) });
     }
     let text = serde_json::to_string(&Holder::this()).unwrap_or_default();
-    file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}")).map_err(io("write"))?;
+    // The lock says enough without its holder: on a full disk what is to be removed has to be locked, too.
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{text}"));
     Ok(Lock(file))
 }
 
@@ -108,6 +109,18 @@ mod tests {
         drop(lock);
         assert!(take(directory.path()).is_ok(), "it is free again");
         drop(inherited);
+    }
+
+    #[test]
+    fn a_lock_is_taken_also_where_nothing_can_be_written_into_it() {
+        let directory = tempfile::tempdir().expect("a directory");
+        std::os::unix::fs::symlink("/dev/full", directory.path().join(super::FILE)).expect("a link");
+        let began = std::time::Instant::now();
+        // Another run of this test may hold the same one for a moment.
+        while let Err(error) = take(directory.path()) {
+            assert!(matches!(error, crate::UpgradeError::InUse { .. }), "{error}");
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "{error}");
+        }
     }
 
     #[test]

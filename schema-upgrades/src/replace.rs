@@ -13,8 +13,11 @@ use crate::error::UpgradeError;
 use crate::lock::{self, now_ms};
 use crate::swap::{self, Swap};
 
+pub use crate::swap::NotNoted;
+
 const COPY: &str = "rewrite";
-const OLD: &str = "old";
+/// Nothing that a person would call a database that is moved aside: what has this name is removed.
+const OLD: &str = "rewritten";
 /// How long sled's threads may take to let go of a database that was closed.
 const RELEASE_WITHIN: Duration = Duration::from_secs(5);
 const RELEASE_POLL: Duration = Duration::from_millis(5);
@@ -28,13 +31,13 @@ pub fn place_for_copy(place: &Path) -> PathBuf {
 }
 
 /// Says durably that the database in `copy` counts from now on. Everything in it must be durable already.
-/// After an error either may count: write to neither before the next start.
 ///
 /// # Errors
-/// [`UpgradeError::Io`].
-pub fn adopt(place: &Path, copy: &Path) -> Result<(), UpgradeError> {
+/// [`NotNoted::Refused`] if it does not, as where there is no room for the note. After [`NotNoted::Undecided`] either may:
+/// write to neither before the next start.
+pub fn adopt(place: &Path, copy: &Path) -> Result<(), NotNoted> {
     // Its name first: a note that outlives it would lead to nothing.
-    swap::sync_folder(place)?;
+    swap::sync_folder(place).map_err(NotNoted::Refused)?;
     let aside = swap::free(place, OLD, now_ms());
     swap::begin(place, &Swap { new: copy.to_owned(), aside: Some(aside) })
 }
@@ -42,7 +45,7 @@ pub fn adopt(place: &Path, copy: &Path) -> Result<(), UpgradeError> {
 /// Brings a copy that counts to its place, if a note says that there is one.
 ///
 /// # Errors
-/// [`UpgradeError::InUse`] while somebody has the copy open, [`UpgradeError::Io`].
+/// [`UpgradeError::InUse`] while somebody has the copy open or removes the old one, [`UpgradeError::Io`].
 pub fn settle(place: &Path) -> Result<(), UpgradeError> {
     swap::finish(place)
 }
@@ -53,7 +56,17 @@ pub fn is_unsettled(place: &Path) -> bool {
     swap::note(place).exists()
 }
 
-/// Copies that were not finished and databases that were replaced. None while a note waits: one of them may count.
+/// The directory that counts: the one in the place, or the copy that a note names.
+///
+/// # Errors
+/// [`UpgradeError::Io`] if there is a note that cannot be read.
+pub fn counting(place: &Path) -> Result<PathBuf, UpgradeError> {
+    let noted = swap::read(place)?.map(|swap| swap.new).filter(|new| new.exists());
+    Ok(noted.unwrap_or_else(|| place.to_owned()))
+}
+
+/// Copies that were not finished and databases that were replaced, by names that only this module gives: a word and a
+/// time of [`DIGITS`](swap::DIGITS) digits at the least. None while a note waits: one of them may count.
 #[must_use]
 pub fn leftovers(place: &Path) -> Vec<PathBuf> {
     if is_unsettled(place) {
@@ -63,9 +76,10 @@ pub fn leftovers(place: &Path) -> Vec<PathBuf> {
     let heads = [COPY, OLD].map(|word| format!("{name}.{word}-"));
     let folder = place.parent().filter(|it| !it.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let time = |end: &str| end.len() >= swap::DIGITS && end.bytes().all(|it| it.is_ascii_digit());
     let names = entries.filter(|entry| {
         let name = entry.file_name().to_string_lossy().into_owned();
-        heads.iter().any(|head| name.strip_prefix(head).is_some_and(|end| end.bytes().all(|it| it.is_ascii_digit())))
+        heads.iter().any(|head| name.strip_prefix(head).is_some_and(time))
     });
     let mut found: Vec<PathBuf> = names.map(|entry| entry.path()).collect();
     found.sort();

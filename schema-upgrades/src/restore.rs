@@ -28,13 +28,13 @@ pub struct Restored {
 pub fn restore(file: &Path, directory: &Path) -> Result<Restored, UpgradeError> {
     swap::finish(directory)?;
     // The old database may be damaged: it is locked, not opened.
-    let _lock = directory.exists().then(|| lock::take(directory)).transpose()?;
+    let lock = directory.exists().then(|| lock::take(directory)).transpose()?;
     let backup = backup::verify(file)?;
     let new = swap::free(directory, "restoring", now_ms());
     fill(file, &new)?;
     let aside = directory.exists().then(|| swap::free(directory, "before-restore", now_ms()));
     swap::begin(directory, &Swap { new, aside: aside.clone() })?;
-    swap::finish(directory)?;
+    swap::finish_with(directory, lock)?;
     Ok(Restored { backup, database: directory.to_owned(), set_aside: aside })
 }
 

@@ -8,7 +8,7 @@ use fs2::FileExt as _;
 use serde::{Deserialize, Serialize};
 
 use crate::error::UpgradeError;
-use crate::lock;
+use crate::lock::{self, Lock};
 
 /// Both renames, written down before the first one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,25 @@ pub(crate) struct Swap {
     pub aside: Option<PathBuf>,
 }
 
+/// Why a swap is not written down.
+#[derive(Debug, thiserror::Error)]
+pub enum NotNoted {
+    /// It certainly is not: what counted before counts still.
+    #[error(transparent)]
+    Refused(UpgradeError),
+    /// The next start may find the note, or not.
+    #[error(transparent)]
+    Undecided(UpgradeError),
+}
+
+impl From<NotNoted> for UpgradeError {
+    fn from(error: NotNoted) -> Self {
+        match error {
+            NotNoted::Refused(error) | NotNoted::Undecided(error) => error,
+        }
+    }
+}
+
 /// `<place>.<suffix>` beside a directory.
 pub(crate) fn beside(place: &Path, suffix: &str) -> PathBuf {
     let mut name = place.file_name().unwrap_or_default().to_owned();
@@ -26,9 +45,12 @@ pub(crate) fn beside(place: &Path, suffix: &str) -> PathBuf {
     place.with_file_name(name)
 }
 
+/// Digits of the time in names: milliseconds since 1970, for three centuries.
+pub(crate) const DIGITS: usize = 13;
+
 /// The first free name `<place>.<word>-<ms>`.
 pub(crate) fn free(place: &Path, word: &str, ms: u64) -> PathBuf {
-    let names = (ms..).map(|at| beside(place, &format!("{word}-{at}")));
+    let names = (ms..).map(|at| beside(place, &format!("{word}-{at:0DIGITS$}")));
     names.into_iter().find(|path| !path.exists()).unwrap_or_else(|| beside(place, word))
 }
 
@@ -46,22 +68,51 @@ pub(crate) fn sync_folder(place: &Path) -> Result<(), UpgradeError> {
     File::open(folder).and_then(|it| it.sync_all()).map_err(io("sync", folder))
 }
 
-/// Writes down what is to be done.
-pub(crate) fn begin(place: &Path, swap: &Swap) -> Result<(), UpgradeError> {
+/// Writes down what is to be done, also where an earlier note waits.
+pub(crate) fn begin(place: &Path, swap: &Swap) -> Result<(), NotNoted> {
     let (note, part) = (note(place), beside(place, "swap.part"));
-    let text = serde_json::to_vec(swap).map_err(|error| io("write", &note)(error.into()))?;
+    let refused = |error| NotNoted::Refused(io("write", &note)(error));
+    let text = serde_json::to_vec(swap).map_err(|error| refused(error.into()))?;
     let write = || {
         let mut file = File::create(&part)?;
         file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&part, &note)
+        file.sync_all()
     };
-    write().map_err(io("write", &note))?;
-    sync_folder(place)
+    let written = write().and_then(|()| std::fs::rename(&part, &note));
+    if let Err(error) = written {
+        if std::fs::read(&note).is_ok_and(|there| there == text) {
+            return Err(NotNoted::Undecided(io("write", &note)(error)));
+        }
+        // Harmless if it stays: the next one is written over it.
+        let _ = std::fs::remove_file(&part);
+        return Err(refused(error));
+    }
+    sync_folder(place).map_err(NotNoted::Undecided)
+}
+
+/// What a note says. Both names are beside the place, wherever the folder was moved or copied to since.
+fn parse(place: &Path, text: &str) -> Result<Swap, UpgradeError> {
+    let swap: Swap = serde_json::from_str(text).map_err(|error| io("read", &note(place))(error.into()))?;
+    let here = |path: &Path| path.file_name().map_or_else(|| path.to_owned(), |name| place.with_file_name(name));
+    Ok(Swap { new: here(&swap.new), aside: swap.aside.as_deref().map(here) })
+}
+
+/// What is written down, if anything is.
+pub(crate) fn read(place: &Path) -> Result<Option<Swap>, UpgradeError> {
+    match std::fs::read_to_string(note(place)) {
+        Ok(text) => parse(place, &text).map(Some),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(io("read", &note(place))(error)),
+    }
 }
 
 /// Does what was written down, or what is left of it. Without a note, nothing.
 pub(crate) fn finish(place: &Path) -> Result<(), UpgradeError> {
+    finish_with(place, None)
+}
+
+/// [`finish`] by who has the place's lock already, if so.
+pub(crate) fn finish_with(place: &Path, held: Option<Lock>) -> Result<(), UpgradeError> {
     let note = note(place);
     let mut file = match OpenOptions::new().read(true).write(true).open(&note) {
         Ok(file) => file,
@@ -75,13 +126,15 @@ pub(crate) fn finish(place: &Path) -> Result<(), UpgradeError> {
     }
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(io("read", &note))?;
-    let swap: Swap = serde_json::from_str(&text).map_err(|error| io("read", &note)(error.into()))?;
-    // Both are beside the place, wherever the folder was moved or copied to since.
-    let here = |path: &Path| path.file_name().map_or_else(|| path.to_owned(), |name| place.with_file_name(name));
-    let swap = Swap { new: here(&swap.new), aside: swap.aside.as_deref().map(here) };
+    let swap = parse(place, &text)?;
     if swap.new.exists() {
-        // Whoever has it open writes files by its name.
-        let _lock = lock::take(&swap.new)?;
+        // Whoever has it open writes files by its name, and whoever removes the old one does so by the place's.
+        let _new = lock::take(&swap.new)?;
+        let _old = match held {
+            None if place.exists() => Some(lock::take(place)?),
+            held => held,
+        };
+        // Looked at again: with the lock nobody removes it any more, but until then somebody may have.
         if let Some(aside) = swap.aside.as_ref().filter(|aside| place.exists() && !aside.exists()) {
             std::fs::rename(place, aside).map_err(io("rename", place))?;
             sync_folder(place)?;

@@ -92,7 +92,7 @@ fn a_restore_that_was_cut_in_the_swap_is_ended_by_the_next_open() {
 
 #[test]
 fn a_copy_that_counts_comes_to_its_place_once_nobody_has_it_open_also_in_a_folder_that_was_moved() {
-    use crate::replace::{adopt, discard, is_unsettled, leftovers, place_for_copy, settle};
+    use crate::replace::{adopt, counting, discard, is_unsettled, leftovers, place_for_copy, settle};
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("db");
     let make = |path: &Path, name: &str| {
@@ -108,6 +108,7 @@ fn a_copy_that_counts_comes_to_its_place_once_nobody_has_it_open_also_in_a_folde
     assert_eq!(leftovers(&place), [unfinished.clone(), copy.clone()]);
     adopt(&place, &copy).unwrap();
     assert!(is_unsettled(&place) && leftovers(&place).is_empty(), "one of them counts");
+    assert_eq!(counting(&place).unwrap(), copy);
     assert!(matches!(settle(&place), Err(UpgradeError::InUse { .. })), "its names may not change");
     assert!(matches!(discard(&copy, std::time::Duration::ZERO), Err(UpgradeError::InUse { .. })));
     drop((old, new));
@@ -125,6 +126,61 @@ fn a_copy_that_counts_comes_to_its_place_once_nobody_has_it_open_also_in_a_folde
     }
     assert!(leftovers(&place).is_empty());
     assert_eq!(std::fs::read_dir(&moved).unwrap().count(), 1);
+}
+
+#[test]
+fn what_a_person_moved_aside_is_never_taken_for_a_leftover() {
+    use crate::replace::leftovers;
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("db");
+    for kept in
+        ["old", "old-", "old-1", "old-20261129", "old-1795478400000", "rewritten", "rewritten-", "rewritten-20261129"]
+    {
+        std::fs::create_dir(directory.path().join(format!("db.{kept}"))).unwrap();
+    }
+    assert_eq!(leftovers(&place), [] as [PathBuf; 0]);
+    for left in ["rewrite-1795478400000", "rewritten-0000000000007"] {
+        std::fs::create_dir(directory.path().join(format!("db.{left}"))).unwrap();
+    }
+    assert_eq!(leftovers(&place).len(), 2);
+}
+
+#[test]
+fn a_note_that_cannot_be_written_changes_nothing_of_what_counts() {
+    use crate::replace::{NotNoted, adopt, counting, place_for_copy};
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("db");
+    drop(open(&place));
+    let first = place_for_copy(&place);
+    drop(open(&first));
+    let refused = || std::fs::create_dir(directory.path().join("db.swap.part")).unwrap();
+    let permitted = || std::fs::remove_dir(directory.path().join("db.swap.part")).unwrap();
+    refused();
+    assert!(matches!(adopt(&place, &first), Err(NotNoted::Refused(UpgradeError::Io { .. }))));
+    assert_eq!(counting(&place).unwrap(), place);
+    permitted();
+    adopt(&place, &first).unwrap();
+    let second = place_for_copy(&place);
+    drop(open(&second));
+    refused();
+    assert!(matches!(adopt(&place, &second), Err(NotNoted::Refused(_))));
+    assert_eq!(counting(&place).unwrap(), first, "the earlier note stands");
+}
+
+#[test]
+fn an_old_database_that_somebody_removes_meanwhile_is_not_renamed() {
+    use crate::replace::{adopt, is_unsettled, place_for_copy, settle};
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().join("db");
+    let removed = open(&place);
+    let copy = place_for_copy(&place);
+    drop(open(&copy));
+    adopt(&place, &copy).unwrap();
+    assert!(matches!(settle(&place), Err(UpgradeError::InUse { .. })));
+    assert!(is_unsettled(&place) && place.is_dir() && copy.is_dir());
+    drop(removed);
+    settle(&place).unwrap();
+    assert!(!is_unsettled(&place) && place.is_dir() && !copy.exists());
 }
 
 #[test]
