@@ -70,12 +70,12 @@ fn a_directory_in_order_has_nothing_wrong_and_is_left_as_it_is() {
 fn what_a_rewriting_of_the_store_left_is_named_and_a_store_not_in_its_place_is_found() {
     let base = tempfile::tempdir().unwrap();
     let dir = stopped_node(base.path());
-    let (place, copy) = (dir.join("store"), dir.join("store.rewrite-7"));
+    let (place, copy) = (dir.join("store"), dir.join("store.rewrite-1795478400007"));
     std::fs::create_dir(&copy).unwrap();
     let (code, found) = doctor(&dir);
     let (state, text) = found("marks");
     assert_eq!((code, state.as_str()), (0, "remark"));
-    assert!(text.contains("store.rewrite-7"), "{text}");
+    assert!(text.contains("store.rewrite-1795478400007"), "{text}");
     std::fs::remove_dir(&copy).unwrap();
 
     // Replaced, and the old one removed: only the note says where the store is.
@@ -83,7 +83,7 @@ fn what_a_rewriting_of_the_store_left_is_named_and_a_store_not_in_its_place_is_f
     std::fs::rename(&place, &copy).unwrap();
     let (code, found) = doctor(&dir);
     assert_eq!((code, found("marks").0.as_str(), found("schema").0.as_str()), (0, "remark", "good"));
-    assert!(place.is_dir() && !copy.exists());
+    assert!(!place.exists() && copy.is_dir(), "it is looked at where it is");
 }
 
 #[test]

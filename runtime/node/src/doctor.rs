@@ -1,7 +1,8 @@
 //! `aurigraph doctor`: what is wrong with a stopped node's data directory, and what mends it.
 //!
 //! Looks at each part by itself and goes on after a finding, so that one run tells all. Changes nothing: what a start
-//! would cut, upgrade or set aside is said, not done. (If sled panics on the store, word is left for the next start.)
+//! would cut, upgrade, put in its place or set aside is said, not done. (Opening the store takes its lock and has sled write
+//! what it writes at each opening; if it panics, word is left for the next start.)
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,7 +174,7 @@ fn marks(dir: &Path, report: &mut Report) {
     let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let left: Vec<String> = replace::leftovers(&place).iter().map(name).collect();
     if replace::is_unsettled(&place) {
-        let found = "the store was rewritten, and is not in its place yet: whatever opens it next puts it there";
+        let found = "the store was rewritten, and is not in its place yet: the next start puts it there";
         report.add("marks", State::Remark, found, None);
     } else if !left.is_empty() {
         let found = format!("what a rewriting of the store left: {}", left.join(", "));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use aurigraph_actors::settings::NodeSettings;
+use aurigraph_actors::storage::Store;
 use aurigraph_actors::storage::room::{NoRoom, try_room};
 use aurigraph_api::problem::Problem;
 use aurigraph_api::stand_in;
@@ -43,8 +44,14 @@ impl Want {
         }
     }
 
-    /// Why a start cannot even begin, if so. Whatever else is wrong with the directory, the start itself finds and says.
+    /// Why a start cannot even begin, if so. Whatever else is wrong with the directory, the start itself finds and says. What
+    /// a process before has left of rewriting its store goes first: a node would wait in vain for the room that it takes.
     pub async fn at_start(&self) -> Option<NoRoom> {
+        let (directory, name) = (self.directory.clone(), self.name.clone());
+        let cleared = tokio::task::spawn_blocking(move || Store::clear(&directory, &name)).await;
+        if let Err(error) = cleared {
+            tracing::warn!(%error, "what rewriting the store has left is not looked for");
+        }
         look(&self.directory, self.needed.min(LEAST_AT_START)).await.ok()?.err()
     }
 
@@ -150,5 +157,22 @@ mod tests {
         assert!(!directory.exists());
         // A first start waits for room alone.
         assert!(look_again(&directory, 1, false).await.unwrap().is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_start_gives_back_what_rewriting_the_store_left_also_where_it_finds_no_room() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = directory.path().join("store.rewrite-1795478400000");
+        std::fs::create_dir(&left).unwrap();
+        std::fs::write(left.join("db"), b"an unfinished copy").unwrap();
+        let want = Want {
+            name: "v1".to_owned(),
+            directory: directory.path().to_owned(),
+            needed: u64::MAX,
+            max_connections: 1,
+        };
+        want.at_start().await;
+        assert!(!left.exists());
+        assert!(look(directory.path(), want.needed).await.unwrap().is_err(), "there is no room all the same");
     }
 }

@@ -139,8 +139,11 @@ impl Behaviour for StoreActor {
             if error.is_of_the_system() {
                 let path = self.store.shared.path.display();
                 let reason = format!("the store in {path} cannot be written: {error}");
-                if let Some(fatal) = &self.fatal {
-                    fatal.raise_for(&error, reason.clone());
+                match &self.fatal {
+                    // A start finds out which database counts; until then its disk may never have room again.
+                    Some(fatal) if matches!(error, StoreError::Undecided(_)) => fatal.raise(reason.clone()),
+                    Some(fatal) => fatal.raise_for(&error, reason.clone()),
+                    None => {}
                 }
                 return Err(Fatal::new(reason).into());
             }

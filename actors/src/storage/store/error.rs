@@ -56,6 +56,14 @@ pub enum StoreError {
         /// The tree's name.
         tree: String,
     },
+    /// The copy of a database that was being rewritten would leave too little on the disk.
+    #[error("{free} bytes are free on the disk, and {spare} are to be left there")]
+    LittleRoom {
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that are to stay free.
+        spare: u64,
+    },
     /// Whether a rewritten database counts from now on is not known; it holds the same as the old one.
     #[error("the rewritten store may or may not be in its place: {0}")]
     Undecided(#[source] std::sync::Arc<aurigraph_schema_upgrades::UpgradeError>),

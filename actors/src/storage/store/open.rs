@@ -63,6 +63,8 @@ pub(super) struct Shared {
     pub watch: Watch,
     /// Since when the syncing thread has been at a sync.
     pub syncing: Watch,
+    /// Free bytes that the disk must have before the database is copied again, once there was too little for a copy.
+    pub rewrite_room: AtomicU64,
     /// Keeps the next sync of the syncing thread until the sender is dropped.
     #[cfg(test)]
     pub held: Mutex<Option<std::sync::mpsc::Receiver<()>>>,
@@ -151,18 +153,25 @@ impl Store {
         Ok(store)
     }
 
+    /// Gives back the room that rewritings of `data_dir/store` still take, before anything is opened: a copy that counts comes
+    /// to its place, unfinished copies and replaced databases go. What fails is told in the log alone. Blocking.
+    pub fn clear(data_dir: &Path, node_name: &str) {
+        rewrite::clear(&data_dir.join("store"), node_name);
+    }
+
     /// Opens `data_dir/store` as it is: nothing is upgraded, mended, set aside or begun. Blocking.
     ///
     /// # Errors
     /// [`StoreError::Schema`] if it is absent, in use, damaged, or of another schema version than this build's.
     pub fn examine(data_dir: &Path, node_name: &str, options: StoreOptions) -> Result<Self, StoreError> {
-        let path = data_dir.join("store");
+        // A rewritten one that waits for its place stays where it is.
+        let path = replace::counting(&data_dir.join("store")).map_err(Arc::new)?;
         let absent = || UpgradeError::Io {
             doing: "open",
             path: path.clone(),
             source: std::io::Error::from(std::io::ErrorKind::NotFound),
         };
-        if !path.is_dir() && !replace::is_unsettled(&path) {
+        if !path.is_dir() {
             return Err(Arc::new(absent()).into());
         }
         let config = sled::Config::new().path(&path).cache_capacity(options.cache).flush_every_ms(None);
@@ -203,6 +212,7 @@ impl Store {
             indexed,
             watch,
             syncing,
+            rewrite_room: AtomicU64::new(0),
             #[cfg(test)]
             held: Mutex::default(),
             first,

@@ -11,14 +11,17 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::time::{Duration, Instant};
 
-use aurigraph_schema_upgrades::{Change, Database, Medium, Pairs, replace};
+use aurigraph_schema_upgrades::replace::{self, NotNoted};
+use aurigraph_schema_upgrades::{Change, Database, Medium, Pairs};
 
 use super::error::StoreError;
 use super::open::Shared;
 use crate::bounds::storage as bounds;
+use crate::storage::room::is_want_of_room;
 
 /// When a database is rewritten.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,10 @@ impl Medium for Both<'_> {
     /// Also where the copy has not come to yet: what it finds there later is the same.
     fn apply(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
         self.database.apply(tree, changes)?;
+        if let Some(copying) = self.copy {
+            let bytes: usize = changes.iter().map(|it| it.key.len() + it.value.as_ref().map_or(0, Vec::len)).sum();
+            copying.unsynced.set(copying.unsynced.get() + bytes);
+        }
         self.mirror(|copy| copy.apply(tree, changes));
         Ok(())
     }
@@ -97,7 +104,7 @@ enum Work {
     /// The live data is measured.
     Measure(Walk),
     /// The copy's database is being made.
-    Open(PathBuf, Helper, Receiver<Result<Database, StoreError>>),
+    Open(Helper, Receiver<Result<Database, StoreError>>),
     Copy(Box<Copying>),
 }
 
@@ -179,19 +186,33 @@ struct Copying {
     database: Database,
     walk: Walk,
     began: Instant,
-    /// Bytes copied since the last sync.
-    unsynced: usize,
+    /// Bytes copied, and written besides, since the last sync was asked for.
+    unsynced: Cell<usize>,
     /// A sync under way.
     syncing: Option<Receiver<Result<(), StoreError>>>,
     /// Everything is copied, and the last sync asked for; the walk is the one that compares.
     last: bool,
     /// Something was promised to be durable after the last sync was asked for.
     promised: bool,
+    /// Syncs asked for since the copy could take the old one's place.
+    ending: u32,
     broken: Cell<Option<StoreError>>,
     helper: Helper,
 }
 
 impl Copying {
+    /// Has everything written so far made durable, if the disk has room for more. Whoever writes there besides, a node needs
+    /// the rest.
+    fn sync(&mut self, free: u64) -> Result<(), StoreError> {
+        if free < bounds::REWRITE_SPARE {
+            return Err(StoreError::LittleRoom { free, spare: bounds::REWRITE_SPARE });
+        }
+        self.unsynced.set(0);
+        self.promised = false;
+        self.syncing = Some(self.helper.sync());
+        Ok(())
+    }
+
     fn guarded<T>(&self, work: impl FnOnce(&Database) -> Result<T, sled::Error>) -> Option<T> {
         let done = catch_unwind(AssertUnwindSafe(|| work(&self.database)));
         match done.map_or(Err(StoreError::Panicked), |done| done.map_err(StoreError::from)) {
@@ -291,11 +312,22 @@ pub(super) struct Rewriter {
     measured: u64,
     /// Size on disk after the last rewriting.
     rewritten: u64,
+    /// Bytes of keys and values when they were last measured.
+    live: u64,
+    /// A copy is wanted as soon as the disk has room for it.
+    waits: bool,
+    /// Free bytes on the disk of a folder.
+    free: Box<dyn Fn(&Path) -> u64>,
+}
+
+fn available(folder: &Path) -> u64 {
+    fs2::available_space(folder).unwrap_or(u64::MAX)
 }
 
 impl Rewriter {
     pub(super) fn new(options: RewriteOptions) -> Self {
-        Self { options, work: Work::Idle, due: Instant::now(), measured: 0, rewritten: 0 }
+        let (work, due, free) = (Work::Idle, Instant::now(), Box::new(available));
+        Self { options, work, due, measured: 0, rewritten: 0, live: 0, waits: false, free }
     }
 
     /// When the next slice is due, if there is something to do.
@@ -323,6 +355,31 @@ impl Rewriter {
         copying.last && copying.database.sled().open_tree(tree).unwrap().remove(key).unwrap().is_some()
     }
 
+    /// Lets a test say how much is free.
+    #[cfg(test)]
+    pub(super) fn set_free(&mut self, free: impl Fn() -> u64 + 'static) {
+        self.free = Box::new(move |_| free());
+    }
+
+    /// Bytes of keys and values when they were last measured.
+    #[cfg(test)]
+    pub(super) const fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// There is a copy, or it is being made.
+    #[cfg(test)]
+    pub(super) const fn is_copying(&self) -> bool {
+        matches!(self.work, Work::Open(..) | Work::Copy(_))
+    }
+
+    /// Everything is copied: bytes in the copy that were not synced.
+    #[cfg(test)]
+    pub(super) fn unsynced(&self) -> Option<usize> {
+        let Work::Copy(copying) = &self.work else { return None };
+        copying.last.then(|| copying.unsynced.get())
+    }
+
     /// The copy under way fails.
     #[cfg(test)]
     pub(super) fn break_copy(&mut self) -> bool {
@@ -332,15 +389,19 @@ impl Rewriter {
     }
 
     /// Looks at the size, after a checkpoint.
-    pub(super) fn look(&mut self, shared: &Shared) -> Result<(), StoreError> {
+    pub(super) fn look(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
         let database = shared.database();
         let size = database.sled().size_on_disk()?;
         metrics::gauge!("store_disk_bytes", "node" => shared.node.clone()).set(size as f64);
-        let grown = size >= (self.measured / 4 * 5).max(self.rewritten / 2 * 3);
-        if self.options.factor > 0 && size >= self.options.floor && grown && matches!(self.work, Work::Idle) {
-            self.measured = size;
+        if self.options.factor == 0 || size < self.options.floor || !matches!(self.work, Work::Idle) {
+            return Ok(());
+        }
+        if size >= (self.measured / 4 * 5).max(self.rewritten / 2 * 3) {
+            (self.measured, self.waits) = (size, false);
             self.work = Work::Measure(Walk::new(&database));
             self.due = Instant::now();
+        } else if self.waits {
+            self.decide(shared)?;
         }
         Ok(())
     }
@@ -362,56 +423,74 @@ impl Rewriter {
                 if walk.next(&shared.database())?.is_some() {
                     self.work = Work::Measure(walk);
                 } else {
-                    self.decide(shared, walk.bytes)?;
+                    self.live = walk.bytes;
+                    metrics::gauge!("store_live_bytes", "node" => shared.node.clone()).set(self.live as f64);
+                    self.decide(shared)?;
                 }
             }
-            Work::Open(place, helper, making) => match making.try_recv() {
+            Work::Open(helper, making) => match making.try_recv() {
                 Ok(Ok(database)) => self.work = Work::Copy(Box::new(begin(shared, database, helper))),
-                Ok(Err(error)) => self.give_up(shared, &error),
-                Err(TryRecvError::Empty) => self.work = Work::Open(place, helper, making),
-                Err(TryRecvError::Disconnected) => self.give_up(shared, &StoreError::Panicked),
+                Ok(Err(error)) => self.give_up(shared, &error, 0),
+                Err(TryRecvError::Empty) => self.work = Work::Open(helper, making),
+                Err(TryRecvError::Disconnected) => self.give_up(shared, &StoreError::Panicked, 0),
             },
-            Work::Copy(mut copying) => match copy(&mut copying, shared)? {
-                Err(error) => self.give_up(shared, &error),
-                Ok(true) if between => return self.adopt(shared, *copying),
-                Ok(_) => self.work = Work::Copy(copying),
-            },
+            Work::Copy(mut copying) => {
+                let free = || (self.free)(folder(shared));
+                match copy(&mut copying, shared, between, free)? {
+                    Err(error) => self.give_up(shared, &error, size_of(&copying)),
+                    Ok(true) => return self.adopt(shared, *copying),
+                    Ok(false) => self.work = Work::Copy(copying),
+                }
+            }
         }
         Ok(false)
     }
 
-    /// After the live data was measured.
-    fn decide(&mut self, shared: &Arc<Shared>, live: u64) -> Result<(), StoreError> {
+    /// After the live data was measured: begins the copy, if it is worth it and there is room.
+    fn decide(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
         let size = shared.database().sled().size_on_disk()?;
-        let RewriteOptions { factor, .. } = self.options;
-        metrics::gauge!("store_live_bytes", "node" => shared.node.clone()).set(live as f64);
+        let (RewriteOptions { factor, .. }, live) = (self.options, self.live);
         if size <= live.saturating_mul(factor) {
             tracing::debug!(node = shared.node, size, live, factor, "the store is not rewritten");
+            self.waits = false;
             return Ok(());
         }
-        let folder = shared.path.parent().unwrap_or(Path::new("."));
-        let (free, wanted) = (fs2::available_space(folder).unwrap_or(u64::MAX), 2 * live + bounds::REWRITE_SPARE);
+        let copy = live.saturating_mul(factor.max(bounds::REWRITE_ROOM));
+        let wanted = copy.saturating_add(bounds::REWRITE_SPARE).max(shared.rewrite_room.load(Ordering::Relaxed));
+        let free = (self.free)(folder(shared));
         if free < wanted {
-            tracing::warn!(node = shared.node, size, live, free, wanted, "no room to rewrite the store");
+            // Said once, and then looked at after each checkpoint.
+            if !std::mem::replace(&mut self.waits, true) {
+                tracing::warn!(node = shared.node, size, live, free, wanted, "no room to rewrite the store");
+            }
             return Ok(());
         }
+        self.waits = false;
         let place = replace::place_for_copy(&shared.path);
         tracing::info!(node = shared.node, size, live, factor, copy = %place.display(), "the store is being rewritten");
-        let (helper, making) = Helper::start(shared, place.clone())?;
-        self.work = Work::Open(place, helper, making);
+        let (helper, making) = Helper::start(shared, place)?;
+        self.work = Work::Open(helper, making);
+        self.due = Instant::now();
         Ok(())
     }
 
-    fn give_up(&mut self, shared: &Shared, error: &StoreError) {
+    /// Gives up a copy that took so many bytes. After one for which there was no room the next has to find more: also in
+    /// another incarnation of the actor, but not in another process, which may try once.
+    fn give_up(&mut self, shared: &Shared, error: &StoreError, copied: u64) {
+        if matches!(error, StoreError::LittleRoom { .. }) || is_want_of_room(error) {
+            let room = (copied / 4 * 5).saturating_add(bounds::REWRITE_SPARE);
+            shared.rewrite_room.fetch_max(room, Ordering::Relaxed);
+            self.waits = true;
+        }
         metrics::counter!("store_rewrites_given_up_total", "node" => shared.node.clone()).increment(1);
-        tracing::warn!(node = shared.node, %error, "the store's copy is given up; the store goes on as it is");
+        tracing::warn!(node = shared.node, copied, %error, "the store's copy is given up; the store goes on as it is");
     }
 
     /// The copy takes the old one's place: first for the next start, then for this process.
     fn adopt(&mut self, shared: &Shared, copying: Copying) -> Result<bool, StoreError> {
-        let Copying { database: new, began, promised, helper, .. } = copying;
+        let new = &copying.database;
         let ready = catch_unwind(AssertUnwindSafe(|| {
-            if promised {
+            if copying.promised {
                 new.flush()?;
             }
             new.sled().size_on_disk()
@@ -419,14 +498,22 @@ impl Rewriter {
         let size = match ready.map_or(Err(StoreError::Panicked), |ready| ready.map_err(StoreError::from)) {
             Ok(size) => size,
             Err(error) => {
-                self.give_up(shared, &error);
+                self.give_up(shared, &error, size_of(&copying));
                 return Ok(false);
             }
         };
-        if let Err(error) = replace::adopt(&shared.path, new.path()) {
-            let _ = helper.0.send(Order::Undecided);
-            return Err(StoreError::Undecided(Arc::new(error)));
+        match replace::adopt(&shared.path, new.path()) {
+            Ok(()) => {}
+            Err(NotNoted::Refused(error)) => {
+                self.give_up(shared, &Arc::new(error).into(), size);
+                return Ok(false);
+            }
+            Err(NotNoted::Undecided(error)) => {
+                let _ = copying.helper.0.send(Order::Undecided);
+                return Err(StoreError::Undecided(Arc::new(error)));
+            }
         }
+        let Copying { database: new, began, helper, .. } = copying;
         let old = std::mem::replace(&mut *shared.database.write(), new);
         let before = old.sled().size_on_disk().unwrap_or(0);
         // Without its thread, the next start removes it.
@@ -441,24 +528,40 @@ impl Rewriter {
     }
 }
 
+/// Where the databases lie.
+fn folder(shared: &Shared) -> &Path {
+    shared.path.parent().unwrap_or(Path::new("."))
+}
+
+/// Bytes of a copy on disk, as far as it can say.
+fn size_of(copying: &Copying) -> u64 {
+    copying.guarded(|copy| copy.sled().size_on_disk()).unwrap_or(0)
+}
+
 fn begin(shared: &Shared, database: Database, helper: Helper) -> Copying {
     let walk = Walk::new(&shared.database());
     Copying {
         database,
         walk,
         began: Instant::now(),
-        unsynced: 0,
+        unsynced: Cell::new(0),
         syncing: None,
         last: false,
         promised: false,
+        ending: 0,
         broken: Cell::new(None),
         helper,
     }
 }
 
 /// Copies a slice, or compares one. The outer error is the database's, the inner one the copy's; true once all of it is
-/// durable and the same.
-fn copy(copying: &mut Copying, shared: &Shared) -> Result<Result<bool, StoreError>, StoreError> {
+/// durable, but for a little, and the same, and no checkpoint is being written.
+fn copy(
+    copying: &mut Copying,
+    shared: &Shared,
+    between: bool,
+    free: impl Fn() -> u64,
+) -> Result<Result<bool, StoreError>, StoreError> {
     if let Some(error) = copying.broken.take() {
         return Ok(Err(error));
     }
@@ -472,29 +575,46 @@ fn copy(copying: &mut Copying, shared: &Shared) -> Result<Result<bool, StoreErro
             }
         }
     }
+    // What is written besides counts as well: the rest is synced at the switch, where everything waits.
+    let unsynced = copying.unsynced.get();
     let database = shared.database();
     let Some(piece) = copying.walk.next(&database)? else {
-        if copying.last {
-            return Ok(Ok(true));
+        if !copying.last {
+            copying.last = true;
+            copying.walk = Walk::new(&database);
+            return Ok(copying.sync(free()).map(|()| false));
         }
-        (copying.last, copying.promised) = (true, false);
-        copying.walk = Walk::new(&database);
-        copying.syncing = Some(copying.helper.sync());
-        return Ok(Ok(false));
+        // More each time: where the disk is slower than what is written, the end is to come all the same.
+        if unsynced >= bounds::CHECKPOINT_FLUSH << copying.ending {
+            copying.ending += u32::from(between && copying.ending < bounds::REWRITE_LAST_SYNCS);
+            return Ok(copying.sync(free()).map(|()| false));
+        }
+        return Ok(Ok(between));
     };
     if copying.last {
         let same = copying.guarded(|copy| piece.is_in(copy));
-        return Ok(if same == Some(false) { Err(StoreError::Differs { tree: piece.tree }) } else { Ok(false) });
+        if same == Some(false) {
+            return Ok(Err(StoreError::Differs { tree: piece.tree }));
+        }
+    } else {
+        // A tree without a pair is there as well.
+        copying.guarded(|copy| copy.ensure_tree(&piece.tree));
+        copying.unsynced.set(unsynced + piece.bytes);
+        copying.guarded(|copy| copy.apply(&piece.tree, &piece.pairs));
     }
-    // A tree without a pair is there as well.
-    copying.guarded(|copy| copy.ensure_tree(&piece.tree));
-    copying.unsynced += piece.bytes;
-    copying.guarded(|copy| copy.apply(&piece.tree, &piece.pairs));
-    if copying.unsynced >= bounds::CHECKPOINT_FLUSH {
-        copying.unsynced = 0;
-        copying.syncing = Some(copying.helper.sync());
+    if copying.unsynced.get() >= bounds::CHECKPOINT_FLUSH {
+        return Ok(copying.sync(free()).map(|()| false));
     }
     Ok(Ok(false))
+}
+
+/// Ends what earlier processes began and removes what they left of rewritings, so that nothing waits for the room that this
+/// gives back. What somebody else has open stays. Blocking.
+pub(super) fn clear(place: &Path, node: &str) {
+    if let Err(error) = replace::settle(place) {
+        tracing::warn!(node, %error, path = %place.display(), "a rewritten store does not come to its place yet");
+    }
+    clean(place, node);
 }
 
 /// Removes what earlier processes left of rewritings. After the store is open: a note that waited is done then.

@@ -1,7 +1,10 @@
 //! Tests of rewriting the database: the same content before and after, a crash at every step, a copy that fails.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aurigraph_ledger::StateView;
@@ -14,6 +17,7 @@ use super::layout::{BLOCKS, height_key};
 use super::open::{Store, StoreOptions};
 use super::rewrite::RewriteOptions;
 use super::tests::{World, assert_indexed, block, consensus};
+use crate::bounds::storage::{CHECKPOINT_FLUSH, REWRITE_SPARE};
 
 const ALWAYS: RewriteOptions = RewriteOptions { factor: 1, floor: 0 };
 /// A disk that others use may stand still for a minute.
@@ -201,7 +205,7 @@ fn a_crash_between_the_steps_of_settling_is_ended_by_the_next_start() {
         let place = crashed.path().join("store");
         assert!(place.is_dir() && crashed.path().join("store.swap").exists());
         match cut {
-            "set aside" => std::fs::rename(&place, crashed.path().join("store.old-1")).unwrap(),
+            "set aside" => std::fs::rename(&place, crashed.path().join("store.rewritten-1795478400001")).unwrap(),
             "removed" => std::fs::remove_dir_all(&place).unwrap(),
             "half removed" => std::fs::remove_file(place.join("db")).unwrap(),
             _ => {}
@@ -260,4 +264,159 @@ fn a_store_is_left_alone_below_the_floor_and_the_factor_and_with_a_factor_of_zer
         }
         assert_eq!(names(directory.path()), ["store"], "{options:?}");
     }
+}
+
+/// A writer whose disk has as much room as the test says.
+fn with_room(store: &Store) -> (StoreWriter<'_>, Rc<Cell<u64>>) {
+    let (mut writer, free) = (StoreWriter::new(store).unwrap(), Rc::new(Cell::new(0)));
+    let said = Rc::clone(&free);
+    writer.rewriter.set_free(move || said.get());
+    (writer, free)
+}
+
+/// Whatever the rewriting does until it waits; true if it has replaced the store.
+fn at_rest(writer: &mut StoreWriter<'_>) -> bool {
+    let mut replaced = false;
+    while writer.rewriter.due().is_some() {
+        replaced |= writer.rewrite().unwrap();
+    }
+    replaced
+}
+
+#[test]
+fn a_copy_begins_as_soon_as_the_disk_has_room_for_what_a_copy_may_take() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), ALWAYS);
+    let (mut writer, free) = with_room(&store);
+    let mut life = Life::new();
+    for _ in 0..40 {
+        life.checkpoint(&mut writer);
+        at_rest(&mut writer);
+    }
+    // Three times the live data are not enough: copies were seen to take 3.4 times.
+    free.set(REWRITE_SPARE + 3 * writer.rewriter.live());
+    life.checkpoint(&mut writer);
+    assert!(!at_rest(&mut writer));
+    assert_eq!(names(directory.path()), ["store"]);
+    // At the next checkpoint, unless the file has just grown by so much that it is looked into anew.
+    for _ in 0..20 {
+        free.set(REWRITE_SPARE + 5 * writer.rewriter.live());
+        life.checkpoint(&mut writer);
+        if writer.rewriter.is_copying() {
+            break;
+        }
+        free.set(0);
+        assert!(!at_rest(&mut writer));
+    }
+    assert!(writer.rewriter.is_copying(), "it waits for the file to grow");
+    assert!(at_rest(&mut writer));
+    life.assert_kept(&store, "rewritten");
+}
+
+#[test]
+fn a_copy_that_leaves_too_little_room_is_given_up_and_not_begun_again_before_there_is_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), ALWAYS);
+    let (mut writer, free) = with_room(&store);
+    let mut life = Life::new();
+    free.set(u64::MAX);
+    life.checkpoint(&mut writer);
+    wait("there is a copy", || !writer.rewrite().unwrap() && writer.rewriter.is_copying());
+    free.set(REWRITE_SPARE - 1);
+    assert!(!at_rest(&mut writer), "a copy counts that takes the last room");
+    wait("the copy is removed", || names(directory.path()) == ["store"]);
+    let needed = store.shared.rewrite_room.load(Ordering::Relaxed);
+    assert!(needed > REWRITE_SPARE + store.shared.database().sled().size_on_disk().unwrap() / 4, "{needed}");
+
+    // What the copy gave back is no more than it had, for this writer and the next.
+    free.set(needed - 1);
+    life.checkpoint(&mut writer);
+    assert!(!at_rest(&mut writer) && !writer.rewriter.is_copying());
+    drop(writer);
+    let (mut writer, free) = with_room(&store);
+    free.set(needed - 1);
+    life.checkpoint(&mut writer);
+    assert!(!at_rest(&mut writer));
+    assert_eq!(names(directory.path()), ["store"]);
+    free.set(u64::MAX);
+    life.checkpoint(&mut writer);
+    assert!(at_rest(&mut writer));
+    life.assert_kept(&store, "rewritten");
+}
+
+#[test]
+fn a_copy_whose_note_cannot_be_written_is_given_up_and_the_store_goes_on() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), ALWAYS);
+    let mut writer = StoreWriter::new(&store).unwrap();
+    let mut life = Life::new();
+    let in_the_way = directory.path().join("store.swap.part");
+    std::fs::create_dir(&in_the_way).unwrap();
+    life.checkpoint(&mut writer);
+    assert!(!at_rest(&mut writer));
+    life.checkpoint(&mut writer);
+    life.assert_kept(&store, "given up");
+    std::fs::remove_dir(&in_the_way).unwrap();
+    wait("the copy is removed", || names(directory.path()) == ["store"]);
+}
+
+#[test]
+fn a_start_gives_back_the_room_of_rewritings_before_it_opens_anything() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["store", "store.rewrite-1795478400001", "store.rewrite-1795478400002", "store.old-1"] {
+        std::fs::create_dir(at(name)).unwrap();
+        std::fs::write(at(name).join("db"), name).unwrap();
+    }
+    aurigraph_schema_upgrades::replace::adopt(&at("store"), &at("store.rewrite-1795478400001")).unwrap();
+    Store::clear(directory.path(), "v1");
+    assert_eq!(names(directory.path()), ["store", "store.old-1"]);
+    assert_eq!(std::fs::read(at("store").join("db")).unwrap(), b"store.rewrite-1795478400001");
+}
+
+#[test]
+fn a_store_that_is_examined_stays_where_it_is_also_if_a_note_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut life = Life::new();
+    {
+        let store = open(directory.path(), ALWAYS);
+        let mut writer = StoreWriter::new(&store).unwrap();
+        life.checkpoint(&mut writer);
+        assert!(at_rest(&mut writer));
+        life.checkpoint(&mut writer);
+    }
+    wait("the old one is removed", || names(directory.path()).len() == 2);
+    let before = names(directory.path());
+    let examined = || Store::examine(directory.path(), "v1", StoreOptions::default());
+    wait("it is let go", || examined().is_ok());
+    life.assert_kept(&examined().unwrap(), "examined");
+    assert_eq!(names(directory.path()), before);
+}
+
+#[test]
+fn what_is_written_beside_a_copy_is_synced_by_its_own_thread_but_for_a_little() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path(), ALWAYS);
+    let mut writer = StoreWriter::new(&store).unwrap();
+    let mut life = Life::new();
+    life.checkpoint(&mut writer);
+    wait("everything is copied", || {
+        assert!(!writer.rewrite().unwrap());
+        writer.rewriter.unsynced().is_some()
+    });
+    let row = Bytes::from(vec![b'r'; 32 << 10]);
+    for _ in 0..CHECKPOINT_FLUSH / row.len() / 16 + 1 {
+        let rows = (0..16).map(|_| {
+            life.audited += 1;
+            (life.audited, row.clone())
+        });
+        writer.apply(StoreMsg::Audit { rows: rows.collect(), reply: None }).unwrap();
+    }
+    let mut left = writer.rewriter.unsynced().unwrap();
+    assert!(left >= CHECKPOINT_FLUSH, "only {left} bytes were counted");
+    while !writer.rewrite().unwrap() {
+        left = writer.rewriter.unsynced().expect("it is not given up");
+    }
+    assert!(left < CHECKPOINT_FLUSH, "{left} bytes are synced at the switch");
+    life.assert_kept(&store, "rewritten");
 }
