@@ -380,6 +380,13 @@ impl Rewriter {
         copying.last.then(|| copying.unsynced.get())
     }
 
+    /// The copy is the same, and synced at least once since it was made.
+    #[cfg(test)]
+    pub(super) fn is_compared(&self) -> bool {
+        let Work::Copy(copying) = &self.work else { return false };
+        copying.last && copying.syncing.is_none() && copying.walk.at == copying.walk.trees.len()
+    }
+
     /// The copy under way fails.
     #[cfg(test)]
     pub(super) fn break_copy(&mut self) -> bool {

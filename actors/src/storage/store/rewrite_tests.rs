@@ -64,6 +64,17 @@ impl Life {
         writer.apply(StoreMsg::Audit { rows, reply: None }).unwrap();
     }
 
+    /// More than may be left unsynced at the switch.
+    fn audit_much(&mut self, writer: &mut StoreWriter<'_>) {
+        let row = Bytes::from(vec![b'r'; 32 << 10]);
+        for _ in 0..=CHECKPOINT_FLUSH / row.len() / 16 {
+            let rows = self.audited + 1..=self.audited + 16;
+            self.audited += 16;
+            let rows = rows.map(|id| (id, row.clone())).collect();
+            writer.apply(StoreMsg::Audit { rows, reply: None }).unwrap();
+        }
+    }
+
     fn assert_kept(&self, store: &Store, when: &str) {
         assert_eq!(store.set_aside(), None, "{when}");
         let (reader, newest) = (store.reader(), self.newest.as_ref().unwrap());
@@ -404,16 +415,23 @@ fn what_is_written_beside_a_copy_is_synced_by_its_own_thread_but_for_a_little() 
         assert!(!writer.rewrite().unwrap());
         writer.rewriter.unsynced().is_some()
     });
-    let row = Bytes::from(vec![b'r'; 32 << 10]);
-    for _ in 0..CHECKPOINT_FLUSH / row.len() / 16 + 1 {
-        let rows = (0..16).map(|_| {
-            life.audited += 1;
-            (life.audited, row.clone())
-        });
-        writer.apply(StoreMsg::Audit { rows: rows.collect(), reply: None }).unwrap();
-    }
-    let mut left = writer.rewriter.unsynced().unwrap();
-    assert!(left >= CHECKPOINT_FLUSH, "only {left} bytes were counted");
+    let synced = |writer: &mut StoreWriter<'_>| {
+        let counted = writer.rewriter.unsynced().unwrap();
+        assert!(counted >= CHECKPOINT_FLUSH, "only {counted} bytes were counted");
+        wait("it is synced", || !writer.rewrite().unwrap() && writer.rewriter.unsynced().unwrap() < CHECKPOINT_FLUSH);
+    };
+    life.audit_much(&mut writer);
+    // While a checkpoint is being written the copy waits to take the place.
+    let view = life.index(&mut writer);
+    let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
+    writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: None }).unwrap();
+    life.newest = Some(view);
+    synced(&mut writer);
+    wait("it is compared", || !writer.rewrite().unwrap() && writer.rewriter.is_compared());
+    life.audit_much(&mut writer);
+    synced(&mut writer);
+    writer.finish_checkpoint().unwrap();
+    let mut left = 0;
     while !writer.rewrite().unwrap() {
         left = writer.rewriter.unsynced().expect("it is not given up");
     }
