@@ -10,10 +10,11 @@ use std::sync::Arc;
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::{Hash, h};
 
+use crate::agreement::Agreement;
 use crate::block::{Accusation, Block, EvidenceKind};
 use crate::commit::CommitHeader;
 use crate::committee::{self, Committee};
-use crate::config::{Config, ConfigError, EARLIER_EVIDENCE};
+use crate::config::{Config, ConfigError, EARLIER_EVIDENCE, WRONG_ATTESTATIONS};
 use crate::epoch::{EpochBase, EpochTally};
 use crate::machine::Machine;
 use crate::reputation::Reputation;
@@ -29,8 +30,10 @@ pub const ANCHORS_KEPT: usize = 6;
 /// Version of the encoding: that of protocol versions whose commits prove faults of their own epoch alone, whose epoch it
 /// does not repeat.
 const OWN_EPOCH: u8 = 1;
-/// The same from protocol version [`EARLIER_EVIDENCE`] on.
-const VERSION: u8 = 2;
+/// From protocol version [`EARLIER_EVIDENCE`] on, which is [`WRONG_ATTESTATIONS`]: with the epochs of faults, and what is
+/// attested. 2 had no attestations and is read no more.
+const VERSION: u8 = 3;
+const _: () = assert!(EARLIER_EVIDENCE == WRONG_ATTESTATIONS, "one encoding for both");
 
 /// The newest anchor: what commits name. Zero before the first of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -68,6 +71,8 @@ pub struct OrderState {
     pub tally: EpochTally,
     /// Faults that commits of this epoch have proven.
     pub proven: BTreeSet<Accusation>,
+    /// What the epoch's delivered blocks attest; empty before protocol version [`WRONG_ATTESTATIONS`].
+    pub agreement: Agreement,
 }
 
 /// Why a state cannot be gone on from.
@@ -87,6 +92,9 @@ pub enum OrderStateError {
     /// The leader schedule is none of this committee.
     #[error("the state's leader schedule is none of this committee")]
     Schedule,
+    /// It names attestations of validators that there are not.
+    #[error("the state's attestations are none of this committee's")]
+    Attestations,
     /// Not the blocks that it names.
     #[error("the state names {named} blocks, {found} are given")]
     Count {
@@ -141,6 +149,9 @@ impl OrderState {
                 _ => write_accusation(&mut w, accusation),
             }
         }
+        if format != OWN_EPOCH {
+            self.agreement.write(&mut w);
+        }
         w.into_bytes()
     }
 
@@ -167,6 +178,7 @@ impl OrderState {
             _ => read_accusation(r),
         };
         let proven = read_ascending(&mut r, "proven faults", accusation)?.into_iter().collect();
+        let agreement = if format == OWN_EPOCH { Agreement::default() } else { Agreement::read(&mut r)? };
         r.finish()?;
         Ok(Self {
             chain_id,
@@ -181,6 +193,7 @@ impl OrderState {
             reputation,
             tally,
             proven,
+            agreement,
         })
     }
 
@@ -202,6 +215,9 @@ impl OrderState {
             || self.tally.delivered.len() != committee.len()
         {
             return Err(OrderStateError::Schedule);
+        }
+        if !self.agreement.fits(&committee) {
+            return Err(OrderStateError::Attestations);
         }
         if blocks.len() != self.committed.len() {
             return Err(OrderStateError::Count { named: self.committed.len(), found: blocks.len() });
@@ -239,6 +255,7 @@ impl OrderState {
             reputation: self.reputation,
             tally: self.tally,
             proven: self.proven,
+            agreement: self.agreement,
             evidence: EvidenceState::default(),
             anchor,
         }
@@ -287,6 +304,7 @@ impl Machine {
             reputation: self.schedule.reputation().clone(),
             tally: self.tally.clone(),
             proven: self.linearizer.proven().clone(),
+            agreement: self.linearizer.agreement().clone(),
         };
         let bytes: Arc<[u8]> = state.encode().into();
         self.anchor = Anchor { index: header.index, digest: digest_of(&bytes) };

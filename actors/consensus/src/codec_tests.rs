@@ -3,6 +3,7 @@
 
 use aurigraph_ledger::hash::{Hash, h};
 
+use crate::agreement::{Agreement, Attested};
 use crate::anchor::{Anchor, OrderState};
 use crate::block::{Block, BlockCore, Evidence, EvidenceKind};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, FaultKind, ProvenFault, blocks_root};
@@ -57,6 +58,7 @@ fn commit() -> Commit {
         fault(1, FaultKind::Equivocation),
         fault(1, FaultKind::ConflictingCommitVote),
         fault(3, FaultKind::Downtime),
+        fault(0, FaultKind::WrongAttestation),
     ];
     let epoch_end = Some(EpochEnd { delivered: vec![5, 0, 1 << 40, 2], version: 2 });
     Commit { header, blocks, epoch_end, faults, state_digest: Hash([6; 32]) }
@@ -92,6 +94,15 @@ fn snapshot() -> ConsensusSnapshot {
             end: Some(EpochEnd { delivered: vec![3, 0, 9], version: 1 }),
         },
         proven: [(0, 3, EvidenceKind::Equivocation), (1, 0, EvidenceKind::ConflictingAttestation)].into(),
+        agreement: Agreement {
+            attested: [
+                (0, Attested { highest: 9, open: [(8, Hash([1; 32])), (8, Hash([2; 32]))].into() }),
+                (2, Attested { highest: u64::MAX, ..Attested::default() }),
+            ]
+            .into(),
+            agreed: [(6, Hash([3; 32])), (7, Hash([4; 32]))].into(),
+            wrong: [2, 3].into(),
+        },
         evidence: EvidenceState {
             pending: block().extras.evidence,
             included: [((0, 1, EvidenceKind::Equivocation), 8)].into(),
@@ -103,10 +114,11 @@ fn snapshot() -> ConsensusSnapshot {
 
 /// The order's state in an epoch of this protocol version.
 fn order_state(version: u16) -> OrderState {
-    let ConsensusSnapshot { chain_id, last_commit, committed, slots, delivered, reputation, tally, mut proven, .. } =
-        snapshot();
+    let ConsensusSnapshot { chain_id, last_commit, committed, slots, delivered, reputation, tally, .. } = snapshot();
+    let (mut proven, mut agreement) = (snapshot().proven, snapshot().agreement);
     if version < EARLIER_EVIDENCE {
         proven = proven.into_iter().map(|(_, author, kind)| (7, author, kind)).collect();
+        agreement = Agreement::default();
     }
     let last_commit = last_commit.expect("there is one");
     let (epoch, epoch_seed, base) = (7, Hash([4; 32]), EpochBase { index: 5, timestamp_ms: 900 });
@@ -123,6 +135,7 @@ fn order_state(version: u16) -> OrderState {
         reputation,
         tally,
         proven,
+        agreement,
     }
 }
 
@@ -293,8 +306,8 @@ fn the_bytes_never_change_unnoticed() {
     let expected = [
         "0x92c553655d5a40ad",
         "0xb139138058648b98",
-        "0x2869d9accd78562c",
-        "0x353c441b018ec6bf",
+        "0x50f5a039f8239292",
+        "0x15483ec19faeb28b",
         "0x98d5be445e599054",
         "0x0ada7b3be7b56feb",
         "0x0b8f53f5f409a4fb",
@@ -310,9 +323,9 @@ fn the_bytes_never_change_unnoticed() {
         "0xacc05c27643e1931",
         "0x98d5be445e599054",
         "0xb19055f4281195cb",
-        "0x0bb6e7067f2c4edb",
+        "0x21e1b5a19eb5d6e2",
         "0x2f7cedc7ba021e49",
-        "0x25dc3f83b79ec47b",
+        "0xfddbda974929abaa",
         "0x05874ad24b45c922",
         "0xa0862e7e4fb0a1a2",
         "0x296292a674e9985d",
@@ -322,7 +335,7 @@ fn the_bytes_never_change_unnoticed() {
         "0x936c8d901a00b6eb",
         "0x730a8a92101e6c06",
         "0xc332d661c8ac6516",
-        "0xbf7ccf4bf64836db",
+        "0xfe5f490622d899c1",
     ];
     assert_eq!(found, expected);
 }

@@ -6,6 +6,7 @@
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::{Hash, h, h_parts};
 
+use crate::agreement::Wrong;
 use crate::block::EvidenceKind;
 use crate::config::{MAX_BATCH_REFS, MAX_COMMIT_BLOCKS, MAX_COMMIT_FAULTS};
 use crate::epoch::{EpochBase, EpochEnd};
@@ -97,6 +98,8 @@ pub enum FaultKind {
     ConflictingCommitVote,
     /// Too few delivered blocks in too many windows of the leader schedule in a row (consensus.md 8.3).
     Downtime,
+    /// Another digest for a checkpoint than delivered blocks of a quorum attest.
+    WrongAttestation,
 }
 
 impl From<EvidenceKind> for FaultKind {
@@ -116,6 +119,7 @@ impl FaultKind {
             Self::ConflictingAttestation => 1,
             Self::ConflictingCommitVote => 2,
             Self::Downtime => 3,
+            Self::WrongAttestation => 4,
         }
     }
 
@@ -125,6 +129,7 @@ impl FaultKind {
             1 => Ok(Self::ConflictingAttestation),
             2 => Ok(Self::ConflictingCommitVote),
             3 => Ok(Self::Downtime),
+            4 => Ok(Self::WrongAttestation),
             tag => Err(CodecError::Invalid { what: "fault kind", value: u64::from(tag) }),
         }
     }
@@ -152,6 +157,16 @@ impl ProvenFault {
     pub fn downtime(epoch: Epoch, index: CommitIndex, author: AuthorIdx) -> Self {
         let parts: [&[u8]; 3] = [&epoch.to_le_bytes(), &index.to_le_bytes(), &author.to_le_bytes()];
         Self { epoch, author, kind: FaultKind::Downtime, reporter: author, digest: h_parts("downtime", &parts) }
+    }
+
+    /// That a validator's attestation is not what a quorum attests.
+    #[must_use]
+    pub fn wrong_attestation(epoch: Epoch, wrong: &Wrong) -> Self {
+        let Wrong { author, attested, agreed } = wrong;
+        let (epoch_bytes, author_bytes, seq) = (epoch.to_le_bytes(), author.to_le_bytes(), attested.seq.to_le_bytes());
+        let parts: [&[u8]; 5] = [&epoch_bytes, &author_bytes, &seq, attested.digest.as_bytes(), agreed.as_bytes()];
+        let digest = h_parts("wrong-attestation", &parts);
+        Self { epoch, author: *author, kind: FaultKind::WrongAttestation, reporter: *author, digest }
     }
 }
 

@@ -41,10 +41,12 @@ pub const MAX_RANGE_BLOCK_BYTES: usize = 4 * 1024 * 1024;
 pub const MAX_COMMIT_BLOCKS: usize = 1 << 22;
 /// The first protocol version in which blocks carry evidence of epochs before their own.
 pub const EARLIER_EVIDENCE: u16 = 3;
+/// The first protocol version in which commits prove wrong attestations.
+pub const WRONG_ATTESTATIONS: u16 = 3;
 /// Most epochs before a block's own of which it may carry evidence; a longer unbonding period counts as this long.
 pub const MAX_EVIDENCE_EPOCHS: u16 = 256;
 /// Most faults that one commit proves: every validator of every kind, in every epoch that evidence is taken of.
-pub const MAX_COMMIT_FAULTS: usize = 4 * MAX_VALIDATORS * (1 + MAX_EVIDENCE_EPOCHS as usize);
+pub const MAX_COMMIT_FAULTS: usize = 5 * MAX_VALIDATORS * (1 + MAX_EVIDENCE_EPOCHS as usize);
 /// Most pieces of unproven evidence that are taken along into the next epoch, the newest: three kinds for each validator
 /// of one, some 3.7 MB.
 pub const MAX_CARRIED_EVIDENCE: usize = 3 * MAX_VALIDATORS;

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use aurigraph_ledger::hash::{Hash, h_parts};
 
+use crate::agreement::Agreement;
 use crate::block::{Accusation, Evidence, EvidenceKind, conflict_digest};
 use crate::commit::{Commit, CommitHeader, CommittedBlock, ProvenFault, blocks_root};
 use crate::committee::Committee;
+use crate::config::WRONG_ATTESTATIONS;
 use crate::event::HaltReason;
 use crate::mutation::{Mutation, has};
 use crate::store::Store;
@@ -32,6 +34,9 @@ pub struct Linearizer {
     slots: BTreeMap<Slot, Hash>,
     delivered: BTreeMap<Hash, Round>,
     proven: BTreeSet<Accusation>,
+    /// The epoch's protocol version has commits prove wrong attestations.
+    judges_attestations: bool,
+    agreement: Agreement,
 }
 
 /// What makes a commit.
@@ -57,9 +62,9 @@ pub struct Flush {
 }
 
 impl Linearizer {
-    /// Before the first commit of an epoch.
+    /// Before the first commit of an epoch that runs this protocol version.
     #[must_use]
-    pub fn new(epoch: Epoch, gc_depth: Round, genesis: CommitRef, base_ms: TimeMs) -> Self {
+    pub fn new(epoch: Epoch, version: u16, gc_depth: Round, genesis: CommitRef, base_ms: TimeMs) -> Self {
         Self {
             epoch,
             gc_depth,
@@ -71,6 +76,8 @@ impl Linearizer {
             slots: BTreeMap::new(),
             delivered: BTreeMap::new(),
             proven: BTreeSet::new(),
+            judges_attestations: version >= WRONG_ATTESTATIONS,
+            agreement: Agreement::default(),
         }
     }
 
@@ -82,7 +89,7 @@ impl Linearizer {
         committed: BTreeSet<BlockRef>,
         slots: BTreeMap<Slot, Hash>,
         delivered: BTreeMap<Hash, Round>,
-        proven: BTreeSet<Accusation>,
+        (proven, agreement): (BTreeSet<Accusation>, Agreement),
     ) {
         if let Some(header) = &last {
             self.last_ref = header.reference();
@@ -93,6 +100,7 @@ impl Linearizer {
         self.slots = slots;
         self.delivered = delivered;
         self.proven = proven;
+        self.agreement = agreement;
     }
 
     /// The newest commit.
@@ -162,6 +170,12 @@ impl Linearizer {
         self.proven.contains(&(self.epoch, author, kind))
     }
 
+    /// What delivered blocks attest.
+    #[must_use]
+    pub const fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
     /// Makes the commit of a decided leader. `verdict` tells whether the signatures of carried evidence are good: a
     /// function of the evidence's bytes, known before a block that carries it is accepted.
     ///
@@ -190,6 +204,7 @@ impl Linearizer {
                 faults.extend(self.prove_twin(*reference));
             }
             self.prove_carried(store, *reference, verdict, &mut faults)?;
+            faults.extend(self.prove_wrong(committee, store, *reference));
             blocks.push(CommittedBlock { block: *reference, batches: batches.unwrap_or_default() });
         }
         let newest = if has(Mutation::GcByClock) { store.highest_round() } else { leader.round };
@@ -235,6 +250,14 @@ impl Linearizer {
             }
         }
         Ok(())
+    }
+
+    /// Whose attestation, in this delivered block or one before it, is not what a quorum attests. A second version of a
+    /// slot is signed as well, and counts.
+    fn prove_wrong(&mut self, committee: &Committee, store: &Store, block: BlockRef) -> Vec<ProvenFault> {
+        let Some(stored) = store.get(&block).filter(|_| self.judges_attestations) else { return Vec::new() };
+        let wrong = self.agreement.note(committee, block.author, stored.block.core.attestation);
+        wrong.iter().map(|wrong| ProvenFault::wrong_attestation(self.epoch, wrong)).collect()
     }
 
     fn prove(&mut self, accusation: Accusation, reporter: AuthorIdx, digest: Hash) -> Option<ProvenFault> {

@@ -32,6 +32,7 @@
 //! * **Halt** is an effect, never a panic. A halted machine answers every event with nothing.
 
 mod accept;
+pub mod agreement;
 pub mod anchor;
 pub mod batches;
 pub mod block;
@@ -77,6 +78,8 @@ pub mod types;
 mod uncertified;
 pub mod validity;
 
+#[cfg(test)]
+mod agreement_tests;
 #[cfg(test)]
 mod anchor_tests;
 #[cfg(test)]
@@ -130,6 +133,7 @@ mod uncertified_tests;
 #[cfg(test)]
 mod vectors;
 
+pub use agreement::Agreement;
 pub use anchor::{Anchor, OrderState, OrderStateError};
 pub use block::{Accusation, Block, BlockCore, Evidence, EvidenceKind, Extras, SignedCore, signing_message};
 pub use certificate::Certificate;

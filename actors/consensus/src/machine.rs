@@ -186,7 +186,13 @@ impl Machine {
             store: Store::new(0),
             clock: ThresholdClock::new(now.mono_ms),
             committer: Committer::new(LeaderSlot::default()),
-            linearizer: Linearizer::new(config.epoch, config.params.gc_depth, genesis, config.base.timestamp_ms),
+            linearizer: Linearizer::new(
+                config.epoch,
+                config.version,
+                config.params.gc_depth,
+                genesis,
+                config.base.timestamp_ms,
+            ),
             tally,
             closing: Closing::default(),
             suspended: Suspended::default(),
@@ -494,6 +500,7 @@ impl Machine {
             reputation: self.schedule.reputation().clone(),
             tally: self.tally.clone(),
             proven: self.linearizer.proven().clone(),
+            agreement: self.linearizer.agreement().clone(),
             evidence: self.evidence.state(),
             anchor: self.anchor,
         }

@@ -162,7 +162,7 @@ impl Machine {
             snapshot.committed,
             snapshot.slots,
             snapshot.delivered,
-            snapshot.proven,
+            (snapshot.proven, snapshot.agreement),
         );
         self.tally = snapshot.tally;
         self.evidence.restore(snapshot.evidence);

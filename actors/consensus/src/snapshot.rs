@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
+use crate::agreement::Agreement;
 use crate::anchor::Anchor;
 use crate::block::{Accusation, Evidence, EvidenceKind};
 use crate::commit::CommitHeader;
@@ -17,9 +18,9 @@ use crate::types::{BlockRef, Epoch, LeaderSlot, Round, Slot};
 const MAX_ENTRIES: u64 = 4_000_000;
 
 /// Version of the encoding. Version 1 had no schedule state, version 2 knew of no epochs, version 3 of no evidence,
-/// version 4 of no presence, version 5 of no anchors, version 6 of no evidence of earlier epochs: such logs give other
-/// commits now, so they are refused.
-const VERSION: u8 = 7;
+/// version 4 of no presence, version 5 of no anchors, version 6 of no evidence of earlier epochs, version 7 of no
+/// attestations: such logs give other commits now, so they are refused.
+const VERSION: u8 = 8;
 
 /// Everything the machine needs besides the blocks above the garbage-collection round.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub struct ConsensusSnapshot {
     pub tally: EpochTally,
     /// Faults that commits of this epoch have proven.
     pub proven: BTreeSet<Accusation>,
+    /// What their delivered blocks attest.
+    pub agreement: Agreement,
     /// Evidence found here that no commit has proven.
     pub evidence: EvidenceState,
     /// The newest anchor, which the next commits name.
@@ -172,6 +175,7 @@ impl ConsensusSnapshot {
         self.tally.write(w);
         w.varint(self.proven.len() as u64);
         self.proven.iter().for_each(|accusation| write_accusation(w, accusation));
+        self.agreement.write(w);
         self.evidence.write(w);
         w.u64(self.anchor.index).hash(&self.anchor.digest);
     }
@@ -179,7 +183,7 @@ impl ConsensusSnapshot {
     pub(crate) fn read(r: &mut Reader<'_>) -> Result<Self, CodecError> {
         let version = r.u8()?;
         if version != VERSION {
-            let what = "version of the consensus snapshot (this program reads version 7)";
+            let what = "version of the consensus snapshot (this program reads version 8)";
             return Err(CodecError::Invalid { what, value: u64::from(version) });
         }
         let (chain_id, epoch) = (r.hash()?, r.u64()?);
@@ -194,6 +198,7 @@ impl ConsensusSnapshot {
         let (floor, highest_round) = (r.u32()?, r.u32()?);
         let (reputation, tally) = (Reputation::read(r)?, EpochTally::read(r)?);
         let proven = read_ascending(r, "proven faults", read_accusation)?.into_iter().collect();
+        let agreement = Agreement::read(r)?;
         let evidence = EvidenceState::read(r)?;
         let anchor = Anchor { index: r.u64()?, digest: r.hash()? };
         Ok(Self {
@@ -211,6 +216,7 @@ impl ConsensusSnapshot {
             reputation,
             tally,
             proven,
+            agreement,
             evidence,
             anchor,
         })

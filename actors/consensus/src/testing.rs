@@ -19,7 +19,7 @@ use crate::cluster::stub_signature;
 use crate::commit::{CommitHeader, genesis_commit};
 use crate::committee::Committee;
 use crate::committer::{Committer, Decided, Decision};
-use crate::config::{BLOCK_VERSION, Config};
+use crate::config::{BLOCK_VERSION, Config, FIRST_PROTOCOL_VERSION};
 
 use crate::flush::{Lead, Linearizer};
 use crate::schedule::Schedule;
@@ -258,7 +258,7 @@ impl Runner {
             schedule: Schedule::rotating(committee.len(), leaders, window),
             store: Store::new(0),
             committer: Committer::new(LeaderSlot::default()),
-            linearizer: Linearizer::new(0, gc_depth, genesis, 0),
+            linearizer: Linearizer::new(0, FIRST_PROTOCOL_VERSION, gc_depth, genesis, 0),
             decided: Vec::new(),
             commits: Vec::new(),
             headers: Vec::new(),

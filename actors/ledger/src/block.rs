@@ -23,7 +23,8 @@ const VERSION: u8 = 1;
 /// 2: a transfer to oneself of an amount that one has succeeds and moves nothing, so that it no longer undoes an atomic
 /// transaction.
 ///
-/// 3: blocks carry evidence of earlier epochs as well, for as long as stake answers for it.
+/// 3: blocks carry evidence of earlier epochs as well, for as long as stake answers for it; who attests another
+/// checkpoint than a quorum is jailed.
 pub const PROTOCOL_VERSION: u16 = 3;
 /// The version of a chain's first epoch.
 pub const FIRST_PROTOCOL_VERSION: u16 = 1;

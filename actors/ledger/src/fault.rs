@@ -21,12 +21,25 @@ pub enum FaultKind {
     ConflictingCommitVote = 3,
     /// It proposed too few of the delivered blocks for too long. No proof of a wrong: it may have been cut off.
     Downtime = 4,
+    /// Another digest for a checkpoint than a quorum attests: a bug or bad hardware rather than a lie.
+    WrongAttestation = 5,
 }
 
 impl FaultKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: [Self; 4] =
-        [Self::Equivocation, Self::ConflictingAttestation, Self::ConflictingCommitVote, Self::Downtime];
+    pub const ALL: [Self; 5] = [
+        Self::Equivocation,
+        Self::ConflictingAttestation,
+        Self::ConflictingCommitVote,
+        Self::Downtime,
+        Self::WrongAttestation,
+    ];
+
+    /// Whether it costs stake; otherwise it jails alone.
+    #[must_use]
+    pub const fn slashes(self) -> bool {
+        !matches!(self, Self::Downtime | Self::WrongAttestation)
+    }
 
     /// The kind with this number.
     ///

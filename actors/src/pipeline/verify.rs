@@ -145,6 +145,7 @@ fn fault_of(fault: &ProvenFault) -> Fault {
             aurigraph_consensus::FaultKind::ConflictingAttestation => FaultKind::ConflictingAttestation,
             aurigraph_consensus::FaultKind::ConflictingCommitVote => FaultKind::ConflictingCommitVote,
             aurigraph_consensus::FaultKind::Downtime => FaultKind::Downtime,
+            aurigraph_consensus::FaultKind::WrongAttestation => FaultKind::WrongAttestation,
         },
         reporter: fault.reporter,
         digest: fault.digest,

@@ -26,6 +26,7 @@ pub const fn fault_name(kind: FaultKind) -> &'static str {
         FaultKind::ConflictingAttestation => "conflictingAttestation",
         FaultKind::ConflictingCommitVote => "conflictingCommitVote",
         FaultKind::Downtime => "downtime",
+        FaultKind::WrongAttestation => "wrongAttestation",
     }
 }
 

@@ -41,7 +41,7 @@ impl StakingTable {
         if counted {
             return None;
         }
-        let mut slashing = FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::Downtime);
+        let mut slashing = FaultKind::ALL.into_iter().filter(|kind| kind.slashes());
         let slashed_before = slashing.any(|kind| self.faults.contains_key(&key(kind)));
         let share = match fault.kind {
             _ if slashed_before => None,
@@ -49,7 +49,7 @@ impl StakingTable {
             FaultKind::ConflictingAttestation | FaultKind::ConflictingCommitVote => {
                 Some(self.parameters.conflict_slash)
             }
-            FaultKind::Downtime => None,
+            FaultKind::Downtime | FaultKind::WrongAttestation => None,
         };
         let jailed_until = self.epoch.saturating_add(1).saturating_add(self.parameters.jail_epochs.into());
         let row = self.row_mut(id)?;

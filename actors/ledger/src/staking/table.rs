@@ -39,7 +39,10 @@ impl Standing {
     pub(super) const fn after(kind: FaultKind) -> Self {
         match kind {
             FaultKind::Equivocation => Self::Removed,
-            FaultKind::ConflictingAttestation | FaultKind::ConflictingCommitVote | FaultKind::Downtime => Self::Jailed,
+            FaultKind::ConflictingAttestation
+            | FaultKind::ConflictingCommitVote
+            | FaultKind::Downtime
+            | FaultKind::WrongAttestation => Self::Jailed,
         }
     }
 

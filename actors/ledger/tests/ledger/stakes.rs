@@ -434,6 +434,7 @@ fn maintenance_excuses_an_absence_that_was_announced_in_time_and_nothing_else() 
         (announced.until_ms, FaultKind::Downtime, Standing::Active),
         (announced.until_ms + 1, FaultKind::Downtime, Standing::Jailed),
         (announced.from_ms, FaultKind::ConflictingAttestation, Standing::Jailed),
+        (announced.from_ms, FaultKind::WrongAttestation, Standing::Jailed),
     ];
     for (at, kind, standing) in cases {
         assert_eq!(standing_after(&mut world, at, kind), standing, "{kind:?} at {at}");
@@ -474,7 +475,7 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let operation = (0..KEYED, 0_u8..11, 0_u32..6, 0_u128..40 * AUR, any::<bool>())
         .prop_map(|(account, kind, validator, amount, all)| Step::Operation(account, kind, validator, amount, all));
-    let fault = (0_u16..4, 0_u64..3, 0_usize..4).prop_map(|(at, back, kind)| Step::Fault(at, back, kind));
+    let fault = (0_u16..4, 0_u64..3, 0..FaultKind::ALL.len()).prop_map(|(at, back, kind)| Step::Fault(at, back, kind));
     let end = proptest::collection::vec(0_u64..50, 0..6).prop_map(Step::End);
     proptest::collection::vec(prop_oneof![8 => operation, 1 => fault, 2 => end], 1..60)
 }

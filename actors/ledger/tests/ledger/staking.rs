@@ -109,6 +109,38 @@ fn downtime_jails_without_a_slash_and_again_only_after_the_validator_is_back() {
 }
 
 #[test]
+fn a_wrong_attestation_jails_once_without_a_slash_and_hides_no_fault_that_slashes() {
+    let mut world = world();
+    let supply = world.total();
+    let wrong = fault(1, 0, FaultKind::WrongAttestation);
+    let block = commit(&mut world, &[wrong, Fault { digest: Hash([1; 32]), ..wrong }]).block.expect("a block");
+    let [event] = &block.events[..] else { panic!("{:?}", block.events) };
+    let EventKind::Module { data, .. } = &event.kind else { panic!("the module's event") };
+    let told = FaultEvent::decode(data).expect("a fault");
+    assert_eq!((told.validator, told.kind, told.taken), (1, FaultKind::WrongAttestation, 0));
+    assert_eq!(row(&mut world, 1), (10_000, 0, 0, Standing::Jailed));
+    assert_eq!((world.total(), table(&mut world).burnt()), (supply, 0));
+    // As long as any other stay in jail.
+    let until = |world: &mut World, validator| table(world).validator(validator).expect("a row").jailed_until;
+    commit(&mut world, &[fault(2, 0, FaultKind::ConflictingAttestation)]);
+    assert_eq!(until(&mut world, 1), until(&mut world, 2));
+    assert!(until(&mut world, 1) > 0);
+    // Each slashes as if nothing had been.
+    commit(&mut world, &[wrong, fault(1, 0, FaultKind::ConflictingAttestation)]);
+    assert_eq!(row(&mut world, 1), (9_900, 100, 1, Standing::Jailed));
+    commit(&mut world, &[fault(2, 0, FaultKind::WrongAttestation)]);
+    assert_eq!(row(&mut world, 2), (9_900, 100, 1, Standing::Jailed));
+    let kinds = table(&mut world).faults().keys().map(|(_, row, kind)| (*row, *kind)).collect::<Vec<_>>();
+    let (conflicting, wrong) = (FaultKind::ConflictingAttestation, FaultKind::WrongAttestation);
+    assert_eq!(kinds, [(1, conflicting), (1, wrong), (2, conflicting), (2, wrong)]);
+    // What is stored of it is read back.
+    let view = world.ledger.snapshot();
+    let pages = view.export_pages(None).expect("a checkpoint");
+    let imported = Ledger::import(&world.genesis, Arc::new(PlainHasher), pages).expect("own pages");
+    assert_eq!(imported.checkpoint(), world.ledger.checkpoint());
+}
+
+#[test]
 fn an_event_of_a_fault_decodes_and_nothing_else_does() {
     let mut world = world();
     let fault = fault(2, 0, FaultKind::ConflictingCommitVote);

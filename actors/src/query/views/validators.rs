@@ -98,7 +98,7 @@ pub struct SlashingEventView {
     pub height: u64,
     /// In which epoch the fault lies.
     pub epoch: u64,
-    /// What for: `equivocation`, `conflictingAttestation`, `conflictingCommitVote` or `downtime`.
+    /// What for: `equivocation`, `conflictingAttestation`, `conflictingCommitVote`, `downtime` or `wrongAttestation`.
     pub reason: String,
     /// How much stake it cost: 0 if it jailed alone.
     pub amount: Units,

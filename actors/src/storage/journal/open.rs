@@ -38,10 +38,10 @@ pub struct JournalIdentity {
 
 /// Logs of versions 1 and 2 hold commits made under leaders without reputation: replaying them gives other commits. Those of
 /// versions 3 and 4 know of no epochs, those of 5 and 6 of no evidence, those of 7 and 8 of no
-/// anchors, those of 9 and 10 of no evidence of earlier epochs.
-const INIT_VERSION: u8 = 11;
+/// anchors, those of 9 and 10 of no evidence of earlier epochs, those of 11 and 12 of no attestations.
+const INIT_VERSION: u8 = 13;
 /// That of a directory that takes the place of a lost one.
-const INIT_AFTER_LOSS: u8 = 12;
+const INIT_AFTER_LOSS: u8 = 14;
 const MAX_NODE_NAME: usize = 256;
 /// No first frame is longer: nothing but zeros stands behind this place in a log that has not begun.
 const INIT_FRAME: u64 = 512;
@@ -79,7 +79,7 @@ impl JournalIdentity {
             INIT_AFTER_LOSS => true,
             other => {
                 return Err(invalid(
-                    "version of the journal (this program reads 11 and 12; move the data directory away and start empty)",
+                    "version of the journal (this program reads 13 and 14; move the data directory away and start empty)",
                     other,
                 ));
             }

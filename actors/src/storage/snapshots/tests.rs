@@ -97,6 +97,7 @@ fn order() -> OrderPart {
         reputation: Reputation::new(4),
         tally: EpochTally { delivered: vec![1; 4], supports: vec![(1, 1); 4], ..EpochTally::default() },
         proven: BTreeSet::new(),
+        agreement: aurigraph_consensus::Agreement::default(),
     };
     OrderPart { state: state.encode().into(), blocks: Vec::new(), hops: Vec::new() }
 }
