@@ -1,5 +1,6 @@
 //! Runs made by hand: what every seed builds on.
 
+use aurigraph_consensus::{FIRST_PROTOCOL_VERSION, PROTOCOL_VERSION};
 use aurigraph_testkit::simulator::{Behaviour, Fault, Mark, Outcome, Scenario, run};
 
 fn passes(scenario: &Scenario) -> Outcome {
@@ -174,6 +175,42 @@ fn a_validator_whose_executor_goes_wrong_stops_alone_and_within_two_checkpoints(
         scenario.corrupted = Some((usize::try_from(seed % 4).expect("small"), 4_000 + 300 * seed));
         let outcome = run(&scenario).unwrap_or_else(|violation| panic!("{violation}"));
         assert!(outcome.marks.get(Mark::Certificate) > 20, "seed {seed}: {}", outcome.marks.get(Mark::Certificate));
+        assert_eq!(outcome.marks.get(Mark::WrongAttestation), 0, "seed {seed}: before its protocol version");
+    }
+}
+
+/// Others crash before and after the proof, and come back from snapshots, too.
+#[test]
+fn a_validator_whose_executor_goes_wrong_is_proven_at_fault_for_what_it_attests() {
+    for seed in 0..4 {
+        let mut scenario = Scenario::calm(if seed % 2 == 0 { 4 } else { 7 }, 300 + seed);
+        scenario.least_ms = 12_000;
+        scenario.version = PROTOCOL_VERSION;
+        scenario.snapshot_ms = (seed % 3 > 0).then_some(900);
+        let (wrong, at) = (usize::try_from(seed % 4).expect("small"), 5_000 + 250 * seed);
+        scenario.corrupted = Some((wrong, at));
+        for (node, after) in [(wrong + 1, 200), (wrong + 2, 3_000)] {
+            scenario.faults.push((at + after, Fault::Crash { node: node % 4, effects: 5, down_ms: Some(900) }));
+        }
+        scenario.quiet_ms = at + 5_000;
+        let marks = run(&scenario).unwrap_or_else(|violation| panic!("{violation}")).marks;
+        assert_eq!((marks.get(Mark::WrongAttestation), marks.get(Mark::FaultProven)), (1, 1), "seed {seed}");
+    }
+}
+
+/// They contradict themselves as well, which is a fault of its own.
+#[test]
+fn faulty_validators_that_lie_about_checkpoints_are_proven_at_fault_and_stop_nobody() {
+    for seed in 310..313 {
+        let mut scenario = Scenario { lies_permille: 300, least_ms: 12_000, ..Scenario::calm(7, seed) };
+        scenario.version = if seed == 310 { FIRST_PROTOCOL_VERSION } else { PROTOCOL_VERSION };
+        scenario.byzantine.insert(1, Behaviour::Liar);
+        scenario.byzantine.insert(4, Behaviour::Liar);
+        let marks = passes(&scenario).marks;
+        let expected = if scenario.version == PROTOCOL_VERSION { 2 } else { 0 };
+        assert!(marks.get(Mark::LyingAttestation) > 50, "seed {seed}: {marks}");
+        assert_eq!(marks.get(Mark::WrongAttestation), expected, "seed {seed}");
+        assert!(marks.get(Mark::FaultProven) > expected, "seed {seed}: contradictions");
     }
 }
 

@@ -18,6 +18,7 @@ use aurigraph_consensus::{
 use aurigraph_ledger::{CommitOutcome, Hash};
 
 use super::Property;
+use super::attested::Attested;
 use super::corruption::Corruption;
 use super::coverage::{Coverage, Mark};
 use super::disk::Entry;
@@ -73,6 +74,8 @@ impl Read {
 pub(crate) struct Checks {
     /// By epoch.
     contexts: Vec<EpochContext>,
+    /// Protocol versions, by epoch.
+    versions: Vec<u16>,
     /// What stands before the first commit of each epoch.
     genesis: Vec<Hash>,
     /// What each epoch's end was certified to be.
@@ -102,6 +105,7 @@ pub(crate) struct Checks {
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
     pub(crate) corruption: Corruption,
+    attestations: Attested,
     pub(crate) work: Work,
     /// Who would lead each round if nobody were swapped: drawn from the epoch's seed, so the same for everybody.
     drawn: RefCell<BTreeMap<(u64, Round), Vec<AuthorIdx>>>,
@@ -113,6 +117,7 @@ impl Checks {
     pub(crate) fn new(config: &Config, correct: Vec<bool>) -> Self {
         let mut checks = Self {
             contexts: Vec::new(),
+            versions: Vec::new(),
             genesis: Vec::new(),
             ends: BTreeMap::new(),
             past_rounds: 0,
@@ -131,6 +136,7 @@ impl Checks {
             proven: BTreeSet::new(),
             lost: BTreeSet::new(),
             corruption: Corruption::default(),
+            attestations: Attested::default(),
             work: Work::default(),
             drawn: RefCell::default(),
             read: RefCell::default(),
@@ -143,6 +149,7 @@ impl Checks {
     pub(crate) fn begin(&mut self, config: &Config) {
         let committee = Committee::new(config.stakes.clone()).expect("valid stakes");
         self.contexts.push(EpochContext::new(config, committee));
+        self.versions.push(config.version);
         let Config { chain_id, epoch, epoch_seed, base, .. } = config;
         self.genesis.push(genesis_commit(chain_id, *epoch, epoch_seed, *base).digest);
     }
@@ -300,15 +307,40 @@ impl Checks {
                 continue;
             }
             let again = !self.proven.insert((fault.epoch, fault.author, fault.kind));
-            if self.is_correct(fault.author) || again {
+            let is_wrong = fault.kind == FaultKind::WrongAttestation && self.corruption.is(fault.author.into());
+            if (self.is_correct(fault.author) && !is_wrong) || again {
                 let detail = format!("commit {} proves {fault:?}, again: {again}", header.index);
                 return broken(Property::NoFalseEvidence, detail);
             }
             marks.hit(if fault.epoch < header.epoch { Mark::EarlierFaultProven } else { Mark::FaultProven });
         }
+        let mut attested = Vec::with_capacity(commit.blocks.len());
         for committed in &commit.blocks {
-            self.first_delivery(node, before, header.leader.round, committed, marks)?;
+            let attestation = self.first_delivery(node, before, header.leader.round, committed, marks)?;
+            attested.push((committed.block.author, attestation));
         }
+        self.wrong_attestations(commit, &attested, marks)
+    }
+
+    /// A commit proves all wrong attestations that its blocks decide, and no others.
+    fn wrong_attestations(
+        &mut self,
+        commit: &Commit,
+        attested: &[(AuthorIdx, CkptRef)],
+        marks: &mut Coverage,
+    ) -> Result<(), Broken> {
+        let epoch = commit.header.epoch;
+        let version = self.versions[usize::try_from(epoch).unwrap_or(0)];
+        let committee = self.context(epoch).committee.clone();
+        let found = self.attestations.found(epoch, version, &committee, attested);
+        let proven = commit.faults.iter().filter(|fault| fault.kind == FaultKind::WrongAttestation);
+        let proven: BTreeSet<AuthorIdx> = proven.map(|fault| fault.author).collect();
+        if proven != found {
+            let detail =
+                format!("commit {} proves wrong attestations of {proven:?}, not {found:?}", commit.header.index);
+            return broken(Property::Accountability, detail);
+        }
+        marks.add(Mark::WrongAttestation, proven.len() as u64);
         Ok(())
     }
 
@@ -319,9 +351,9 @@ impl Checks {
         round: u32,
         committed: &CommittedBlock,
         marks: &mut Coverage,
-    ) -> Result<(), Broken> {
+    ) -> Result<CkptRef, Broken> {
         let reference = committed.block;
-        let bad = |detail: &str| broken(Property::Integrity, format!("{reference}: {detail}"));
+        let bad = |detail: &str| Err((Property::Integrity, format!("{reference}: {detail}")));
         let decoded = node.blocks.get(&reference).map(|(bytes, _)| Block::decode(bytes));
         let Some(Ok(block)) = decoded else { return bad("is not in the log") };
         if let Err(invalid) = self.context(before.epoch).check(&block) {
@@ -335,7 +367,7 @@ impl Checks {
             return bad(&format!("its parent {parent} above {} was not delivered", before.gc_round));
         }
         if !self.delivered.insert(reference) {
-            return broken(Property::TotalOrder, format!("{reference} is delivered twice"));
+            return Err((Property::TotalOrder, format!("{reference} is delivered twice")));
         }
         let owner = *self.slots.entry((before.epoch, reference.slot())).or_insert(reference);
         let mut expected: Vec<BatchRef> = Vec::new();
@@ -350,10 +382,10 @@ impl Checks {
         }
         if committed.batches != expected {
             let detail = format!("{reference} delivers {:?}, not {expected:?}", committed.batches);
-            return broken(Property::TotalOrder, detail);
+            return Err((Property::TotalOrder, detail));
         }
         self.batches.extend(expected.iter().map(|batch| (batch.digest, (before.epoch, round))));
-        Ok(())
+        Ok(block.core.attestation)
     }
 
     /// A validator has executed a commit.
@@ -502,6 +534,7 @@ impl Checks {
                 return Ok(());
             }
             Alarm::SigningFloorUnknown | Alarm::OwnBlockNotInLog { .. } | Alarm::SigningFloorProven { .. } => None,
+            Alarm::WrongAttestation { author, .. } if !self.is_correct(*author) => Some(*author),
             Alarm::WrongAttestation { author, attested, .. } => {
                 return self.corruption.accused(number, *author, attested.seq);
             }

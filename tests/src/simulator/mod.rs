@@ -9,6 +9,7 @@
 //! should do stands here beyond those properties, and nothing here reads a clock or draws randomness of its own.
 
 mod adversary;
+mod attested;
 mod checks;
 mod corruption;
 mod coverage;
@@ -18,6 +19,7 @@ mod ending;
 mod epochs;
 mod executor;
 mod faults;
+mod lies;
 mod network;
 mod node;
 mod puppet;

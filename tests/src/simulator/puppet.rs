@@ -17,6 +17,7 @@ use aurigraph_ledger::{Hash, h};
 use bytes::Bytes;
 
 use super::coverage::{Coverage, Mark};
+use super::lies::Lies;
 use super::node::core_of;
 use super::rng::Rng;
 use super::scenario::{Behaviour, Ms};
@@ -28,6 +29,7 @@ const REMEMBERED: Round = 40;
 /// Tricks that stand beside those of [`Behaviour::Mixed`].
 const CONES: u64 = 100;
 const FLOOD: u64 = 101;
+const PLAIN: u64 = 102;
 /// A flood comes every so many rounds, with so many requests.
 const FLOOD_EVERY: Round = 40;
 const FLOOD_OF: u64 = 600;
@@ -76,6 +78,7 @@ pub(crate) struct Puppet {
     relayed: BTreeMap<BlockRef, Vec<u8>>,
     pub(crate) bodies: BTreeMap<Hash, Bytes>,
     foreign_batches: Vec<BatchRef>,
+    lies: Lies,
     /// Who is shown the first version.
     side: Vec<bool>,
     /// A proposal is on its way.
@@ -89,10 +92,11 @@ struct Draft {
     batches: Vec<BatchRef>,
     timestamp_ms: u64,
     vote: CommitRef,
+    attestation: CkptRef,
 }
 
 impl Puppet {
-    pub(crate) fn new(author: AuthorIdx, behaviour: Behaviour, config: Config, mut rng: Rng) -> Self {
+    pub(crate) fn new(author: AuthorIdx, behaviour: Behaviour, lies: Lies, config: Config, mut rng: Rng) -> Self {
         let committee = Committee::new(config.stakes.clone()).expect("valid stakes");
         let side = (0..committee.len()).map(|_| rng.chance(500)).collect();
         let mut puppet = Self {
@@ -106,6 +110,7 @@ impl Puppet {
             relayed: BTreeMap::new(),
             bodies: BTreeMap::new(),
             foreign_batches: Vec::new(),
+            lies,
             side,
             scheduled: false,
             config: config.clone(),
@@ -184,6 +189,7 @@ impl Puppet {
             return;
         }
         let Ok(block) = Block::decode(bytes) else { return };
+        self.lies.hear(&block.core);
         let versions = self.seen.entry(reference.round).or_default().entry(reference.author).or_default();
         versions.push(reference);
         self.relayed.insert(reference, bytes.to_vec());
@@ -213,6 +219,7 @@ impl Puppet {
             Behaviour::Twins => 0,
             Behaviour::Cones => CONES,
             Behaviour::Flood => FLOOD,
+            Behaviour::Liar => PLAIN,
             Behaviour::Mixed | Behaviour::Silent => self.rng.below(10),
         };
         let mut acts = Vec::new();
@@ -317,7 +324,8 @@ impl Puppet {
             marks.hit(Mark::LyingVote);
             vote = CommitRef { index: self.rng.below(400), digest: h("invented", &self.rng.next().to_le_bytes()) };
         }
-        Draft { round, parents, batches, timestamp_ms, vote }
+        let attestation = self.lies.attest(self.author, marks);
+        Draft { round, parents, batches, timestamp_ms, vote, attestation }
     }
 
     /// The own parent, then one version of each of a random quorum.
@@ -356,7 +364,7 @@ impl Puppet {
     }
 
     fn build(&self, draft: Draft) -> Block {
-        let Draft { round, parents, batches, timestamp_ms, vote } = draft;
+        let Draft { round, parents, batches, timestamp_ms, vote, attestation } = draft;
         let extras = Extras::default();
         let core = BlockCore {
             version: BLOCK_VERSION,
@@ -370,7 +378,7 @@ impl Puppet {
             payload_root: payload_root(&batches),
             extras_root: extras.root(),
             commit_vote: vote,
-            attestation: CkptRef::default(),
+            attestation,
         };
         let signature = sign(self.author, &core.digest());
         Block { core, parents, batches, extras, signature }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use aurigraph_consensus::{AuthorIdx, Committee, Round};
+use aurigraph_consensus::{AuthorIdx, Committee, FIRST_PROTOCOL_VERSION, PROTOCOL_VERSION, Round};
 
 use super::rng::Rng;
 
@@ -22,6 +22,8 @@ pub enum Behaviour {
     Cones,
     /// Requests by the hundred, and blocks of many rounds at once.
     Flood,
+    /// One block for everybody, as a correct one: what is wrong is what it says.
+    Liar,
 }
 
 /// Something that goes wrong.
@@ -192,6 +194,8 @@ pub struct Scenario {
     pub stakes: Vec<u64>,
     /// In the epochs between.
     pub other_stakes: Vec<u64>,
+    /// The protocol version of the first epoch. Later ones run the newest that a quorum supports.
+    pub version: u16,
     /// Commits of an epoch; without end, if 0.
     pub epoch_commits: u64,
     /// Garbage-collection depth.
@@ -206,6 +210,8 @@ pub struct Scenario {
     pub catch_up: (u64, u64),
     /// Who is faulty, and how.
     pub byzantine: BTreeMap<AuthorIdx, Behaviour>,
+    /// Blocks of faulty validators that say anything of checkpoints, of a thousand: seldom the truth.
+    pub lies_permille: u64,
     /// The links.
     pub links: Links,
     /// Least and most time of a sync.
@@ -255,6 +261,7 @@ impl Scenario {
             seed,
             stakes: vec![1; n],
             other_stakes: vec![1; n],
+            version: FIRST_PROTOCOL_VERSION,
             epoch_commits: 0,
             gc_depth: 64,
             leaders_per_round: 1,
@@ -262,6 +269,7 @@ impl Scenario {
             min_delay_ms: (50, 100),
             catch_up: (128, 8),
             byzantine: BTreeMap::new(),
+            lies_permille: 0,
             links: Links {
                 delay_ms: 5,
                 jitter_ms: 10,
@@ -318,6 +326,7 @@ impl Scenario {
         scenario.draw_crash_at_start();
         scenario.draw_epochs();
         scenario.draw_second_process();
+        scenario.draw_version();
         scenario
     }
 
@@ -422,6 +431,22 @@ impl Scenario {
         let at = self.quiet_ms + rng.between(1_500, 3_500);
         self.quiet_ms = at + fault.duration_ms() + 500;
         self.faults.push((at, fault));
+    }
+
+    /// Half of the seeds begin with the newest protocol version, and in half of them faulty validators lie about checkpoints.
+    /// Drawn apart: the other seeds stay what they were.
+    fn draw_version(&mut self) {
+        let mut rng = Rng::new(self.seed ^ 0x7e25_104b_c4ec_a77e);
+        if rng.chance(500) {
+            self.version = PROTOCOL_VERSION;
+        }
+        if rng.chance(500) {
+            self.lies_permille = *rng.pick(&[30, 200, 900]).expect("not empty");
+            // Equivocators are soon heard no more.
+            for behaviour in self.byzantine.values_mut().filter(|_| rng.chance(300)) {
+                *behaviour = Behaviour::Liar;
+            }
+        }
     }
 
     /// The stakes of an epoch.

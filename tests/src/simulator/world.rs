@@ -11,6 +11,7 @@ use super::checks::{Broken, Checks, broken};
 use super::coverage::{Coverage, Mark};
 use super::disk::Entry;
 use super::executor::Stored;
+use super::lies::Lies;
 use super::network::Network;
 use super::node::Node;
 use super::puppet::{Act, Puppet};
@@ -128,6 +129,7 @@ pub(super) struct World<'a> {
 fn config_of(scenario: &Scenario, genesis: &Foundation) -> Config {
     let seed = h("simulated-epoch", &scenario.seed.to_le_bytes());
     let mut config = Config::new(genesis.chain_id(), seed, scenario.stakes.clone(), None);
+    config.version = scenario.version;
     config.params.gc_depth = scenario.gc_depth;
     config.params.leaders_per_round = scenario.leaders_per_round;
     config.params.schedule_window = scenario.schedule_window;
@@ -157,7 +159,8 @@ impl<'a> World<'a> {
         let node = |number: usize| (number, Node::new(&genesis, scenario.skew_ms[number]));
         let nodes = (0..n).filter(|number| correct[*number]).map(node).collect();
         let puppet = |(author, behaviour): (&AuthorIdx, &super::Behaviour)| {
-            (*author, Puppet::new(*author, *behaviour, config.clone(), rng.fork()))
+            let lies = Lies::new(scenario.lies_permille, scenario.seed, *author);
+            (*author, Puppet::new(*author, *behaviour, lies, config.clone(), rng.fork()))
         };
         let puppets = scenario.byzantine.iter().map(puppet).collect();
         let sabotaged = scenario.sabotage == Some(Sabotage::TwinsCountAsCorrect);
