@@ -188,6 +188,7 @@ pub(crate) fn genesis_config(genesis: &Foundation, own: Option<AuthorIdx>) -> Co
     let chain_id = genesis.chain_id();
     let stakes = genesis.validators.iter().map(|validator| validator.stake).collect();
     let mut config = Config::new(chain_id, chain_id, stakes, own);
+    config.version = crate::release::first_protocol();
     let parameters = &genesis.parameters;
     config.params = EpochParams {
         gc_depth: parameters.gc_depth,

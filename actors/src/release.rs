@@ -1,7 +1,7 @@
 //! What this build knows: the newest version of the store's schema, the newest of the protocol.
 //!
-//! A build for tests can take the place of the release before, so that a cluster of both can be run. A release has no such
-//! code: it is compiled with debug assertions alone.
+//! A build for tests can take the place of the release before, so that a cluster of both can be run, and begin a chain with
+//! the newest protocol version. A release has no such code: it is compiled with debug assertions alone.
 
 use std::sync::Arc;
 
@@ -34,6 +34,21 @@ pub fn schema_plan(bodies: Option<Arc<dyn Bodies>>) -> Plan {
 /// The newest protocol version that this build runs, which its blocks advertise.
 pub(crate) fn supports() -> u16 {
     if is_older() { OLDER_PROTOCOL } else { aurigraph_consensus::PROTOCOL_VERSION }
+}
+
+/// The protocol version that the first epoch of a chain runs. A build for tests can begin with the newest: what a version
+/// changes is then seen without waiting for an epoch's end.
+#[cfg(debug_assertions)]
+pub(crate) fn first_protocol() -> u16 {
+    use std::sync::OnceLock;
+    static NEWEST: OnceLock<bool> = OnceLock::new();
+    let newest = *NEWEST.get_or_init(|| std::env::var_os("AURIGRAPH_NEWEST_PROTOCOL").is_some());
+    if newest { supports() } else { aurigraph_consensus::FIRST_PROTOCOL_VERSION }
+}
+
+#[cfg(not(debug_assertions))]
+pub(crate) const fn first_protocol() -> u16 {
+    aurigraph_consensus::FIRST_PROTOCOL_VERSION
 }
 
 /// The newest protocol version of the release before.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aurigraph_consensus::{Certificate, CkptRef, Epoch, EpochCert, EpochStart, Event, Record as LogRecord};
-use aurigraph_ledger::{Checkpoint, FIRST_PROTOCOL_VERSION};
+use aurigraph_ledger::Checkpoint;
 use aurigraph_runtime::{ActorError, Context};
 use bytes::Bytes;
 
@@ -62,7 +62,7 @@ pub(super) fn consensus_keys(node: &NodeContext, epoch: Epoch) -> Result<Vec<Byt
 /// In words, if the log has not, or its record cannot be read.
 pub fn protocol_version(journal: &JournalReader, epoch: Epoch) -> Result<u16, String> {
     if epoch == 0 {
-        return Ok(FIRST_PROTOCOL_VERSION);
+        return Ok(crate::release::first_protocol());
     }
     let start = start_of(journal, epoch).map_err(|error| error.to_string())?;
     start.map(|start| start.version).ok_or_else(|| format!("the start of epoch {epoch} is not in the log"))
