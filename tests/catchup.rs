@@ -84,15 +84,17 @@ fn run(args: &[&str], dir: &Path) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_their_logs_and_signs_again() {
-    let mut cluster = Cluster::start(BINARY, "four-validators.toml", Options::pruned()).await;
-    let leader = cluster.client(0);
-    let load = Load::start(cluster.wallets(8), &cluster.clients()[..OBSERVER]);
+/// The last validator has signed, dies, and loses its directory.
+async fn empty(cluster: &mut Cluster) {
     eventually("the last signs", WITHIN, || async { commits(&cluster.client(OBSERVER)).await.filter(|at| *at > 5) })
         .await;
     cluster.kill(OBSERVER);
     std::fs::remove_dir_all(cluster.node_dir(OBSERVER)).unwrap();
+}
+
+/// Once the others have pruned their logs, the emptied validator comes back by a snapshot and signs. Gives its client, and
+/// a height that it has reached.
+async fn joins_by_a_snapshot(cluster: &mut Cluster, leader: &Client) -> (Client, u64) {
     for node in 0..OBSERVER {
         let client = cluster.client(node);
         eventually("the log from the beginning is gone", PRUNED_WITHIN, || async {
@@ -104,8 +106,8 @@ async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_th
     cluster.rejoin(OBSERVER);
     let follower = cluster.client(OBSERVER);
     let target = leader.height().await.unwrap();
-    follows(&cluster, &leader, &follower, target).await;
-    assert!(count(&cluster, "the node begins with a snapshot") > 0, "{}", cluster.log(OBSERVER));
+    follows(cluster, leader, &follower, target).await;
+    assert!(count(cluster, "the node begins with a snapshot") > 0, "{}", cluster.log(OBSERVER));
     // Its log and its index begin after the snapshot; nothing before was executed.
     assert_eq!(follower.block(1).await, None);
     eventually("it signs", WITHIN, || async {
@@ -113,6 +115,17 @@ async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_th
         (status["signing"]["state"] == "signing").then_some(())
     })
     .await;
+    (follower, target)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_emptied_validator_joins_by_a_snapshot_when_the_others_have_pruned_their_logs_and_signs_again() {
+    let mut cluster = Cluster::start(BINARY, "four-validators.toml", Options::pruned()).await;
+    let leader = cluster.client(0);
+    let load = Load::start(cluster.wallets(8), &cluster.clients()[..OBSERVER]);
+    empty(&mut cluster).await;
+
+    let (_, target) = joins_by_a_snapshot(&mut cluster, &leader).await;
     cluster.wait_above(OBSERVER, target + COMPARED, WITHIN).await;
     drop(load.stop().await);
     cluster.wait_equal_tip(&[0, OBSERVER], WITHIN).await;
@@ -130,35 +143,14 @@ async fn an_emptied_validator_joins_by_a_snapshot_of_a_later_epoch_and_signs_aga
     let mut cluster = Cluster::start(BINARY, "four-validators.toml", options).await;
     let leader = cluster.client(0);
     let load = Load::start(cluster.wallets(8), &cluster.clients()[..OBSERVER]);
-    eventually("the last signs", WITHIN, || async { commits(&cluster.client(OBSERVER)).await.filter(|at| *at > 5) })
-        .await;
-    cluster.kill(OBSERVER);
-    std::fs::remove_dir_all(cluster.node_dir(OBSERVER)).unwrap();
+    empty(&mut cluster).await;
     let ended = eventually("the others' first epoch is over", WITHIN, || async {
         let status = leader.get("/consensus/status").await.body;
         (status["epoch"].as_u64()? >= 1).then_some(status["executedCommitIndex"].as_u64()?)
     })
     .await;
     have_snapshots(&cluster, 0..OBSERVER, ended).await;
-    for node in 0..OBSERVER {
-        let client = cluster.client(node);
-        eventually("the log of the first epoch is gone", PRUNED_WITHIN, || async {
-            (client.metric("journal_oldest_commit", &[]).await > 1.0).then_some(())
-        })
-        .await;
-    }
-
-    cluster.rejoin(OBSERVER);
-    let follower = cluster.client(OBSERVER);
-    let target = leader.height().await.unwrap();
-    follows(&cluster, &leader, &follower, target).await;
-    assert!(count(&cluster, "the node begins with a snapshot") > 0, "{}", cluster.log(OBSERVER));
-    assert_eq!(follower.block(1).await, None);
-    eventually("it signs", WITHIN, || async {
-        let status = follower.get("/consensus/status").await.body;
-        (status["signing"]["state"] == "signing").then_some(())
-    })
-    .await;
+    let (follower, _) = joins_by_a_snapshot(&mut cluster, &leader).await;
     let epoch = leader.get("/consensus/status").await.body["epoch"].as_u64().unwrap();
     eventually("it follows into the next epoch", WITHIN, || async {
         (follower.get("/consensus/status").await.body["epoch"].as_u64()? > epoch).then_some(())
