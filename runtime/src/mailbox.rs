@@ -5,7 +5,7 @@
 //! the name of the method: [`Address::send`] refuses and hands the message back, [`Address::send_wait`] waits.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::RwLock;
@@ -150,6 +150,8 @@ pub(crate) struct Slot<M: Send + 'static> {
     refused: RwLock<Option<metrics::Counter>>,
     pub(crate) current: RwLock<Option<Arc<Mailbox<M>>>>,
     pub(crate) generation: watch::Sender<u64>,
+    /// Whether the newest incarnation ended in order, never to come back.
+    gone: AtomicBool,
 }
 
 impl<M: Send + 'static> Slot<M> {
@@ -160,11 +162,13 @@ impl<M: Send + 'static> Slot<M> {
             refused: RwLock::new(None),
             current: RwLock::new(None),
             generation: watch::Sender::new(0),
+            gone: AtomicBool::new(false),
         }
     }
 
     /// Publishes an incarnation. Waiters see the generation change only after the mailbox is in place.
     pub(crate) fn publish(&self, cell: ractor::ActorRef<Envelope<M>>, generation: u64, bound: usize) {
+        self.gone.store(false, Ordering::Release);
         *self.bound.write() = bound;
         *self.refused.write() = Some(metrics::counter!("actor_mailbox_refused_total", "actor" => self.name.clone()));
         *self.current.write() = Some(Arc::new(Mailbox { cell, places: Arc::new(Semaphore::new(bound)) }));
@@ -181,6 +185,9 @@ impl<M: Send + 'static> Slot<M> {
 pub(crate) trait Withdraw: Send + Sync {
     /// Withdraws the incarnation, if it is still the published one; whoever waits for a place is told.
     fn withdraw(&self, generation: u64);
+
+    /// Notes that this incarnation, if it is the newest one published, was the last.
+    fn never_again(&self, generation: u64);
 }
 
 impl<M: Send + 'static> Withdraw for Slot<M> {
@@ -189,6 +196,12 @@ impl<M: Send + 'static> Withdraw for Slot<M> {
             && let Some(mailbox) = self.current.write().take()
         {
             mailbox.places.close();
+        }
+    }
+
+    fn never_again(&self, generation: u64) {
+        if *self.generation.borrow() == generation {
+            self.gone.store(true, Ordering::Release);
         }
     }
 }
@@ -226,6 +239,12 @@ impl<M: Send + 'static> Address<M> {
     #[must_use]
     pub fn is_running(&self) -> bool {
         self.0.current.read().is_some()
+    }
+
+    /// True if it ended in order and will not come back, as in a tree that stops: there is nothing to wait for.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.0.gone.load(Ordering::Acquire)
     }
 
     /// How many messages wait or are being handled.

@@ -39,6 +39,7 @@ struct Entry {
     since: SystemTime,
     stats: MailboxStats,
     gauge: Option<Gauge>,
+    slot: Option<Arc<dyn Withdraw>>,
     killer: Option<Killer>,
     /// The mode of a kill on purpose whose effect was not recorded yet.
     ordered: Option<KillMode>,
@@ -57,6 +58,7 @@ impl Entry {
             since: SystemTime::now(),
             stats: MailboxStats::default(),
             gauge: None,
+            slot: None,
             killer: None,
             ordered: None,
             occupant: None,
@@ -260,6 +262,9 @@ impl Registry {
         let slot = self.address::<M>(name).0;
         life.mailbox = Some((Arc::clone(&slot) as Arc<dyn Withdraw>, generation));
         let published = Arc::clone(&slot);
+        if let Some(entry) = self.inner.write().entries.get_mut(name) {
+            entry.slot = Some(Arc::clone(&slot) as Arc<dyn Withdraw>);
+        }
         let gauge: Gauge = Arc::new(move || (slot.depth(), *slot.bound.read()));
         self.set_killer(name, generation, Some(gauge), killer);
         published.publish(cell.clone(), generation, bound);
@@ -295,6 +300,11 @@ impl Registry {
             let Some(entry) = entry.filter(|entry| entry.generation == generation) else { return };
             let known = entry.is_over();
             entry.set(next);
+            if next == ActorState::Stopped
+                && let Some(slot) = &entry.slot
+            {
+                slot.never_again(generation);
+            }
             entry.killer = None;
             let ordered = entry.ordered.take();
             if known {

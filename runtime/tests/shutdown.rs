@@ -138,3 +138,26 @@ async fn an_actor_that_ends_while_the_tree_stops_is_not_restarted() {
     stopping.await.unwrap().unwrap();
     assert!(!probe.take().contains(&"+a".to_owned()));
 }
+
+#[tokio::test]
+async fn an_address_says_who_is_gone_for_good_and_who_only_restarts() {
+    let (probe, registry) = (Probe::default(), Registry::new(&unique_node()));
+    let gate = Gate::default();
+    let slow = Script { stop_gate: Some(gate.clone()), ..Script::default() };
+    let spec = SupervisorSpec::new("root", Strategy::OneForOne)
+        .child(probe.child_with("first", slow).shutdown(WITHIN))
+        .child(probe.child("last"));
+    let tree = Tree::start(registry.clone(), spec).await.unwrap();
+    let (first, last) = (registry.role::<Order>("first"), registry.role::<Order>("last"));
+    assert!(!first.is_gone() && !last.is_gone());
+    let before = last.generation();
+    assert!(registry.kill(last.name(), KillMode::Kill));
+    eventually("it is back", || last.generation() > before && last.is_running()).await;
+    assert!(!last.is_gone(), "a restart is no end");
+    let stopping = tokio::spawn(async move { tree.shutdown(WITHIN).await });
+    eventually("the last one is gone", || last.is_gone()).await;
+    assert!(!first.is_gone(), "it is stopping still");
+    gate.open();
+    stopping.await.unwrap().unwrap();
+    assert!(first.is_gone());
+}

@@ -37,13 +37,14 @@ pub(crate) async fn wait_until_running<M: Send + 'static>(
     within: Duration,
 ) -> Result<(), ActorError> {
     let wait = async {
-        while !address.is_running() {
+        while !address.is_running() && !address.is_gone() {
             tokio::time::sleep(START_POLL).await;
         }
     };
     tokio::time::timeout(within, wait)
         .await
-        .map_err(|_| format!("{} did not start within {within:?}", address.name()).into())
+        .map_err(|_| format!("{} did not start within {within:?}", address.name()))?;
+    if address.is_gone() { Err(format!("{} has stopped for good", address.name()).into()) } else { Ok(()) }
 }
 
 /// Own batches that are in the journal and not delivered yet.

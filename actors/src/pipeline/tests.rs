@@ -1,6 +1,7 @@
 //! Single stages between neighbours that the test plays: a store that takes its time, and an executor that is starting.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use aurigraph_consensus::{BatchRef, BlockRef, Commit, CommitHeader, CommittedBlock, LeaderSlot};
 use aurigraph_gpu::CpuHasher;
@@ -18,6 +19,9 @@ use crate::crypto::testing::{Heard, probe, tree, until};
 use crate::mempool::{Batch, BatchHead, BatchStoreMsg, PreparedBatch};
 use crate::storage::{JournalMsg, StoreError, StoreMsg};
 use crate::testing::{Door, STUB_MAILBOX, end, lone_validator, stub};
+
+/// Far more than anything here takes, and less than a stage waits for a neighbour that is starting.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A node without a tree of its own; `execute` is a stub whose start the test can hold up.
 struct Node {
@@ -72,7 +76,7 @@ impl Node {
 
     fn persist(&self) -> ChildSpec {
         let node = Arc::clone(&self.context);
-        ChildSpec::behaviour("persist", STUB_MAILBOX, move || Persist::new(Arc::clone(&node)))
+        ChildSpec::behaviour("persist", STUB_MAILBOX, move || Persist::new(Arc::clone(&node))).shutdown(PATIENCE)
     }
 }
 
@@ -165,7 +169,7 @@ async fn persist_over_a_slow_store() -> (Node, Tree, Address<PersistMsg>, Heard<
     let (journal, _) = probe::<JournalMsg>("journal", STUB_MAILBOX);
     let (publish, published) = probe("publish", STUB_MAILBOX);
     let persist = node.persist();
-    let tree = node.start(vec![store, journal, publish, persist]).await;
+    let tree = node.start(vec![store, journal, persist, publish]).await;
     let persist = node.registry.role("persist");
     (node, tree, persist, published, kept)
 }
@@ -206,6 +210,20 @@ async fn a_block_that_the_store_did_not_index_is_not_published() {
         until("the stage fails", || persist.generation() > before).await;
         assert!(published.nothing());
     }
+}
+
+#[tokio::test]
+async fn a_stage_stops_at_once_when_the_one_after_it_has_stopped_already() {
+    let (node, tree, persist, published, kept) = persist_over_a_slow_store().await;
+    persist.send(PersistMsg::Executed(executed(&node.context, 1))).unwrap();
+    until("the store is told", || !kept.lock().is_empty()).await;
+    let stopping = tokio::spawn(async move { tree.shutdown(PATIENCE).await });
+    let publish = node.registry.role::<PublishMsg>("publish");
+    until("the stage after it has stopped", || publish.is_gone()).await;
+    let Some(StoreMsg::WriteBlock { reply: Some(reply), .. }) = kept.lock().pop() else { panic!("no block") };
+    reply.send(Ok(()));
+    stopping.await.unwrap().expect("an ordered stop");
+    drop(published);
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use super::forms::{
 };
 use crate::auth::credentials_wanted;
 use crate::call::{Call, Media, json, ok, parse_json};
+use crate::edge::Edge;
 use crate::params::{hash, number};
 use crate::problem::{Problem, refusal_status};
 use crate::route::{Access, Handler, Route};
@@ -168,14 +169,21 @@ async fn submit(mut call: Call) -> Result<warp::reply::Response, Problem> {
 
 async fn submit_one(call: Call, transaction: Bytes, wait: bool) -> Result<warp::reply::Response, Problem> {
     let submitted = call.edge.port.submit(transaction, Source::Client(call.client), wait).await??;
-    let (hash, end) = ended(submitted, Instant::now() + COMMIT_WITHIN).await;
+    let (hash, end) = ended(&call.edge, submitted, Instant::now() + COMMIT_WITHIN).await;
     answer_of(hash, end)
 }
 
-/// Waits for a transaction's end, as far as it is to be waited for. None if it is not known by the deadline.
-async fn ended(submitted: Submitted, deadline: Instant) -> (Hash, Option<TransactionEnd>) {
+/// Waits for a transaction's end, as far as it is to be waited for. None if it is not known by the deadline, or when the
+/// server stops: what is known then is told at once, so that a client does not hold up the stop, nor lose its answer.
+async fn ended(edge: &Edge, submitted: Submitted, deadline: Instant) -> (Hash, Option<TransactionEnd>) {
+    let mut stopping = edge.stopping.subscribe();
     let end = match submitted.fate {
-        Some(fate) => tokio::time::timeout_at(deadline, fate).await.ok().and_then(Result::ok),
+        Some(fate) => tokio::select! {
+            biased;
+            end = fate => end.ok(),
+            () = tokio::time::sleep_until(deadline) => None,
+            _ = stopping.wait_for(|stopping| *stopping) => None,
+        },
         None => None,
     };
     (submitted.id, end)
@@ -250,7 +258,7 @@ async fn submit_batch(mut call: Call) -> Result<warp::reply::Response, Problem> 
     let (accepted, deadline) = (answers.iter().filter(|answer| answer.is_ok()).count(), Instant::now() + COMMIT_WITHIN);
     for answer in answers {
         let item = match answer {
-            Ok(submitted) => item_of(submitted, deadline).await,
+            Ok(submitted) => item_of(&call.edge, submitted, deadline).await,
             Err(refusal) => refused_item(&refusal),
         };
         pending |= item.status == TransactionStatus::Pending;
@@ -290,8 +298,8 @@ fn refused_item(refusal: &Refusal) -> SubmittedItem {
     SubmittedItem { code: Some(code.to_owned()), detail: Some(refusal.to_string()), ..EMPTY_ITEM }
 }
 
-async fn item_of(submitted: Submitted, deadline: Instant) -> SubmittedItem {
-    let (hash, end) = ended(submitted, deadline).await;
+async fn item_of(edge: &Edge, submitted: Submitted, deadline: Instant) -> SubmittedItem {
+    let (hash, end) = ended(edge, submitted, deadline).await;
     let hash = Some(hash);
     match end {
         None => SubmittedItem { hash, status: TransactionStatus::Pending, ..EMPTY_ITEM },
@@ -343,7 +351,7 @@ async fn sign(call: Call, order: Order, wait: bool) -> Result<warp::reply::Respo
     let deadline = Instant::now() + COMMIT_WITHIN;
     loop {
         let submitted = call.edge.port.sign(order.clone(), wait).await??;
-        let (hash, end) = ended(submitted, deadline).await;
+        let (hash, end) = ended(&call.edge, submitted, deadline).await;
         // Another node signed for the account at the same time and took the nonce: this one left no trace, so it is
         // signed anew. It ends, because the client's wait does.
         let nonce_taken = matches!(end, Some(TransactionEnd::Dropped { reason: ExclusionReason::NonceUsed }));

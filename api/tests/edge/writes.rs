@@ -1,6 +1,7 @@
 //! Submissions, transfers and the chaos route.
 
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::Method;
@@ -56,6 +57,25 @@ async fn signed_transactions_are_committed_in_every_form() {
     node.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_waits_for_a_commit_is_answered_when_the_node_stops() {
+    // Once there is something to propose, the next round is far away: nothing is committed while this test runs.
+    let node = Arc::new(TestNode::start("stops", |settings| settings.pacing.min_delay_busy_ms = 600_000).await);
+    let transaction = node.transaction(0, 0, &[(9, 1)]);
+    let path = format!("/blockchain/transactions/{}", transaction.id());
+    let asked = Arc::clone(&node);
+    let asking =
+        tokio::spawn(async move { asked.post_bytes("/blockchain/transactions", transaction.shared_bytes()).await });
+    let began = Instant::now();
+    while node.get(&path).await.status != 200 {
+        assert!(began.elapsed() < WITHIN, "the transaction did not arrive");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    node.node.shutdown(WITHIN).await.expect("an ordered stop");
+    let answer = asking.await.expect("an answer");
+    assert_eq!((answer.status, &answer.json()["status"]), (202, &json!("pending")), "{:?}", answer.body);
+}
+
 async fn until_status(node: &TestNode, hash: &str, status: &str) {
     let began = Instant::now();
     loop {
@@ -64,7 +84,7 @@ async fn until_status(node: &TestNode, hash: &str, status: &str) {
             return;
         }
         assert!(began.elapsed() < WITHIN, "{hash} is not {status}: {:?}", found.body);
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
@@ -196,7 +216,7 @@ impl TestNode {
             if status == 200 || began.elapsed() > WITHIN {
                 return status;
             }
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 }
@@ -208,7 +228,7 @@ async fn restarted(node: &TestNode, name: &str) {
     let running = aurigraph_runtime::ActorState::Running;
     while !registry.row(name).is_some_and(|row| row.restarts >= 1 && row.state == running) {
         assert!(began.elapsed() < WITHIN, "{name} did not come back: {:?}", registry.row(name));
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(registry.row(name).is_some_and(|row| row.last_failure.is_some()));
 }
@@ -235,7 +255,7 @@ async fn is_audited(node: &TestNode) {
             break;
         }
         assert!(began.elapsed() < WITHIN, "no audit entry");
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let bearer = format!("Bearer {admin}");
     let summary = node.ask(Method::GET, "/audit/summary", &[("authorization", &bearer)], "").await.json();
