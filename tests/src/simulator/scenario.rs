@@ -421,8 +421,8 @@ impl Scenario {
                 _ => false,
             })
         };
-        let sound: Vec<usize> =
-            (0..self.stakes.len()).filter(|node| !self.is_byzantine(*node) && !gone(*node)).collect();
+        let may = |node: &usize| !self.is_byzantine(*node) && !gone(*node) && self.is_told_by_correct(*node);
+        let sound: Vec<usize> = (0..self.stakes.len()).filter(may).collect();
         let Some(node) = rng.pick(&sound).copied() else { return };
         let older = 300 + rng.index(700);
         let kept_permille = *rng.pick(&[0, older, 1_000]).expect("not empty");
@@ -431,6 +431,16 @@ impl Scenario {
         let at = self.quiet_ms + rng.between(1_500, 3_500);
         self.quiet_ms = at + fault.duration_ms() + 500;
         self.faults.push((at, fault));
+    }
+
+    /// Whether a correct validator is among any others whose answers this one waits for when it starts, in every epoch.
+    /// Where faulty ones have that stake alone, nobody need tell a second process of the first (ADR 0013).
+    fn is_told_by_correct(&self, node: usize) -> bool {
+        [&self.stakes, &self.other_stakes].into_iter().all(|stakes| {
+            let faulty: u64 = self.byzantine.keys().map(|author| stakes[usize::from(*author)]).sum();
+            let quorum = Committee::new(stakes.clone()).map_or(0, |committee| committee.quorum());
+            faulty < quorum.saturating_sub(stakes[node]).max(1)
+        })
     }
 
     /// Half of the seeds begin with the newest protocol version, and in half of them faulty validators lie about checkpoints.
@@ -572,5 +582,30 @@ fn draw_fault(rng: &mut Rng, stakes: &[u64], correct: &[usize]) -> Fault {
         16 => Fault::FrozenClock { node, for_ms },
         17 => Fault::Narrow { node, bytes_per_ms: rng.between(60, 400), for_ms },
         _ => Fault::CrashSome { nodes: more_than_f(rng, stakes, correct), down_ms: rng.between(50, 1_500) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_starts_only_where_a_correct_validator_is_among_those_it_must_hear() {
+        let mut drawn = 0;
+        // 14,167 had a faulty validator whose stake alone was all that the second process waited for.
+        for seed in (0..2_000).chain([14_167]) {
+            let scenario = Scenario::of_seed(seed);
+            for (_, fault) in &scenario.faults {
+                let Fault::SecondProcess { node, .. } = fault else { continue };
+                drawn += 1;
+                for stakes in [&scenario.stakes, &scenario.other_stakes] {
+                    let committee = Committee::new(stakes.clone()).unwrap();
+                    let faulty: u64 = scenario.byzantine.keys().map(|author| committee.stake(*author)).sum();
+                    let waited_for = committee.quorum() - stakes[*node].min(committee.quorum());
+                    assert!(faulty == 0 || faulty < waited_for, "seed {seed}: {faulty} of {waited_for}");
+                }
+            }
+        }
+        assert!(drawn > 200, "{drawn}");
     }
 }
