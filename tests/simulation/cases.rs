@@ -228,6 +228,14 @@ fn epochs_follow_each_other_with_other_stakes_and_who_slept_follows() {
     }
 }
 
+/// More than F come back without the last commit of the epoch in their logs, and one of them has executed it. All correct
+/// validators are needed for a quorum.
+#[test]
+fn an_epoch_ends_with_a_validator_that_executed_its_last_commit_and_lost_it_from_its_log() {
+    let marks = passes(&Scenario::of_seed(12_349)).marks;
+    assert!(marks.get(Mark::EpochEnded) > 0 && marks.get(Mark::RestartOfSome) > 0, "{marks}");
+}
+
 /// The ledger begins anew and has to execute earlier epochs from the log; or the log, too, has to come from the others.
 #[test]
 fn a_disk_that_is_lost_in_a_later_epoch_comes_back_through_all_of_them() {

@@ -1,21 +1,21 @@
 //! Attestations of checkpoints: collected from verified cores, made into certificates, compared with what this node
 //! has executed (consensus.md 12.2, 12.3).
 //!
-//! Per author the newest [`WINDOW`] attestations are kept, the first for each checkpoint. So a faulty validator fills its
-//! own places only.
+//! Per author the newest [`WINDOW`] attestations are kept, the first for each checkpoint, or the first that votes for the
+//! epoch's last commit as well. So a faulty validator fills its own places only.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use aurigraph_ledger::codec::{CodecError, Reader, Writer};
 use aurigraph_ledger::hash::Hash;
 
-use crate::block::{Evidence, SignedCore};
+use crate::block::{BlockCore, Evidence, SignedCore};
 use crate::certificate::Certificate;
 use crate::committee::{Committee, StakeSet};
 use crate::event::{Alarm, Effect};
 use crate::evidence::Statement;
 use crate::machine::Machine;
-use crate::types::{AuthorIdx, CkptRef, Stake};
+use crate::types::{AuthorIdx, CkptRef, CommitRef, Stake};
 
 /// Checkpoints of which an author's attestations are kept, and own checkpoints: some 80 KB an author.
 pub const WINDOW: usize = 16;
@@ -142,17 +142,25 @@ impl Checkpoints {
         }
     }
 
-    /// Takes the attestation of a core whose signature is good.
-    fn note(&mut self, signed: impl FnOnce() -> SignedCore, author: AuthorIdx, attestation: CkptRef) -> Noted {
+    /// Takes the attestation of a core whose signature is good. `last` is the epoch's last commit, once it is known.
+    ///
+    /// What certifies the epoch's end attests its checkpoint and votes for its last commit. A validator that has executed
+    /// this commit and lost it from its log in a crash does the one some blocks before the other: its first core is no
+    /// part of that certificate, and must not keep a later one out of it.
+    fn note(&mut self, signed: impl FnOnce() -> SignedCore, core: &BlockCore, last: Option<CommitRef>) -> Noted {
+        let (author, attestation) = (core.author, core.attestation);
         if attestation.seq == 0 {
             return Noted::Nothing;
         }
         let of_author = self.attested.entry(author).or_default();
-        if let Some(first) = of_author.get(&attestation.seq) {
-            if first.core.attestation.digest == attestation.digest {
-                return Noted::Nothing;
+        if let Some(first) = of_author.get_mut(&attestation.seq) {
+            if first.core.attestation.digest != attestation.digest {
+                return Noted::Conflict(Box::new(Evidence::conflicting_attestation(first.clone(), signed())));
             }
-            return Noted::Conflict(Box::new(Evidence::conflicting_attestation(first.clone(), signed())));
+            if last.is_some_and(|last| core.commit_vote == last && first.core.commit_vote != last) {
+                *first = signed();
+            }
+            return Noted::Nothing;
         }
         of_author.insert(attestation.seq, signed());
         if of_author.len() > WINDOW {
@@ -289,10 +297,11 @@ impl Machine {
 
     /// Takes the attestation of a checked statement.
     pub(crate) fn note_attestation(&mut self, statement: &Statement) {
-        let (author, attestation) = (statement.core().author, statement.core().attestation);
-        match self.checkpoints.note(|| statement.signed(), author, attestation) {
+        let (core, last) = (statement.core(), self.closed_at());
+        match self.checkpoints.note(|| statement.signed(), core, last) {
             Noted::Conflict(evidence) => self.accuse(*evidence),
             Noted::Wrong(attested, certified) => {
+                let author = core.author;
                 self.out.push(Effect::Alarm(Alarm::WrongAttestation { author, attested, certified }));
             }
             Noted::Nothing => {}

@@ -153,6 +153,27 @@ fn a_whole_cluster_that_stops_in_the_closing_phase_starts_the_next_epoch() {
     }
 }
 
+/// As one does that has executed the last commit, and lost it from its log in a crash (simulator seed 12349). It is needed:
+/// another one is down.
+#[test]
+fn an_epoch_ends_with_a_validator_that_attests_its_last_checkpoint_before_it_votes_for_its_last_commit() {
+    let mut c = with_epochs(4, 13, 15);
+    c.abstainer = Some(2);
+    c.start_all();
+    c.run_until(20_000, "first commits", |c| c.least() >= 5);
+    c.crash(3);
+    let has_closed = |c: &Cluster, node: usize| c.status(node).epoch.last_commit.is_some();
+    c.run_until(20_000, "the closing phase", |c| (0..3).all(|node| has_closed(c, node)));
+    c.run_for(1_000);
+    let last = c.status(0).checkpoint;
+    assert!((0..3).all(|node| c.status(node).certified.map(|it| it.checkpoint) == Some(last)), "all three attest it");
+    assert_eq!((0..3).map(|node| c.status(node).epoch.attesting).collect::<Vec<_>>(), [2, 2, 2]);
+    c.abstainer = None;
+    c.run_until(10_000, "epoch 1", |c| (0..3).all(|node| c.epoch(node) == 1));
+    let voters = &c.ends[&0].cores;
+    assert!(voters.iter().all(|signed| signed.core.commit_vote == c.ends[&0].commit) && voters.len() == 3);
+}
+
 #[test]
 fn a_node_that_slept_over_the_ends_of_epochs_follows_and_signs_again() {
     for seed in 0..4 {
