@@ -139,16 +139,25 @@ async fn main() {
         each(store) / RAW as f64,
         all >> 20
     );
-    for how in ["stopped in order", "killed"] {
+    // The first has what came after the newest checkpoint to execute again, the others next to nothing.
+    let kinds =
+        [("stopped amid the load", true), ("stopped", false), ("killed", true), ("stopped", false), ("killed", true)];
+    for (how, next_in_order) in kinds {
         let took = start(&mut cluster, false).await;
         let (now, peak) = (cluster.memory(0), cluster.peak_memory(0));
+        let (again, _) = histogram(&cluster.client(0), "pipeline_execute_seconds").await;
         println!(
-            "{how} before: ready after {:.1} s; {} MB resident, {:.0} bytes an account, at most {} MB",
+            "{how} before: ready after {:.1} s, {again} commits executed by then; {} MB resident, {:.0} bytes an account, \
+             at most {} MB",
             took.as_secs_f64(),
             now >> 20,
             each(now),
             peak >> 20
         );
-        cluster.kill(0);
+        if next_in_order {
+            assert_eq!(cluster.stop(0), Some(0));
+        } else {
+            cluster.kill(0);
+        }
     }
 }
