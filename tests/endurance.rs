@@ -17,7 +17,8 @@ const PAUSE: Duration = Duration::from_secs(20);
 
 async fn loaded() -> Endurance {
     let cluster = Cluster::start(BINARY, "four-validators.toml", Options::default()).await;
-    Endurance::new(cluster, LOAD, WARM_UP).await
+    let nodes = cluster.len();
+    Endurance::new(cluster, LOAD, nodes, WARM_UP).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

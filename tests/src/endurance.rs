@@ -67,10 +67,10 @@ async fn watch(client: Client, pulse: Arc<Mutex<Pulse>>, stopped: Arc<AtomicBool
 }
 
 impl Endurance {
-    /// Puts a ready cluster under load.
-    pub async fn new(cluster: Cluster, shape: Shape, warm_up: Duration) -> Self {
+    /// Puts a ready cluster under load, through the first so many of its nodes.
+    pub async fn new(cluster: Cluster, shape: Shape, through: usize, warm_up: Duration) -> Self {
         let wallets = cluster.config.development.as_ref().map_or(0, |it| u32::try_from(it.signers).unwrap());
-        let load = SteadyLoad::start(cluster.wallets(wallets), &cluster.clients(), shape);
+        let load = SteadyLoad::start(cluster.wallets(wallets), &cluster.clients()[..through], shape);
         let pulse = Pulse { newest: 0, since: Instant::now(), longest: Duration::ZERO };
         let (pulse, stopped) = (Arc::new(Mutex::new(pulse)), Arc::<AtomicBool>::default());
         let watch = |client| tokio::spawn(watch(client, Arc::clone(&pulse), Arc::clone(&stopped)));

@@ -19,8 +19,9 @@ use crate::room::Want;
 use crate::signals::Signals;
 use crate::up::check_port;
 
-/// How long the tree gets to stop in order: `up` promises five seconds for all.
-const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// How long the tree gets to stop in order: less than service managers wait before they kill. Hardly ever does it take a
+/// second; `up`, which promises an end within five, does not wait for this.
+const STOP_WITHIN: Duration = Duration::from_secs(20);
 
 /// Runs the node until a signal, the end of its tree, or (under `up`) the end of standard input.
 ///
