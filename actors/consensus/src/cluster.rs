@@ -325,8 +325,13 @@ impl Cluster {
 
     /// The disk is restored from a copy of some time ago.
     pub(crate) fn roll_back(&mut self, node: usize) {
+        self.roll_back_to(node, self.nodes[node].log.len() / 2);
+    }
+
+    /// The disk is restored from a copy that was made when the log had so many records.
+    pub(crate) fn roll_back_to(&mut self, node: usize, records: usize) {
         let state = &mut self.nodes[node];
-        state.log.truncate(state.log.len() / 2);
+        state.log.truncate(records);
         state.synced = state.log.len();
         state.snapshot = None;
         let last = |bytes: &Vec<u8>| match Record::decode(bytes).expect("decodes") {

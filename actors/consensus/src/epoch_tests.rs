@@ -6,6 +6,7 @@ use aurigraph_ledger::hash::Hash;
 
 use crate::cluster::Cluster;
 use crate::event::Alarm;
+use crate::record::Record;
 use crate::status::{Doubt, Mode, SigningState};
 
 fn with_epochs(nodes: usize, seed: u64, commits: u64) -> Cluster {
@@ -188,6 +189,34 @@ fn a_node_that_slept_over_the_ends_of_epochs_follows_and_signs_again() {
         let batch = c.submit(3, "back");
         c.run_until(10_000, "its batch", |c| (0..4).all(|node| c.has(node, &batch)));
         assert!(c.nodes.iter().all(|node| node.alarms.is_empty()));
+    }
+}
+
+/// Nothing in the log tells of the epoch in which it signed last, and in its own epoch it may be the newest that anyone has.
+#[test]
+fn a_disk_of_an_older_epoch_that_looks_intact_is_noticed_in_the_epoch_that_it_signed_in() {
+    for seed in 0..12 {
+        let mut c = with_epochs(4, 900 + seed, 40);
+        c.start_all();
+        c.run_until(60_000, "epoch 1", |c| all_in(c, 4, 1));
+        let signed = |c: &Cluster| c.nodes[3].sent_rounds.keys().filter(|(epoch, _)| *epoch == 1).count();
+        c.run_until(20_000, "it signs there", |c| signed(c) > 4);
+        let newest = c.nodes[3].sent_rounds.keys().map(|(_, round)| *round).last();
+        let starts = |bytes: &Vec<u8>| matches!(Record::decode(bytes).expect("decodes"), Record::EpochStart(_));
+        let start = c.nodes[3].log.iter().position(starts).expect("epoch 1 in the log");
+        c.crash(3);
+        // From the last record of epoch 0 to a third of it.
+        c.roll_back_to(3, start - start * usize::try_from(seed).expect("small") / 18);
+        c.restart(3);
+        c.run_until(30_000, "the doubt", |c| c.epoch(3) == 1 && c.mode(3) == Some(Mode::Observer));
+        // What is missing of epoch 0 was noticed there already, and the doubt goes on.
+        assert!(c.nodes[3].alarms.iter().any(|alarm| matches!(alarm, Alarm::OwnBlockNotInLog { .. })), "seed {seed}");
+        c.run_until(60_000, "it signs again", |c| {
+            c.status(3).signing.state == SigningState::Signing
+                && (c.epoch(3) > 1 || c.status(3).signing.floor >= newest)
+        });
+        let batch = c.submit(3, "back");
+        c.run_until(20_000, "its batch", |c| (0..4).all(|node| c.has(node, &batch)));
     }
 }
 
