@@ -11,7 +11,7 @@ use aurigraph_testkit::power::Plan;
 
 const USAGE: &str =
     "power cuts|damages [--binary target/release/aurigraph] [--four true] [--rounds 200] [--recordings 8]
-     [--seconds 5] [--operations 10] [--seed 1] [--accounts 1000]
+     [--seconds 5] [--operations 10] [--seed 1] [--accounts 1000] [--rewriting true]
 
   cuts      records nodes under load and cuts their power at --rounds random places of the recordings; see docs/adr/0037
   damages   puts one node under load, stops it, and damages a file of its store, snapshots or indices, --rounds times
@@ -19,6 +19,7 @@ const USAGE: &str =
   --seconds      the load of each recording
   --operations   transfers in each transaction
   --accounts     1000 or 1000000: those of the genesis
+  --rewriting    stores that are rewritten all the time
 
 Ends with the first acknowledged transaction that is lost, or with the times from start to ready.";
 
@@ -42,6 +43,7 @@ fn read(mut words: impl Iterator<Item = String>) -> Option<Task> {
         match (flag.as_str(), value.as_str()) {
             ("--binary", _) => binary = value,
             ("--four", "true") => plan.config = "four-validators.toml",
+            ("--rewriting", "true") => plan = plan.rewriting(),
             ("--accounts", "1000") => {}
             ("--accounts", "1000000") => plan.replace[0].1 = "accounts = 1000000",
             ("--rounds", _) => plan.cuts = value.parse().ok()?,
@@ -79,8 +81,8 @@ async fn main() {
         );
     }
     println!(
-        "nothing acknowledged is lost: {} were looked for; {} stores were set aside",
-        hunt.looked_for, hunt.set_aside
+        "nothing acknowledged is lost: {} were looked for; {} stores were set aside; {} rewritings in the recordings",
+        hunt.looked_for, hunt.set_aside, hunt.rewritings
     );
     let [median, p95, slowest] = [50, 95, 100].map(|percent| hunt.percentile(percent).as_millis());
     println!("from start to ready: median {median} ms, p95 {p95} ms, slowest {slowest} ms");

@@ -64,6 +64,8 @@ pub struct Hunt {
     pub most_unsafe: usize,
     /// How often a node set its store aside.
     pub set_aside: usize,
+    /// How often a node had rewritten its store to the end while it was recorded.
+    pub rewritings: usize,
     /// From the start of all nodes after a cut until all were ready, ascending.
     pub starts: Vec<Duration>,
 }
@@ -83,6 +85,11 @@ impl Acknowledged {
             self.ids.push(id.to_owned());
         }
     }
+}
+
+/// How often the nodes have rewritten their stores since they were prepared.
+fn rewritings(cluster: &Cluster) -> usize {
+    (0..cluster.len()).map(|node| cluster.log(node).matches("the store is rewritten").count()).sum()
 }
 
 /// One account's nonces, as a node tells them.
@@ -208,6 +215,16 @@ impl Plan {
         Self { config, replace, seed, recordings: 1, cuts: 1, load, senders: 4, operations: 2 }
     }
 
+    /// The same with stores that are rewritten all the time.
+    #[must_use]
+    pub fn rewriting(mut self) -> Self {
+        self.replace.extend([
+            ("rewrite_factor = 4", "rewrite_factor = 1"),
+            ("rewrite_floor_mib = 256", "rewrite_floor_mib = 0"),
+        ]);
+        self
+    }
+
     /// Records and cuts. Panics with what is wrong as soon as something is.
     pub async fn run(&self, binary: &str) -> Hunt {
         let mut dice = Rng::new(self.seed);
@@ -217,7 +234,9 @@ impl Plan {
         std::fs::create_dir_all(cluster.data_dir()).unwrap();
         let mut before = Acknowledged::default();
         for number in 0..self.recordings {
+            let rewritten = rewritings(&cluster);
             let recording = self.record(&mut cluster, number, before.clone()).await;
+            hunt.rewritings += rewritings(&cluster) - rewritten;
             let cuts = self.cuts * (number + 1) / self.recordings - self.cuts * number / self.recordings;
             before = self.cut_all(&mut cluster, recording, number == 0, cuts, &mut dice, &mut hunt).await;
         }
