@@ -201,7 +201,7 @@ fn a_disk_of_an_older_epoch_that_looks_intact_is_noticed_in_the_epoch_that_it_si
         c.run_until(60_000, "epoch 1", |c| all_in(c, 4, 1));
         let signed = |c: &Cluster| c.nodes[3].sent_rounds.keys().filter(|(epoch, _)| *epoch == 1).count();
         c.run_until(20_000, "it signs there", |c| signed(c) > 4);
-        let newest = c.nodes[3].sent_rounds.keys().map(|(_, round)| *round).last();
+        let newest = c.nodes[3].sent_rounds.keys().map(|(_, round)| *round).next_back();
         let starts = |bytes: &Vec<u8>| matches!(Record::decode(bytes).expect("decodes"), Record::EpochStart(_));
         let start = c.nodes[3].log.iter().position(starts).expect("epoch 1 in the log");
         c.crash(3);
