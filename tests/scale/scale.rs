@@ -139,7 +139,7 @@ async fn main() {
         each(store) / RAW as f64,
         all >> 20
     );
-    // The first has what came after the newest checkpoint to execute again, the others next to nothing.
+    // How many commits a start executes again is told, since that may be what one takes longer for than another.
     let kinds =
         [("stopped amid the load", true), ("stopped", false), ("killed", true), ("stopped", false), ("killed", true)];
     for (how, next_in_order) in kinds {

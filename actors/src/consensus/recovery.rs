@@ -31,7 +31,7 @@ pub(super) struct Recovered {
     pub snapshots: Snapshots,
 }
 
-/// Waits until an actor runs.
+/// Waits until an actor runs. An error if it does not in time, and at once if it is gone for good.
 pub(crate) async fn wait_until_running<M: Send + 'static>(
     address: &Address<M>,
     within: Duration,
