@@ -1,7 +1,7 @@
 //! Runs made by hand: what every seed builds on.
 
 use aurigraph_consensus::{FIRST_PROTOCOL_VERSION, PROTOCOL_VERSION};
-use aurigraph_testkit::simulator::{Behaviour, Fault, Mark, Outcome, Scenario, run};
+use aurigraph_testkit::simulator::{Behaviour, Fault, Mark, Outcome, Scenario, run, run_seed};
 
 fn passes(scenario: &Scenario) -> Outcome {
     match run(scenario) {
@@ -280,4 +280,18 @@ fn narrow_links_and_clocks_that_stand_still_are_outlived() {
         let marks = passes(&scenario).marks;
         assert!(marks.get(Mark::NarrowLink) > 10 && marks.get(Mark::RestartOfSome) == 1, "seed {seed}: {marks}");
     }
+}
+
+/// Validator 1 is set back by a few records, among them its newest block. Those who had it crash before it is safe, but for
+/// one, which is not back when the others answer: the log looks intact (ADR 0013).
+#[test]
+fn a_rollback_that_all_others_have_forgotten_ends_the_run() {
+    let outcome = run_seed(62_530, true).expect("nothing is promised of what comes after");
+    assert_eq!(outcome.marks.get(Mark::RollbackUntold), 1);
+}
+
+/// Two liars, all that the set bears: one never gives a range, and nobody certifies commits.
+#[test]
+fn a_validator_catches_up_faster_than_the_others_commit_beside_a_peer_that_gives_no_range() {
+    run_seed(60_186, false).expect("caught up in time");
 }

@@ -65,6 +65,10 @@ pub struct CatchUp {
     /// How often all peers have failed since something came in.
     vain: u32,
     last_peer: Option<AuthorIdx>,
+    /// The peer that was asked last, the own newest commit then, and when.
+    asked: Option<(AuthorIdx, CommitIndex, TimeMs)>,
+    /// How long a commit took that came from a peer, in microseconds, by the last request; as long as can be if none came.
+    pace: BTreeMap<AuthorIdx, TimeMs>,
     pause_until_ms: TimeMs,
     /// When the vote of a pushed block of an author was checked last.
     votes_ms: BTreeMap<AuthorIdx, TimeMs>,
@@ -126,6 +130,20 @@ impl CatchUp {
         self.tried.clear();
         self.vain = 0;
         self.oldest = None;
+    }
+
+    /// What the last request has come to, when the own newest commit is this one.
+    fn note_pace(&mut self, own: CommitIndex, now_ms: TimeMs) {
+        let Some((peer, before, asked_ms)) = self.asked.take() else { return };
+        let took_us = now_ms.saturating_sub(asked_ms).saturating_mul(1_000);
+        self.pace.insert(peer, took_us.checked_div(own.saturating_sub(before)).unwrap_or(TimeMs::MAX));
+    }
+
+    /// Who is asked next: the quickest. One that was not asked yet may be the quickest of all; equals take turns.
+    fn choose(&self, able: impl Iterator<Item = AuthorIdx>) -> Option<AuthorIdx> {
+        let pace = |peer: &AuthorIdx| self.pace.get(peer).copied().unwrap_or(0);
+        let had_its_turn = |peer: &AuthorIdx| self.last_peer.is_some_and(|last| *peer <= last);
+        able.min_by_key(|peer| (pace(peer), had_its_turn(peer), *peer))
     }
 
     pub(crate) fn next_due_ms(&self) -> Option<TimeMs> {
@@ -255,6 +273,8 @@ impl Machine {
         self.catch_up.pending.clear();
         self.catch_up.uncertified = None;
         self.catch_up.went_on();
+        self.catch_up.asked = None;
+        self.catch_up.pace.clear();
         self.catch_up.votes_ms.clear();
         self.catch_up.pause_until_ms = now.saturating_add(REST_MS);
         self.append(Record::Mode { catching_up: false }, false);
@@ -268,12 +288,11 @@ impl Machine {
     fn request_range(&mut self, own: CommitIndex, target: CommitIndex) {
         let now = self.now.mono_ms;
         let (before, from) = (self.linearizer.last_ref(), own + 1);
+        self.catch_up.note_pace(own, now);
         let able = |peer: &AuthorIdx| {
             self.peers[usize::from(*peer)].claimed_commit >= from && !self.catch_up.tried.contains(peer)
         };
-        let able: Vec<AuthorIdx> = self.connected_peers().into_iter().filter(able).collect();
-        let after = |peer: &&AuthorIdx| self.catch_up.last_peer.is_none_or(|last| **peer > last);
-        let Some(peer) = able.iter().find(after).or(able.first()).copied() else {
+        let Some(peer) = self.catch_up.choose(self.connected_peers().into_iter().filter(able)) else {
             // The others stand still, perhaps for want of this node, and what is left is near enough to be decided here;
             // or nobody has anything that goes into a range. Blocks that are pushed, and what they need, come in outside.
             // Where their logs do not go back as far, a snapshot does.
@@ -295,6 +314,7 @@ impl Machine {
         let deadline_ms = now.saturating_add(REQUEST_TIMEOUT_MS);
         self.catch_up.request = Some(Request { id, peer, before, deadline_ms, answer: None });
         self.catch_up.last_peer = Some(peer);
+        self.catch_up.asked = Some((peer, own, now));
         let count = u16::try_from(MAX_RANGE_COMMITS).unwrap_or(u16::MAX);
         self.send(peer, &Message::CommitRangeRequest { request: id, from, count });
     }

@@ -148,6 +148,10 @@ pub(crate) struct Cluster {
     pub(crate) liar: Option<usize>,
     /// Answers requests for ranges with something else.
     pub(crate) spoiler: Option<usize>,
+    /// This node gives nobody a range of commits.
+    pub(crate) mute: Option<usize>,
+    /// Ranges that it was asked for.
+    pub(crate) unanswered: usize,
     /// Votes for no commit.
     pub(crate) abstainer: Option<usize>,
     /// Spoils the signatures of all blocks in ranges.
@@ -207,6 +211,8 @@ impl Cluster {
             whisperer: None,
             liar: None,
             spoiler: None,
+            mute: None,
+            unanswered: 0,
             abstainer: None,
             spoil_signatures: false,
             charges: Vec::new(),
@@ -595,6 +601,7 @@ impl Cluster {
                 let reply = Message::FetchReply { request, commit_index, blocks };
                 self.transmit(node, self.node_at(node, to), reply.encode());
             }
+            Effect::ServeCommits { .. } if self.mute == Some(node) => self.unanswered += 1,
             Effect::ServeCommits { to, request, commit_index, from, count, newest } => {
                 let committee = self.nodes[node].machine.as_ref().expect("up").committee().clone();
                 let mut range = RangeBuilder::new(request, commit_index, count, committee, newest, &is_signed);

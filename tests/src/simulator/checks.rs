@@ -104,6 +104,8 @@ pub(crate) struct Checks {
     pub(crate) proven: BTreeSet<(u64, AuthorIdx, FaultKind)>,
     /// Correct validators whose disks went back in time: alone they may doubt their logs.
     pub(crate) lost: BTreeSet<usize>,
+    /// The epoch and the first of two blocks that a correct validator has signed in one round.
+    pub(crate) signed_again: Option<(u64, BlockRef)>,
     pub(crate) corruption: Corruption,
     attestations: Attested,
     pub(crate) work: Work,
@@ -135,6 +137,7 @@ impl Checks {
             owed: BTreeMap::new(),
             proven: BTreeSet::new(),
             lost: BTreeSet::new(),
+            signed_again: None,
             corruption: Corruption::default(),
             attestations: Attested::default(),
             work: Work::default(),
@@ -459,6 +462,7 @@ impl Checks {
         let said = *self.blocks_said.entry((author, core.epoch, core.round)).or_insert(digest);
         if said != digest {
             let detail = format!("{author} signs {digest} and {said} in round {}", core.round);
+            self.signed_again = Some((core.epoch, BlockRef { round: core.round, author, digest: said }));
             return broken(Property::NoEquivocation, detail);
         }
         let (vote, attestation) = (core.commit_vote, core.attestation);

@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use aurigraph_consensus::Counters;
 use aurigraph_consensus::schedule::Schedule;
+use aurigraph_consensus::{Committee, Counters};
 use aurigraph_ledger::Hash;
 
 use super::Property;
@@ -78,6 +78,19 @@ impl World<'_> {
             return broken(Property::Liveness, self.report());
         }
         Ok(settled && long)
+    }
+
+    /// Whether a validator signs a round anew whose first block a rollback took from its log and that so few others hold
+    /// that those whose answers it waits for may all be without. Its log looks intact then, and the second block is the
+    /// fault of who set the disk back: nothing is promised of such a run (ADR 0013).
+    pub(super) fn need_not_be_told(&self) -> bool {
+        let Some((epoch, block)) = self.checks.signed_again else { return false };
+        let author = usize::from(block.author);
+        let Ok(committee) = Committee::new(self.scenario.stakes_in(epoch).to_vec()) else { return false };
+        let holds = |state: &Node| state.disk.blocks.contains(&Some((epoch, block)));
+        let holders = self.nodes.iter().filter(|(number, state)| **number != author && holds(state));
+        let held: u64 = holders.map(|(number, _)| self.scenario.stakes_in(epoch)[*number]).sum();
+        self.checks.lost.contains(&author) && held <= committee.total() - committee.quorum()
     }
 
     /// Validators whose executors are right.
@@ -156,4 +169,31 @@ pub(super) fn count(marks: &mut Coverage, counters: &Counters) {
     marks.add(Mark::BlockDropped, counters.blocks_dropped);
     marks.add(Mark::Equivocation, counters.equivocations);
     marks.add(Mark::RangeUncertified, counters.ranges_uncertified);
+}
+
+#[cfg(test)]
+mod tests {
+    use aurigraph_consensus::BlockRef;
+
+    use super::*;
+    use crate::simulator::scenario::Scenario;
+
+    #[test]
+    fn only_a_rollback_that_no_answer_need_tell_of_excuses_a_second_block() {
+        // Of six validators with one stake each, one waits for answers of four: one may be left out.
+        let scenario = Scenario::calm(6, 1);
+        let mut world = World::new(&scenario, false);
+        let block = BlockRef { round: 41, author: 1, digest: Hash([7; 32]) };
+        let told = |world: &World<'_>| !world.need_not_be_told();
+        world.checks.lost.insert(1);
+        assert!(told(&world), "nothing was signed twice");
+        world.checks.signed_again = Some((0, block));
+        for (holder, must_be_told) in [(1, false), (2, false), (4, true)] {
+            world.nodes.get_mut(&holder).unwrap().disk.blocks.push(Some((0, block)));
+            assert_eq!(told(&world), must_be_told, "held by {holder}, too");
+        }
+        world.checks.lost.clear();
+        world.nodes.values_mut().for_each(|state| state.disk.blocks.clear());
+        assert!(told(&world), "its log was never set back");
+    }
 }

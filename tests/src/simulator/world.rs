@@ -251,7 +251,12 @@ impl<'a> World<'a> {
             self.free.push(next.place);
             let what = self.happenings[next.place].take().expect("each place is queued once");
             let look = matches!(what, Happening::Look);
-            self.happen(what)?;
+            let happened = self.happen(what);
+            if matches!(happened, Err((Property::NoEquivocation, _))) && self.need_not_be_told() {
+                self.marks.hit(Mark::RollbackUntold);
+                return Ok(());
+            }
+            happened?;
             if look && self.is_over()? {
                 return self.last_look();
             }
