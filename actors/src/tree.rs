@@ -118,7 +118,8 @@ impl RunningNode {
         }
     }
 
-    /// Stops all actors in order; what has not stopped by the deadline is killed.
+    /// Stops all actors in order; what has not stopped by the deadline is killed. The data directory is free for another
+    /// node of this process a moment later: actors are dropped after they have stopped.
     ///
     /// # Errors
     /// What did not stop in order.

@@ -49,10 +49,21 @@ impl Cluster {
         Self { config, data, seed: prefix.to_owned() }
     }
 
+    /// Starts a node, again if need be until an earlier one of this process has let go of the directory.
     async fn start(&self, name: &str, initialise: bool) -> RunningNode {
-        let settings = self.config.node_settings(name, self.data.path(), initialise).expect("settings");
-        let (metrics, _) = Metrics::detached(name).expect("metrics");
-        start_node(settings, metrics, |_| Vec::new()).await.expect("the node starts")
+        let began = Instant::now();
+        loop {
+            let settings = self.config.node_settings(name, self.data.path(), initialise).expect("settings");
+            let (metrics, _) = Metrics::detached(name).expect("metrics");
+            match start_node(settings, metrics, |_| Vec::new()).await {
+                Ok(node) => return node,
+                Err(error) => {
+                    let waits = began.elapsed() < WITHIN && error.to_string().contains(" is used by ");
+                    assert!(waits, "the node does not start: {error}");
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn signer(&self, index: usize) -> Signer {
