@@ -278,6 +278,7 @@ impl Machine {
         self.catch_up.votes_ms.clear();
         self.catch_up.pause_until_ms = now.saturating_add(REST_MS);
         self.append(Record::Mode { catching_up: false }, false);
+        self.ask_soon();
         // J2: up to two rounds above the last committed leader may be skipped.
         let leader = self.linearizer.last().map_or(0, |header| header.leader.round);
         self.proposer.skip_to = leader.saturating_add(3);

@@ -28,6 +28,8 @@ pub(crate) const CLOSING_DELAY_MS: TimeMs = 200;
 const ASK_MS: TimeMs = 1_000;
 /// A peer that pushes blocks of an older epoch is answered at most this often.
 const ANSWER_MS: TimeMs = 300;
+/// One that has come into a later epoch since the last answer, at most this often.
+const ANSWER_NEXT_MS: TimeMs = 50;
 /// Messages of the next epoch that are kept of each peer: its first block, one after it, and the probe it starts with.
 const HELD_PER_PEER: usize = 3;
 /// Peers outside the committee that anything is remembered of.
@@ -59,8 +61,8 @@ pub(crate) struct Closing {
     ahead: BTreeMap<AuthorIdx, Epoch>,
     /// When the certificate may be asked for again.
     ask_ms: TimeMs,
-    /// When each peer was answered with a certificate last.
-    answered: BTreeMap<AuthorIdx, TimeMs>,
+    /// When each peer was answered with a certificate last, and of which epoch.
+    answered: BTreeMap<AuthorIdx, (TimeMs, Epoch)>,
     /// Requests served to peers outside the committee: in which second, and how many.
     guests: BTreeMap<AuthorIdx, (TimeMs, u32)>,
 }
@@ -194,6 +196,13 @@ impl Machine {
         }
     }
 
+    /// Catch-up has ended: what it did not bring of this epoch is asked for at once.
+    pub(crate) fn ask_soon(&mut self) {
+        if self.closing.told.is_some() {
+            self.closing.ask_ms = self.now.mono_ms;
+        }
+    }
+
     /// The blocks of the certificate have the last commit in their history, and what decides it.
     fn want_closing_blocks(&mut self, cert: &EpochCert) {
         let now = self.now.mono_ms;
@@ -235,9 +244,11 @@ impl Machine {
 
     fn answer_with_cert(&mut self, peer: AuthorIdx, epoch: Epoch) {
         let now = self.now.mono_ms;
-        let due = self.closing.answered.get(&peer).is_none_or(|last| last.saturating_add(ANSWER_MS) <= now);
+        let due = self.closing.answered.get(&peer).is_none_or(|(last, before)| {
+            last.saturating_add(if epoch > *before { ANSWER_NEXT_MS } else { ANSWER_MS }) <= now
+        });
         if due && (self.closing.answered.len() < MAX_GUESTS || self.closing.answered.contains_key(&peer)) {
-            self.closing.answered.insert(peer, now);
+            self.closing.answered.insert(peer, (now, epoch));
             self.out.push(Effect::ServeEpochCert { to: peer, epoch });
         }
     }

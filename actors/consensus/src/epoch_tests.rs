@@ -233,6 +233,30 @@ fn a_node_that_slept_through_a_long_epoch_catches_up_to_its_end() {
     assert!(c.status(3).counters.catch_ups >= 1);
 }
 
+/// Seed 80017 of the simulator: each epoch cost it two seconds, as peers had answered it a moment ago for the one before and
+/// as blocks of the certificate were asked for a second after catch-up had ended. The others made an epoch a second.
+#[test]
+fn a_node_that_slept_through_many_short_epochs_follows_faster_than_the_others_make_them() {
+    let mut c = with_epochs(4, 7, 10);
+    (c.config.limits.catch_up_enter, c.config.limits.catch_up_leave) = (8, 4);
+    c.start_all();
+    c.run_until(20_000, "first commits", |c| c.least() >= 5);
+    c.crash(3);
+    load(&mut c, 3, 500, "meanwhile");
+    let behind = c.epoch(0);
+    assert!(behind >= 9, "{behind} epochs");
+    c.restart(3);
+    let began = c.now().mono_ms;
+    for i in 0..500 {
+        if c.epoch(3) == c.epoch(0) && c.mode(3) == Some(Mode::Active) {
+            break;
+        }
+        load(&mut c, 3, 1, &format!("beside {i}"));
+    }
+    let each = (c.now().mono_ms - began) / behind;
+    assert!(each < 700, "{each} ms for each of {behind} epochs; it is in {} of {}", c.epoch(3), c.epoch(0));
+}
+
 /// Its block waits with everybody for a batch that nobody can give, and its author attests nothing.
 #[test]
 fn h30_an_epoch_closes_although_a_batch_never_arrives_and_a_validator_is_gone() {
