@@ -290,7 +290,7 @@ fn a_rollback_that_all_others_have_forgotten_ends_the_run() {
     assert_eq!(outcome.marks.get(Mark::RollbackUntold), 1);
 }
 
-/// Two liars, all that the set bears: one never gives a range, and nobody certifies commits.
+/// Two liars, all that the set bears: nobody certifies commits, and not every question for a range is answered.
 #[test]
 fn a_validator_catches_up_faster_than_the_others_commit_beside_a_peer_that_gives_no_range() {
     run_seed(60_186, false).expect("caught up in time");
