@@ -43,19 +43,28 @@ async fn follows(cluster: &Cluster, leader: &Client, follower: &Client, least: u
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_observer_that_starts_empty_follows_and_serves_blocks() {
-    let mut cluster = Cluster::prepare(BINARY, "four-validators.toml", options()).await;
+async fn an_observer_that_starts_empty_follows_and_serves_blocks_and_proofs_of_what_it_missed() {
+    let mut options = options();
+    // Far more of them than a node keeps attestations for.
+    options
+        .replace
+        .push(("# One table a node.\n", "[genesis.parameters]\ncheckpoint_interval_ms = 100\n\n# One table a node.\n"));
+    let mut cluster = Cluster::prepare(BINARY, "four-validators.toml", options).await;
     (0..OBSERVER).for_each(|node| cluster.launch(node, true));
     cluster.wait_ready(0..OBSERVER).await;
     let (leader, follower) = (cluster.client(0), cluster.client(OBSERVER));
     let load = Load::start(cluster.wallets(4), &cluster.clients()[..OBSERVER]);
     eventually("the chain is far ahead", WITHIN, || async { commits(&leader).await.filter(|at| *at > BEHIND) }).await;
+    let before = load.committed();
 
     // Under load, from nothing: by certified ranges.
     cluster.launch(OBSERVER, false);
     let target = leader.height().await.unwrap();
     follows(&cluster, &leader, &follower, target).await;
     drop(load.stop().await);
+    // It saw no attestation of the first checkpoints: the next certificate speaks for them.
+    let shown = cluster.prove(OBSERVER, &before[0]);
+    assert_eq!(shown["final"], true, "{shown}");
 }
 
 /// Waits until each of these nodes has a snapshot of a commit above one.

@@ -1,8 +1,10 @@
 //! A proof that stands alone: made by a cluster, verified where there is none, with the genesis and nothing else.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use aurigraph_testkit::{Cluster, Options};
 use serde_json::{Value, json};
@@ -26,6 +28,25 @@ fn flip(value: &mut Value) {
     let last = text.pop().unwrap();
     text.push(if last == '0' { '1' } else { '0' });
     *value = text.into();
+}
+
+/// At one commit all nodes name the same leader schedule.
+async fn schedules_agree(cluster: &Cluster) {
+    let mut seen = vec![BTreeMap::new(); cluster.len()];
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        for (node, seen) in seen.iter_mut().enumerate() {
+            let status = cluster.client(node).read("/consensus/status").await;
+            let digest = status["schedule"]["digest"].as_str().unwrap().to_owned();
+            seen.insert(status["lastCommitIndex"].as_u64().unwrap(), digest);
+        }
+        let everywhere = seen[0].iter().find(|(commit, _)| seen.iter().all(|other| other.contains_key(commit)));
+        if let Some((commit, digest)) = everywhere {
+            assert!(seen.iter().all(|other| other[commit] == *digest), "at commit {commit}: {seen:?}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "no commit was seen at all nodes: {seen:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,12 +76,17 @@ async fn a_transfer_and_an_account_are_proved_offline_from_the_genesis_alone() {
     let before = cluster.client(1).read(&format!("/consensus/checkpoints/{seq}")).await;
     assert_eq!(cluster.stop(1), Some(0));
     cluster.restart(1).await;
+    // It proves accounts from its next checkpoint on: the program waits for that.
+    let url = cluster.client(1).base().to_owned();
+    let (code, text) = aurigraph(at, &["proof", "account", &address, "--out", "again.json", "--url", &url]);
+    assert_eq!(code, Some(0), "{text}");
     assert_eq!(cluster.client(1).read(&format!("/consensus/checkpoints/{seq}")).await, before);
+    schedules_agree(&cluster).await;
 
     let genesis = cluster.config.genesis.genesis().clone();
     drop(cluster);
     std::fs::write(at.join("genesis.toml"), toml::to_string(&genesis).unwrap()).unwrap();
-    for file in ["tx.json", "account.json"] {
+    for file in ["tx.json", "account.json", "again.json"] {
         let (code, text) = aurigraph(at, &["--json", "proof", "verify", file, "--genesis", "genesis.toml"]);
         assert_eq!(code, Some(0), "{text}");
         let shown: Value = serde_json::from_str(&text).unwrap();
@@ -116,4 +142,12 @@ fn tampered(at: &Path, genesis: &aurigraph_ledger::Genesis) {
     let root = tx["proof"]["blockHash"].as_str().unwrap();
     std::fs::write(at.join("old.json"), old.to_string()).unwrap();
     assert_eq!(aurigraph(at, &["proof", "verify", "old.json", "--root", root]).0, Some(0), "the first form is read");
+    // Against nothing that is trusted it says so, whatever the certificate holds.
+    let mut invented = tx.clone();
+    invented["finality"]["certificate"] = json!([]);
+    std::fs::write(at.join("bad.json"), invented.to_string()).unwrap();
+    let (_, text) = aurigraph(at, &["--json", "proof", "verify", "bad.json"]);
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!((&shown["final"], &shown["rootTrusted"]), (&json!(false), &json!(false)), "{shown}");
+    assert!(shown["checkedAgainst"].as_str().unwrap().contains("give --genesis"), "{shown}");
 }

@@ -2,13 +2,10 @@
 //! that are not, the way back out of jail, new keys.
 #![allow(clippy::unwrap_used)]
 
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use aurigraph_testkit::{Client, Cluster, Load, Options, eventually};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_aurigraph");
 /// A test build on two shared cores that do other things, too.
@@ -21,40 +18,13 @@ const HASTY: &str = "[genesis.parameters]\nschedule_window = 15\nepoch_commits =
 const FOUND_DOWN_AFTER: u64 = 3 * 15;
 const SHORT_EPOCHS: &str = "[genesis.parameters]\nepoch_commits = 40\n\n# One table a node.\n";
 
-/// Writes a file that nobody else may read.
-fn private(path: &Path, text: &str) {
-    use std::io::Write as _;
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path).unwrap();
-    file.write_all(text.as_bytes()).unwrap();
-}
-
-/// The key file of the operator of a development validator, which is the account with the validator's number.
-fn operator(cluster: &Cluster, validator: usize) -> PathBuf {
-    let seed: String = cluster.config.development.as_ref().unwrap().account_seed(validator).map(hex_of).concat();
-    let address = cluster.config.genesis.accounts[validator].address.to_string();
-    let path = cluster.data_dir().join(format!("operator-{validator}.json"));
-    private(&path, &json!({ "address": address, "seed": format!("0x{seed}") }).to_string());
-    path
-}
-
-fn hex_of(byte: u8) -> String {
-    format!("{byte:02x}")
-}
-
-fn run(arguments: &[&str]) -> Value {
-    let output = Command::new(BINARY).arg("--json").args(arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
-    serde_json::from_slice(&output.stdout).unwrap()
-}
-
 /// `aurigraph stake <command>` for a validator, by its operator, at the first node.
 fn stake(cluster: &Cluster, command: &str, validator: usize, more: &[&str]) {
-    let key = operator(cluster, validator);
+    let key = cluster.account_key(validator);
     let name = cluster.name(validator);
     let start = ["stake", command, "--key", key.to_str().unwrap(), "--validator", name, "--wait", "--url"];
     let client = cluster.client(0);
-    let sent = run(&[&start[..], &[client.base()], more].concat());
+    let sent = cluster.aurigraph(&[&start[..], &[client.base()], more].concat());
     assert_eq!(sent["status"], "committed", "{sent}");
 }
 
@@ -121,7 +91,15 @@ async fn an_absence_that_was_announced_costs_nothing_and_another_one_a_stay_in_j
         assert_eq!(jailed["removed"], false, "{jailed}");
     }
     // Out of the next set, whose three go on by themselves; it follows them.
-    validator(&cluster, 0, "v3", "is not of the set", |view| view["index"].is_null()).await;
+    let mut shown = Vec::new();
+    for node in [0, 1, 3] {
+        let out = validator(&cluster, node, "v3", "is not of the set", |view| view["index"].is_null()).await;
+        // What it did in the last epoch that it validated is still told, and by all alike.
+        assert!(out["uptime"].as_f64().is_some_and(|uptime| uptime < 100.0), "{out}");
+        assert_eq!(out["uptimeEpoch"], out["recentSlashingEvents"][0]["epoch"], "{out}");
+        shown.push(["uptime", "uptimeEpoch", "blocksProduced", "missedBlocks"].map(|field| out[field].clone()));
+    }
+    assert!(shown.iter().all(|one| *one == shown[0]), "{shown:?}");
     cluster.restart(third).await;
     let client = cluster.client(third);
     eventually("v3 observes", WITHIN, || async {
@@ -147,7 +125,7 @@ async fn a_validator_goes_on_under_new_keys_once_they_are_in_force_and_not_befor
     let second = 1;
     let load = Load::start(cluster.wallets(14).split_off(10), &[cluster.client(0), cluster.client(2)]);
     let keys = cluster.data_dir().join("new.key.json");
-    run(&["keys", "new", "node", "--name", "v2", "--out", keys.to_str().unwrap()]);
+    let _ = cluster.aurigraph(&["keys", "new", "node", "--name", "v2", "--out", keys.to_str().unwrap()]);
     let before = std::fs::read_to_string(cluster.config_file(second)).unwrap();
     let table = "name = \"v2\"\n";
     let rotated = before.replace(table, &format!("{table}rotated = true\nsecrets = \"{}\"\n", keys.display()));

@@ -21,7 +21,13 @@ const USAGE: &str = "endure rolling|storm|kills|outages|absence [--binary target
   absence   kills one node until the others are --commits ahead, starts it under the same load: time and memory
   --per-second, --operations   the load over all nodes, and the transfers in each transaction
 
-Each ends with a check that nothing acknowledged is lost or doubled and that all nodes have the same newest blocks.";
+Each ends with a check that nothing acknowledged is lost or doubled, that each is found by its id at another node, and
+that all nodes have the same newest blocks. rolling fails if commits pause for more than 2 s, absence if the node needs
+more than 60 s.";
+
+/// What a rolling restart and a long absence may cost.
+const ROLLING_PAUSE: Duration = Duration::from_secs(2);
+const ABSENCE: Duration = Duration::from_secs(60);
 
 struct Plan {
     what: String,
@@ -78,20 +84,32 @@ async fn main() {
     // A client whose node is away for that long asks another: its transactions would expire.
     let through = if plan.what == "absence" { cluster.len() - 1 } else { cluster.len() };
     let mut endurance = Endurance::new(cluster, plan.shape, through, Duration::from_secs(10)).await;
+    let mut broken = None;
     match plan.what.as_str() {
-        "rolling" => rolling(&mut endurance, plan.rounds).await,
+        "rolling" => {
+            broken = above("longest pause of commits", rolling(&mut endurance, plan.rounds).await, ROLLING_PAUSE)
+        }
         "storm" => storm(&mut endurance, plan.seed, Duration::from_secs_f64(plan.minutes * 60.0)).await,
         "kills" => kills(&mut endurance, &plan, false).await,
         "outages" => kills(&mut endurance, &plan, true).await,
-        _ => absence(&mut endurance, plan.commits).await,
+        _ => broken = above("time until it was level", absence(&mut endurance, plan.commits).await, ABSENCE),
     }
     let checked = endurance.close().await;
     println!(
         "nothing of {checked} acknowledged transactions is lost or doubled; all nodes have the same newest blocks"
     );
+    if let Some(broken) = broken {
+        eprintln!("{broken}");
+        std::process::exit(1);
+    }
 }
 
-async fn rolling(endurance: &mut Endurance, rounds: usize) {
+fn above(what: &str, found: Duration, bound: Duration) -> Option<String> {
+    (found > bound).then(|| format!("{what}: {} ms, the contract allows {} ms", found.as_millis(), bound.as_millis()))
+}
+
+/// Gives the longest pause of commits, the time between two restarts included.
+async fn rolling(endurance: &mut Endurance, rounds: usize) -> Duration {
     let mut worst = Duration::ZERO;
     for round in 1..=rounds {
         for node in 0..endurance.nodes() {
@@ -103,9 +121,11 @@ async fn rolling(endurance: &mut Endurance, rounds: usize) {
                 back.as_millis()
             );
             tokio::time::sleep(Duration::from_secs(2)).await;
+            worst = worst.max(endurance.longest_pause());
         }
     }
     println!("longest pause of commits: {} ms", worst.as_millis());
+    worst
 }
 
 async fn kills(endurance: &mut Endurance, plan: &Plan, all: bool) {
@@ -147,7 +167,8 @@ async fn storm(endurance: &mut Endurance, seed: u64, lasts: Duration) {
     }
 }
 
-async fn absence(endurance: &mut Endurance, commits: u64) {
+/// Gives the time until the node was level.
+async fn absence(endurance: &mut Endurance, commits: u64) -> Duration {
     let node = endurance.nodes() - 1;
     endurance.kill(node);
     let (began, from) = (Instant::now(), endurance.newest());
@@ -170,4 +191,5 @@ async fn absence(endurance: &mut Endurance, commits: u64) {
         endurance.peak_memory(node) >> 20,
         endurance.longest_pause().as_millis()
     );
+    back
 }

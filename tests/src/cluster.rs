@@ -58,7 +58,7 @@ struct Node {
 pub struct Cluster {
     /// What its nodes were started with.
     pub config: ClusterConfig,
-    binary: PathBuf,
+    pub(crate) binary: PathBuf,
     folder: tempfile::TempDir,
     nodes: Vec<Node>,
     /// Relays by (who dials, who is dialled).

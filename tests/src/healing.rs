@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use aurigraph_ledger::Hash;
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 use crate::service::{BASELINE, Calm, Quality, Scope, Search};
 use crate::steady::{Record, Shape, SteadyLoad, target};
@@ -24,6 +26,8 @@ const LOOK: Duration = Duration::from_millis(40);
 /// Deaths under one supervisor in [`BUDGET_WINDOW`]. The budget is 20 restarts in 30 s; some deaths take others along.
 const DEATHS: usize = 13;
 const BUDGET_WINDOW: Duration = Duration::from_secs(31);
+/// Requests under way at a node at the end, when every transaction is asked for.
+const ASKERS: usize = 8;
 
 /// An actor of the live tree.
 #[derive(Debug, Clone)]
@@ -218,8 +222,8 @@ impl Ward {
     }
 }
 
-/// Checks, once a load has ended, that every transaction was decided, that nothing committed is lost or doubled, and that
-/// all nodes have the same blocks.
+/// Checks, once a load has ended, that every transaction was decided, that nothing committed is lost or doubled, that each
+/// is found by its id at another node than the one that reported it, and that all nodes have the same blocks.
 pub(crate) async fn audit(cluster: &Cluster, client: &Client, record: &Record, wallets: &[Wallet], operations: u32) {
     assert_eq!(record.refused(), Vec::<String>::new());
     assert_eq!(record.undecided(), 0, "transactions are neither committed nor refused");
@@ -229,6 +233,30 @@ pub(crate) async fn audit(cluster: &Cluster, client: &Client, record: &Record, w
     for wallet in wallets {
         let nonces = committed.get(&wallet.index).map_or(&[][..], Vec::as_slice);
         nothing_lost_or_doubled(cluster, client, wallet, nonces, operations).await;
+    }
+    known_elsewhere(cluster, record).await;
+}
+
+/// Every transaction that a node reported committed is found by its id, as committed, at another node.
+async fn known_elsewhere(cluster: &Cluster, record: &Record) {
+    let mut askers = JoinSet::new();
+    for node in 0..record.nodes() {
+        let samples = record.since(node, Duration::ZERO);
+        let ids: Vec<Hash> = samples.iter().filter(|sample| sample.done.is_some()).map(|sample| sample.id).collect();
+        for part in ids.chunks(ids.len().div_ceil(ASKERS).max(1)) {
+            let (client, part) = (cluster.client((node + 1) % cluster.len()), part.to_vec());
+            askers.spawn(async move {
+                for id in part {
+                    let what = format!("{id}, reported committed, is so at {}", client.base());
+                    let path = format!("/blockchain/transactions/{id}");
+                    let known = || async { (client.get(&path).await.body["status"] == "committed").then_some(()) };
+                    eventually(&what, WITHIN, known).await;
+                }
+            });
+        }
+    }
+    while let Some(asked) = askers.join_next().await {
+        asked.unwrap();
     }
 }
 

@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 #[cfg(feature = "processes")]
+pub mod cli;
+#[cfg(feature = "processes")]
 pub mod client;
 #[cfg(feature = "processes")]
 pub mod cluster;

@@ -195,6 +195,8 @@ impl Search {
 
 #[cfg(test)]
 mod tests {
+    use aurigraph_ledger::Hash;
+
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
@@ -202,7 +204,7 @@ mod tests {
     /// One node, a transaction every 20 ms from the start on, each final after what `latency` says of when it was due.
     fn record(seconds: u32, latency: impl Fn(Duration) -> Duration) -> Recently {
         let due = (0..seconds * 50).map(|number| number * 20 * MS);
-        let sample = |due| Sample { due, done: Some(due + latency(due)), sender: 0, nonce: 0 };
+        let sample = |due| Sample { due, done: Some(due + latency(due)), sender: 0, nonce: 0, id: Hash::ZERO };
         Recently { now: Duration::from_secs(u64::from(seconds)), nodes: vec![due.map(sample).collect()] }
     }
 

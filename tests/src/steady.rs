@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use aurigraph_ledger::Hash;
 use aurigraph_ledger::transaction::Transaction;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -42,6 +43,8 @@ pub struct Sample {
     pub sender: u32,
     /// Its nonce.
     pub nonce: u64,
+    /// Its id.
+    pub id: Hash,
 }
 
 /// What became of all transactions, by the node that each was sent to.
@@ -198,7 +201,7 @@ impl Sender {
             wallet.expiry = self.height.load(Ordering::Relaxed) + EXPIRES_AFTER;
             let (sender, nonce) = (wallet.index, wallet.nonce);
             let transaction = wallet.transfers((0..shape.operations).map(|k| (target(sender, k), 1)));
-            let at = self.record.add(self.node, Sample { due, done: None, sender, nonce });
+            let at = self.record.add(self.node, Sample { due, done: None, sender, nonce, id: transaction.id() });
             let (client, record, node) = (self.client.clone(), Arc::clone(&self.record), self.node);
             under_way.spawn(async move {
                 match commit(&client, &transaction).await {

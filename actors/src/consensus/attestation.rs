@@ -4,7 +4,9 @@ use aurigraph_consensus::{Certificate, Certified, Committee, Divergence, Status}
 use aurigraph_runtime::ActorError;
 use bytes::Bytes;
 
+use super::epochs;
 use crate::context::NodeContext;
+use crate::members::Members;
 use crate::storage::{JournalReader, Record, RecordKind};
 
 /// A certificate as a record: readers find it by its checkpoint. None if there is one: a replay makes others of the same.
@@ -55,12 +57,17 @@ fn newest(journal: &JournalReader, kind: RecordKind) -> Result<Option<Bytes>, Ac
 /// here on.
 pub(super) fn recall(
     node: &NodeContext,
-    committee: &Committee,
+    members: &Members,
 ) -> Result<(Option<Certified>, Option<Divergence>), ActorError> {
     let certified = newest(&node.journal, RecordKind::Certificate)?.map(|body| {
         let certificate =
             Certificate::decode(&body).map_err(|error| format!("a certificate does not decode: {error}"))?;
-        Ok::<_, ActorError>(Certified { checkpoint: certificate.checkpoint, stake: certificate.stake(committee) })
+        // Early in an epoch the newest one is of the epoch before, whose validators had other stakes and indices.
+        let epoch = certificate.cores.first().map_or(members.epoch, |signed| signed.core.epoch);
+        let own = epochs::of_epoch(&node.settings, &node.journal, epoch)?;
+        let committee = Committee::new(own.as_ref().unwrap_or(members).stakes())?;
+        let stake = certificate.stake(&committee);
+        Ok::<_, ActorError>(Certified { checkpoint: certificate.checkpoint, stake })
     });
     let divergence = newest(&node.journal, RecordKind::Divergence)?
         .map(|body| Divergence::decode(&body).map_err(|error| format!("a divergence does not decode: {error}")));

@@ -114,7 +114,7 @@ fn read_log(node: &NodeContext, now: Now) -> Result<Recovered, ActorError> {
     let fresh = records.is_empty() && snapshots.newest.is_none() && !journal.is_after_loss() && !recovery.restored;
     let (mut machine, effects) =
         if fresh { Machine::new(config, now)? } else { Machine::recover(config, now, recovery, records)? };
-    let (certified, divergence) = attestation::recall(node, machine.committee())?;
+    let (certified, divergence) = attestation::recall(node, &members)?;
     machine.resume_checkpoints(certified, divergence);
     let members = node.enter(members);
     Ok(Recovered { machine, members, effects, snapshots })

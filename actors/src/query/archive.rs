@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use aurigraph_consensus::Record as LogRecord;
 use aurigraph_ledger::Hash;
 use aurigraph_runtime::cluster::PeerStatus;
 use parking_lot::Mutex;
 
-use super::sources::{Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, LinkFacts, Sources};
+use super::sources::{Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, EpochWork, LinkFacts, Sources};
 use super::validator_watch::ValidatorWatch;
 use super::values::Timestamp;
 use super::views::Page;
@@ -131,14 +132,25 @@ impl Archive for NodeArchive {
         let Some(body) = self.journal.get(RecordKind::EpochCert, &Record::index_key(epoch)).map_err(text)? else {
             return Ok(None);
         };
-        match aurigraph_consensus::Record::decode(&body).map_err(text)? {
-            aurigraph_consensus::Record::EpochCert(cert) => Ok(Some(cert.encode().into())),
+        match LogRecord::decode(&body).map_err(text)? {
+            LogRecord::EpochCert(cert) => Ok(Some(cert.encode().into())),
             other => Err(format!("a record of an epoch's end holds {other:?}")),
         }
     }
 
     fn validator_set(&self, epoch: u64) -> Result<Option<bytes::Bytes>, String> {
         self.journal.get(RecordKind::ValidatorSet, &Record::index_key(epoch)).map_err(text)
+    }
+
+    fn ended_epoch(&self, epoch: u64) -> Result<Option<EpochWork>, String> {
+        let record = |kind, number| self.journal.get(kind, &Record::index_key(number)).map_err(text);
+        let Some(end) = record(RecordKind::EpochCert, epoch)? else { return Ok(None) };
+        let LogRecord::EpochCert(cert) = LogRecord::decode(&end).map_err(text)? else { return Ok(None) };
+        let Some(last) = record(RecordKind::Commit, cert.commit.index)? else { return Ok(None) };
+        let LogRecord::Commit(commit) = LogRecord::decode(&last).map_err(text)? else { return Ok(None) };
+        let rounds = u64::from(commit.header.leader.round).saturating_sub(1);
+        let end = commit.epoch_end.as_ref();
+        Ok(end.map(|end| EpochWork { epoch, rounds, delivered: end.delivered.clone() }))
     }
 
     fn newest_certified(&self) -> Option<u64> {

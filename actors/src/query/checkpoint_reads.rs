@@ -1,5 +1,6 @@
 //! Checkpoints and certificates out of the log. Blocks: called from threads that may.
 
+use aurigraph_consensus::light::MAX_CHECKPOINTS;
 use aurigraph_consensus::{Certificate, EpochCert};
 use aurigraph_ledger::block::Checkpoint;
 use aurigraph_ledger::{CodecError, LedgerHeader};
@@ -37,7 +38,7 @@ impl ChainReads {
             state_root: checkpoint.state_root,
             previous_digest: checkpoint.prev_digest,
             header: hex(&header),
-            certificate: self.certificate(seq)?,
+            certificate: self.certificate(seq, checkpoint.epoch)?,
             ledger_headers: match headers_from {
                 None => Vec::new(),
                 Some(from) => self.ledger_headers(from, checkpoint.ledger_height)?,
@@ -64,11 +65,23 @@ impl ChainReads {
         Ok(hops)
     }
 
-    fn certificate(&self, seq: u64) -> Read<Option<CertificateView>> {
-        let Some(bytes) = self.archive().certificate(seq).map_err(storage("a certificate"))? else { return Ok(None) };
-        let certificate = Certificate::decode(&bytes).map_err(wrong("a certificate"))?;
-        // All cores are of one epoch.
-        let epoch = certificate.cores.first().map_or(0, |signed| signed.core.epoch);
+    /// The nearest certificate of this checkpoint or a later one of its epoch that a proof has room for. A node that was
+    /// far behind has executed checkpoints whose attestations it never saw: the next certificate speaks for them, too.
+    fn nearest_certificate(&self, seq: u64, epoch: u64) -> Read<Option<Certificate>> {
+        let Some(newest) = self.archive().newest_certified() else { return Ok(None) };
+        let furthest = seq.saturating_add(MAX_CHECKPOINTS as u64 - 1);
+        for at in seq..=newest.min(furthest) {
+            let Some(bytes) = self.archive().certificate(at).map_err(storage("a certificate"))? else { continue };
+            let certificate = Certificate::decode(&bytes).map_err(wrong("a certificate"))?;
+            // All cores are of one epoch.
+            let of_epoch = certificate.cores.first().is_some_and(|signed| signed.core.epoch == epoch);
+            return Ok(Some(certificate).filter(|found| of_epoch && found.newest_attested() <= furthest));
+        }
+        Ok(None)
+    }
+
+    fn certificate(&self, seq: u64, epoch: u64) -> Read<Option<CertificateView>> {
+        let Some(certificate) = self.nearest_certificate(seq, epoch)? else { return Ok(None) };
         let Some(committee) = self.sources().committee(epoch) else { return Ok(None) };
         let mut followers = Vec::new();
         for later in seq + 1..=certificate.newest_attested() {

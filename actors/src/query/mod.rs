@@ -26,6 +26,6 @@ pub use messages::{Answer, KillOutcome, QueryError, QueryMsg};
 pub use port::{Action, Fate, NodePort, Order, PortError, Submitted};
 pub use process::ProcessFigures;
 pub use signer::{Attempt, Signer, SignerError, SignerMsg, SignerState};
-pub use sources::{Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, LinkFacts, Links, Sources};
+pub use sources::{Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, EpochWork, LinkFacts, Links, Sources};
 pub(crate) use validator_reads::fault_name;
 pub use validator_watch::{Seen, ValidatorWatch};

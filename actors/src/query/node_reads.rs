@@ -84,6 +84,11 @@ fn rates(published: &Published, now: u64, uptime_ms: u64) -> Rates {
     }
 }
 
+pub(super) fn rates_now(sources: &Sources, published: &Published) -> Rates {
+    let uptime = u64::try_from(sources.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+    rates(published, Timestamp::now().0, uptime)
+}
+
 impl NodeReads {
     pub(super) fn new(sources: Arc<Sources>) -> Self {
         Self { sources, traffic: HashMap::new() }
@@ -93,9 +98,8 @@ impl NodeReads {
         self.sources.newest().ok_or(QueryError::NotReady)
     }
 
-    pub(super) fn rates(&self, published: &Published) -> Rates {
-        let uptime = u64::try_from(self.sources.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        rates(published, Timestamp::now().0, uptime)
+    fn rates(&self, published: &Published) -> Rates {
+        rates_now(&self.sources, published)
     }
 
     pub(super) fn balance(&self, address: Hash) -> Read<Option<BalanceView>> {

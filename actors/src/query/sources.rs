@@ -83,6 +83,12 @@ pub trait Archive: Send + Sync + 'static {
     /// What went wrong, in words.
     fn validator_set(&self, epoch: u64) -> Result<Option<bytes::Bytes>, String>;
 
+    /// What the commits of an epoch that is over say of its validators' blocks; none where the log lacks its end.
+    ///
+    /// # Errors
+    /// What went wrong, in words.
+    fn ended_epoch(&self, epoch: u64) -> Result<Option<EpochWork>, String>;
+
     /// The newest checkpoint with a certificate.
     fn newest_certified(&self) -> Option<u64>;
 
@@ -97,6 +103,17 @@ pub trait Archive: Send + Sync + 'static {
     /// # Errors
     /// What went wrong, in words.
     fn audit_summary(&self) -> Result<AuditSummary, String>;
+}
+
+/// What the commits of an epoch say of its validators' blocks: the same at every node that has the same commits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochWork {
+    /// The epoch.
+    pub epoch: u64,
+    /// Rounds whose blocks have had their time: those before the newest committed leader's.
+    pub rounds: u64,
+    /// Delivered blocks, by index in the epoch's set.
+    pub delivered: Vec<u64>,
 }
 
 /// A block as it is kept.

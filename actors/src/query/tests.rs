@@ -11,8 +11,8 @@ use tokio::sync::watch;
 use super::values::Timestamp;
 use super::views::Page;
 use super::{
-    Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, NodePort, PortError, QueryActor, QueryError, Sources,
-    ValidatorWatch,
+    Archive, ArchivedBlock, ArchivedParties, ArchivedTransaction, EpochWork, NodePort, PortError, QueryActor,
+    QueryError, Sources, ValidatorWatch,
 };
 use crate::audit::{AuditFilter, AuditPage, AuditSummary};
 use crate::bounds::query as bounds;
@@ -96,6 +96,10 @@ impl Archive for HeldArchive {
     }
 
     fn validator_set(&self, _: u64) -> Result<Option<bytes::Bytes>, String> {
+        Ok(None)
+    }
+
+    fn ended_epoch(&self, _: u64) -> Result<Option<EpochWork>, String> {
         Ok(None)
     }
 

@@ -6,8 +6,9 @@ use aurigraph_consensus::Status;
 use aurigraph_ledger::staking::{StakingTable, Standing, Unbonding};
 use aurigraph_ledger::{AccountView, FaultKind, StateView, ValidatorSet};
 
-use super::chain_reads::Read;
-use super::node_reads::{NodeReads, float, mean};
+use super::chain_reads::{ChainReads, Read, storage};
+use super::node_reads::{float, mean, rates_now};
+use super::sources::EpochWork;
 use super::values::{Timestamp, Units};
 use super::views::{
     AccountUnbondingView, DelegationView, Page, SlashingEventPage, SlashingEventView, UnbondingView, ValidatorDetail,
@@ -17,6 +18,8 @@ use crate::published::Published;
 
 /// Unbonding amounts that one answer lists at most, the soonest first.
 const MAX_UNBONDING: usize = 1_000;
+/// So many epochs are looked at, the running one included, for the newest that had a validator in its set.
+const EPOCHS_BACK: usize = 32;
 
 /// The name of a fault's kind, as in events, the audit log and metrics.
 #[must_use]
@@ -30,33 +33,75 @@ pub const fn fault_name(kind: FaultKind) -> &'static str {
     }
 }
 
-/// What the commits of the running epoch say of its validators' blocks: the same at every node that has the same commits.
+/// What the commits of an epoch say of one validator's blocks.
 struct Presence {
     epoch: u64,
-    /// Rounds whose blocks have had their time: those before the newest committed leader's.
+    /// Rounds whose blocks have had their time.
     rounds: u64,
-    /// Delivered blocks, by index.
-    delivered: Vec<u64>,
+    /// Delivered blocks.
+    produced: u64,
 }
 
 impl Presence {
-    fn of(status: &Status) -> Self {
-        let rounds = status.last_leader.map_or(0, |leader| u64::from(leader.round).saturating_sub(1));
-        Self { epoch: status.epoch.epoch, rounds, delivered: status.delivered.clone() }
-    }
-
-    fn produced(&self, validator: u16) -> u64 {
-        self.delivered.get(usize::from(validator)).copied().unwrap_or(0)
-    }
-
-    fn missed(&self, validator: u16) -> u64 {
-        self.rounds.saturating_sub(self.produced(validator))
+    const fn missed(&self) -> u64 {
+        self.rounds.saturating_sub(self.produced)
     }
 
     /// In percent; none before the first round.
-    fn uptime(&self, validator: u16) -> Option<f64> {
-        (self.rounds > 0).then(|| percent(self.produced(validator).min(self.rounds), self.rounds))
+    fn uptime(&self) -> Option<f64> {
+        (self.rounds > 0).then(|| percent(self.produced.min(self.rounds), self.rounds))
     }
+}
+
+/// The newest epochs, the running one first, read from the log as they are asked for.
+struct Epochs<'a> {
+    reads: &'a ChainReads,
+    table: &'a StakingTable,
+    known: Vec<Option<(ValidatorSet, EpochWork)>>,
+}
+
+impl<'a> Epochs<'a> {
+    const fn new(reads: &'a ChainReads, table: &'a StakingTable) -> Self {
+        Self { reads, table, known: Vec::new() }
+    }
+
+    fn read(&self, back: u64) -> Read<Option<(ValidatorSet, EpochWork)>> {
+        let epoch = self.table.epoch().checked_sub(back);
+        let Some(set) = epoch.and_then(|epoch| self.table.set_of(epoch)) else { return Ok(None) };
+        let epoch = set.epoch;
+        // The set of an epoch is known before the epoch starts: the one that runs may be the one before.
+        let work = match self.reads.sources().status().map(|status| so_far(&status)) {
+            Some(work) if work.epoch == epoch => Some(work),
+            _ => self.reads.archive().ended_epoch(epoch).map_err(storage("the end of an epoch"))?,
+        };
+        Ok(work.map(|work| (set, work)))
+    }
+
+    /// What the newest epoch with this validator in its set says of it; if that has had no round yet, the one before.
+    fn presence(&mut self, id: u32) -> Read<Option<Presence>> {
+        let mut none_yet = None;
+        for back in 0..EPOCHS_BACK {
+            if self.known.len() <= back {
+                let read = self.read(back as u64)?;
+                self.known.push(read);
+            }
+            let Some((set, work)) = &self.known[back] else { continue };
+            let Some(index) = set.index_of(id) else { continue };
+            let produced = work.delivered.get(usize::from(index)).copied().unwrap_or(0);
+            let found = Presence { epoch: work.epoch, rounds: work.rounds, produced };
+            if found.rounds > 0 {
+                return Ok(Some(found));
+            }
+            none_yet = none_yet.or(Some(found));
+        }
+        Ok(none_yet)
+    }
+}
+
+/// What the running epoch's commits say, up to the newest.
+fn so_far(status: &Status) -> EpochWork {
+    let rounds = status.last_leader.map_or(0, |leader| u64::from(leader.round).saturating_sub(1));
+    EpochWork { epoch: status.epoch.epoch, rounds, delivered: status.delivered.clone() }
 }
 
 /// A state with a table of validators.
@@ -71,7 +116,7 @@ fn percent(part: u64, whole: u64) -> f64 {
     if whole == 0 { 0.0 } else { 100.0 * float(part) / float(whole) }
 }
 
-impl NodeReads {
+impl ChainReads {
     /// The newest state's table; none before the first block.
     fn standings(&self) -> Option<Standings> {
         let published = self.newest().ok()?;
@@ -81,12 +126,10 @@ impl NodeReads {
     }
 
     /// Everyone who ever was a validator and is not gone with nothing left, by row.
-    fn all_validators(&self) -> Vec<ValidatorView> {
-        let Some(Standings { table, set, .. }) = self.standings() else { return self.listed_validators() };
-        let watch = self.sources.validators.lock().clone();
-        let presence = self.sources.status().map(|status| Presence::of(&status));
-        // The set of an epoch is known before the epoch starts: whose indices those were is not known here.
-        let presence = presence.filter(|presence| presence.epoch == table.epoch());
+    fn all_validators(&self) -> Read<Vec<ValidatorView>> {
+        let Some(Standings { table, set, .. }) = self.standings() else { return Ok(self.listed_validators()) };
+        let watch = self.sources().validators.lock().clone();
+        let mut epochs = Epochs::new(self, &table);
         let total = set.total_stake();
         let rows = table
             .validators()
@@ -95,8 +138,8 @@ impl NodeReads {
             let index = set.index_of(id);
             let votes = index.and_then(|at| set.validators.get(usize::from(at))).map_or(0, |member| member.stake);
             let seen = index.map(|index| watch.of(index));
-            let present = presence.as_ref().zip(index);
-            ValidatorView {
+            let presence = epochs.presence(id)?;
+            Ok(ValidatorView {
                 id: row.name.clone(),
                 address: row.operator.0,
                 name: row.name.clone(),
@@ -116,23 +159,25 @@ impl NodeReads {
                 leaving: row.leaving,
                 jailed_until_epoch: (row.standing == Standing::Jailed).then_some(row.jailed_until),
                 commission: f64::from(row.commission) / 10_000.0,
-                uptime: present.and_then(|(presence, index)| presence.uptime(index)),
-                blocks_produced: present.map(|(presence, index)| presence.produced(index)),
-                missed_blocks: present.map(|(presence, index)| presence.missed(index)),
-                slashing_events: faults_of(&table, id).count() as u64,
+                uptime: presence.as_ref().and_then(Presence::uptime),
+                blocks_produced: presence.as_ref().map(|presence| presence.produced),
+                missed_blocks: presence.as_ref().map(Presence::missed),
+                uptime_epoch: presence.as_ref().map(|presence| presence.epoch),
+                // Faults are forgotten once their stake has been paid out; how often it was slashed is not.
+                slashing_events: (faults_of(&table, id).count() as u64).max(row.slashes.into()),
                 voting_power: percent(votes, total),
                 delegators: row.delegators.into(),
                 rewards: Units(row.earned),
                 joined_at: Timestamp(row.joined_ms),
                 last_active_at: seen.and_then(|seen| seen.last_active),
-            }
+            })
         })
         .collect()
     }
 
     /// Genesis' validators, for as long as no state is published.
     fn listed_validators(&self) -> Vec<ValidatorView> {
-        let genesis = &self.sources.settings.genesis;
+        let genesis = &self.sources().settings.genesis;
         let total: u64 = genesis.validators.iter().map(|listed| listed.stake).sum();
         let unit = genesis.parameters.staking.stake_unit;
         let view = |(index, listed): (u16, &aurigraph_ledger::GenesisValidator)| ValidatorView {
@@ -154,6 +199,7 @@ impl NodeReads {
             uptime: None,
             blocks_produced: None,
             missed_blocks: None,
+            uptime_epoch: None,
             slashing_events: 0,
             voting_power: percent(listed.stake, total),
             delegators: 0,
@@ -164,14 +210,16 @@ impl NodeReads {
         (0_u16..).zip(&genesis.validators).map(view).collect()
     }
 
-    pub(super) fn validators(&self, page: Page) -> ValidatorPage {
-        let all = self.all_validators();
+    pub(super) fn validators(&self, page: Page) -> Read<ValidatorPage> {
+        let all = self.all_validators()?;
         let total = all.len() as u64;
-        ValidatorPage { validators: page.of(all), total, page: page.number, page_size: page.size }
+        Ok(ValidatorPage { validators: page.of(all), total, page: page.number, page_size: page.size })
     }
 
-    pub(super) fn validator(&self, id: &str) -> Option<ValidatorDetail> {
-        let validator = self.all_validators().into_iter().find(|validator| validator.id == id)?;
+    pub(super) fn validator(&self, id: &str) -> Read<Option<ValidatorDetail>> {
+        let Some(validator) = self.all_validators()?.into_iter().find(|validator| validator.id == id) else {
+            return Ok(None);
+        };
         let (mut recent_slashing_events, mut unbonding_queue) = (Vec::new(), Vec::new());
         if let Some(Standings { published, table, .. }) = self.standings() {
             recent_slashing_events = events(&table);
@@ -187,18 +235,18 @@ impl NodeReads {
             };
             unbonding_queue = queue.into_iter().take(MAX_UNBONDING).map(view).collect();
         }
-        Some(ValidatorDetail { validator, recent_slashing_events, unbonding_queue })
+        Ok(Some(ValidatorDetail { validator, recent_slashing_events, unbonding_queue }))
     }
 
     pub(super) fn validator_metrics(&self) -> Read<ValidatorMetrics> {
         let published = self.newest()?;
-        let all = self.all_validators();
+        let all = self.all_validators()?;
         let count = |status| all.iter().filter(|validator| validator.status == status).count() as u64;
         Ok(ValidatorMetrics {
             total_validators: all.len() as u64,
             active_validators: count(ValidatorStatus::Active),
             jailed_validators: count(ValidatorStatus::Jailed),
-            average_block_time: self.rates(&published).block_time,
+            average_block_time: rates_now(self.sources(), &published).block_time,
             average_uptime: mean(all.iter().filter_map(|validator| validator.uptime)),
             total_slashing_events: all.iter().map(|validator| validator.slashing_events).sum(),
             total_stake: Units(all.iter().fold(0, |sum, validator| validator.stake.0.saturating_add(sum))),

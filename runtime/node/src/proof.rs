@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use aurigraph_ledger::merkle::{MerkleProof, TransactionProof, transaction_leaf};
 use aurigraph_ledger::state::AccountProof;
 use aurigraph_ledger::{Address, Hash, LedgerHeader};
+use hyper::Method;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::cli;
 use crate::error::{CliError, CliResult, Exit};
 use crate::finality::{FinalityFile, Trust};
-use crate::http::NodeClient;
+use crate::http::{NodeClient, exit_of};
 use crate::output::{Output, fields, say};
 
 /// How long the first checkpoint of a chain may take: it comes with a heartbeat at the latest.
@@ -123,13 +124,21 @@ async fn fetch_transaction(client: &NodeClient, of: &str) -> CliResult<ProofFile
 
 async fn fetch_account(client: &NodeClient, of: &str) -> CliResult<ProofFile> {
     let address = parse_hash(of)?;
-    let mut answer = client.get(&format!("/gateway/balance/{address}/proof")).await?;
-    // At genesis there is nothing to attest yet: the first checkpoint comes with the first blocks.
+    let path = format!("/gateway/balance/{address}/proof");
     let deadline = Instant::now() + FIRST_CHECKPOINT_WITHIN;
-    while answer["checkpointSequence"] == 0 && Instant::now() < deadline {
+    let answer = loop {
+        let answer = client.request(Method::GET, &path, "application/json", bytes::Bytes::new()).await?;
+        // At genesis there is nothing to attest yet, and a node that has just started proves from its next checkpoint on:
+        // one comes with the next blocks.
+        let early = answer.status.as_u16() == 503 || answer.body["checkpointSequence"] == 0;
+        if !early || Instant::now() > deadline {
+            if answer.status.is_success() {
+                break answer.body;
+            }
+            return Err(CliError::new(exit_of(answer.status), format!("{path}: {}", answer.problem())));
+        }
         tokio::time::sleep(POLL).await;
-        answer = client.get(&format!("/gateway/balance/{address}/proof")).await?;
-    }
+    };
     let (state_root, proof) = (&answer["stateRoot"], &answer["proof"]);
     let leaf = from_answer(json!({ "kind": "account", "address": address, "stateRoot": state_root, "proof": proof }))?;
     let (Some(seq), Some(height)) = (answer["checkpointSequence"].as_u64(), answer["height"].as_u64()) else {
@@ -168,7 +177,16 @@ fn verify_file(path: &Path, root: Option<&str>, genesis: Option<&Path>) -> CliRe
 
 /// Against the validators of a genesis, a root, or only in itself.
 fn verify(file: &ProofFile, root: Option<Hash>, trust: Option<&Trust>) -> Result<Value, String> {
-    let Some(trust) = trust else { return verify_leaf(&file.leaf, root) };
+    let Some(trust) = trust else {
+        let mut shown = verify_leaf(&file.leaf, root)?;
+        shown["final"] = false.into();
+        shown["checkedAgainst"] = match root {
+            Some(_) => "the root given; its certificate was not looked at",
+            None => "itself alone, which shows nothing: give --genesis FILE, or --root with one that you trust",
+        }
+        .into();
+        return Ok(shown);
+    };
     let finality = file.finality.as_ref().ok_or("it has no certificate: it can be verified against a root only")?;
     let (proved, shown) = match &file.leaf {
         Leaf::Transaction { hash, proof, .. } => finality.verify_transaction(&proof.as_proof(hash), trust)?,
@@ -181,6 +199,7 @@ fn verify(file: &ProofFile, root: Option<Hash>, trust: Option<&Trust>) -> Result
     if let (Value::Object(all), Value::Object(shown)) = (&mut all, shown) {
         all.extend(shown);
         all.insert("final".to_owned(), true.into());
+        all.insert("checkedAgainst".to_owned(), "the validators of the genesis".into());
     }
     Ok(all)
 }

@@ -35,7 +35,8 @@ pub struct CertificateView {
     pub total_stake: String,
     /// One for each signer.
     pub cores: Vec<SignedCoreView>,
-    /// Headers of the checkpoints after this one, up to the newest attested: 0x and hex digits. Mostly none.
+    /// Headers of the checkpoints after this one, up to the newest attested: 0x and hex digits. Mostly none; many on a node
+    /// that was far behind when this one was attested.
     pub followers: Vec<String>,
 }
 
@@ -65,7 +66,8 @@ pub struct CheckpointView {
     pub previous_digest: Hash,
     /// The header, from which all of this follows: 0x and hex digits.
     pub header: String,
-    /// Its certificate; none while this node has not seen a quorum attest it.
+    /// Its certificate, or the next one of its epoch, which speaks for it by its followers; none while this node has not
+    /// seen a quorum attest either.
     pub certificate: Option<CertificateView>,
     /// Headers of ledger blocks from the asked height to the checkpoint's: 0x and hex digits. Empty if none was asked.
     pub ledger_headers: Vec<String>,

@@ -53,14 +53,17 @@ pub struct ValidatorView {
     pub jailed_until_epoch: Option<u64>,
     /// Its commission, 0 to 1.
     pub commission: f64,
-    /// Percent of the running epoch's rounds of which the commits deliver a block of it: the same at every node. None for one
-    /// that is not of the epoch's set, and before its first round.
+    /// Percent of an epoch's rounds of which the commits deliver a block of it: the same at every node. The epoch is
+    /// `uptimeEpoch`. None for one that was of no set of the last 32 epochs, and before the first round of its first epoch.
     pub uptime: Option<f64>,
-    /// Blocks of it that the commits of the running epoch deliver.
+    /// Blocks of it that the commits of that epoch deliver.
     pub blocks_produced: Option<u64>,
-    /// Rounds of the running epoch of which no block of it was delivered.
+    /// Rounds of that epoch of which no block of it was delivered.
     pub missed_blocks: Option<u64>,
-    /// Faults held against it, as of the newest checkpoint.
+    /// The running epoch for who validates; for others the last in which they did, as far as the log reaches back.
+    pub uptime_epoch: Option<u64>,
+    /// How often it was punished, as of the newest block: jailings that cost nothing are forgotten with the unbonding
+    /// period, slashes never.
     pub slashing_events: u64,
     /// Its share of the stake in percent.
     pub voting_power: f64,
@@ -104,7 +107,7 @@ pub struct SlashingEventView {
     pub amount: Units,
 }
 
-/// Punishments, newest first.
+/// Punishments of faults within the unbonding period, newest first: older faults cost nothing any more and are forgotten.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SlashingEventPage {
@@ -142,7 +145,7 @@ pub struct ValidatorDetail {
     /// The validator.
     #[serde(flatten)]
     pub validator: ValidatorView,
-    /// Its punishments, newest first.
+    /// Its punishments of faults within the unbonding period, newest first.
     pub recent_slashing_events: Vec<SlashingEventView>,
     /// Stake on its way out.
     pub unbonding_queue: Vec<UnbondingView>,
@@ -162,7 +165,7 @@ pub struct ValidatorMetrics {
     pub average_block_time: Option<f64>,
     /// Mean of the validators' uptimes, percent.
     pub average_uptime: Option<f64>,
-    /// Punishments so far.
+    /// Sum of the validators' `slashingEvents`.
     pub total_slashing_events: u64,
     /// All that is at stake with them.
     pub total_stake: Units,

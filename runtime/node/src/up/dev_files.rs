@@ -8,8 +8,8 @@ use serde_json::json;
 use crate::error::{CliError, CliResult};
 use crate::keyfile::{AccountKey, write_private};
 
-/// Writes `dev/accounts.json`, `dev/tokens.json` and a key file for each account that has a key. Returns a `curl` line
-/// that makes a transfer. Does nothing outside development mode.
+/// Writes `dev/accounts.json`, `dev/tokens.json`, a key file for each account that has a key and one for each node that may
+/// become a validator (`stake join --node-keys`). Returns a `curl` line that makes a transfer. Does nothing outside development mode.
 ///
 /// # Errors
 /// Files that cannot be written.
@@ -29,6 +29,10 @@ pub fn write(config: &ClusterConfig, base: &Path) -> CliResult<Option<String>> {
             "keyFile": file,
             "balance": account.balance.to_string(),
         }));
+    }
+    for node in config.nodes.iter().filter(|node| node.candidate) {
+        let file = dev.join("keys").join(format!("{}.node.json", node.name));
+        write_private(&file, &pretty(&development.node_secrets(&node.name))?, true)?;
     }
     write_private(&dev.join("accounts.json"), &pretty(&accounts)?, true)?;
     let first = config.genesis.accounts.first().map(|account| account.address);
