@@ -6,17 +6,20 @@ use aurigraph_actors::config::NodeSecrets;
 use aurigraph_ledger::staking::{
     EVERYTHING, ProvenKeys, Registration, StakingOperation, ValidatorKeys, is_valid_name, proof_message,
 };
-use aurigraph_ledger::types::parse_aur;
+use aurigraph_ledger::types::{format_aur, parse_aur};
 use aurigraph_ledger::{Address, Amount, Hash, PublicKey};
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::{Signing, Url};
 use crate::error::{CliError, CliResult};
 use crate::http::{NodeClient, number_field, text_field};
 use crate::keyfile::{AccountKey, signer_of};
-use crate::output::{Output, fields};
+use crate::output::{Output, fields, table};
 use crate::tx;
+
+/// Validators that one request asks for.
+const PAGE_SIZE: u64 = 200;
 
 /// `aurigraph stake`.
 #[derive(Debug, Subcommand)]
@@ -283,10 +286,59 @@ async fn show(args: &Show, output: Output) -> CliResult {
                 "unbonding": account["unbonding"],
             })
         }
-        (None, None) => client.get("/validators").await?,
+        (None, None) => {
+            output.print(&all_validators(&client).await?, validators_table);
+            return Ok(());
+        }
     };
     output.print(&shown, fields);
     Ok(())
+}
+
+/// The answer's first page with the validators of all.
+async fn all_validators(client: &NodeClient) -> CliResult<Value> {
+    let path = |page: u64| format!("/validators?page={page}&pageSize={PAGE_SIZE}");
+    let mut all = client.get(&path(1)).await?;
+    for page in 2.. {
+        let known = all["validators"].as_array().map_or(0, Vec::len) as u64;
+        if known >= number_field(&all, "total")? {
+            break;
+        }
+        let mut next = client.get(&path(page)).await?;
+        let Some(more) = next["validators"].as_array_mut().filter(|more| !more.is_empty()) else { break };
+        if let Some(validators) = all["validators"].as_array_mut() {
+            validators.append(more);
+        }
+    }
+    Ok(all)
+}
+
+fn validators_table(shown: &Value) -> String {
+    let cell = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let aur = |value: &Value| {
+        value.as_str().and_then(|text| text.parse().ok()).map_or_else(|| "-".to_owned(), format_aur)
+    };
+    let row = |validator: &Value| {
+        let percent = |name: &str| validator[name].as_f64().map_or("-".to_owned(), |found| format!("{found:.1}"));
+        vec![
+            cell(&validator["id"]),
+            cell(&validator["status"]),
+            aur(&validator["stake"]),
+            cell(&validator["votes"]),
+            percent("votingPower"),
+            percent("uptime"),
+            cell(&validator["slashingEvents"]),
+            aur(&validator["slashedStake"]),
+            if validator["leaving"] == true { "leaving".into() } else { cell(&validator["jailedUntilEpoch"]) },
+        ]
+    };
+    let rows: Vec<_> = shown["validators"].as_array().into_iter().flatten().map(row).collect();
+    let heading = ["validator", "status", "stake", "votes", "power %", "uptime %", "faults", "lost", "jailed until epoch"];
+    table(&heading, &rows)
 }
 
 #[cfg(test)]
@@ -303,5 +355,19 @@ mod tests {
         }
         assert_eq!(amount_of("all", true).ok(), Some(EVERYTHING));
         assert!(amount_of("all", false).is_err());
+    }
+
+    #[test]
+    fn validators_stand_in_rows_and_what_is_unknown_is_a_dash() {
+        let one = |id: &str, uptime: Value, leaving: bool| {
+            json!({
+                "id": id, "status": "active", "stake": "1500000000000000000", "votes": 1, "votingPower": 50.0, "uptime": uptime,
+                "slashingEvents": 0, "slashedStake": "0", "leaving": leaving, "jailedUntilEpoch": null,
+            })
+        };
+        let text = validators_table(&json!({ "validators": [one("v1", json!(99.96), false), one("v2", Value::Null, true)] }));
+        let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(lines[1], ["v1", "active", "1.5", "1", "50.0", "100.0", "0", "0", "-"], "{text}");
+        assert_eq!(lines[2], ["v2", "active", "1.5", "1", "50.0", "-", "0", "0", "leaving"], "{text}");
     }
 }
