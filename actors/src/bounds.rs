@@ -387,6 +387,8 @@ pub mod mempool {
     pub const WANTED: usize = 4_096;
     /// Digests in one request to a peer.
     pub const REQUEST_DIGESTS: usize = 32;
+    /// Requests to one peer that are under way; fewer than it serves, which counts one for a moment longer than the asker.
+    pub const ASKED_OF_PEER: usize = 2;
     /// How long a peer may take before the next one is asked.
     pub const FETCH_WITHIN: Duration = Duration::from_millis(500);
     /// How often each candidate is asked before a fetch fails.

@@ -319,9 +319,8 @@ fn validators_table(shown: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let aur = |value: &Value| {
-        value.as_str().and_then(|text| text.parse().ok()).map_or_else(|| "-".to_owned(), format_aur)
-    };
+    let aur =
+        |value: &Value| value.as_str().and_then(|text| text.parse().ok()).map_or_else(|| "-".to_owned(), format_aur);
     let row = |validator: &Value| {
         let percent = |name: &str| validator[name].as_f64().map_or("-".to_owned(), |found| format!("{found:.1}"));
         vec![
@@ -337,7 +336,8 @@ fn validators_table(shown: &Value) -> String {
         ]
     };
     let rows: Vec<_> = shown["validators"].as_array().into_iter().flatten().map(row).collect();
-    let heading = ["validator", "status", "stake", "votes", "power %", "uptime %", "faults", "lost", "jailed until epoch"];
+    let heading =
+        ["validator", "status", "stake", "votes", "power %", "uptime %", "faults", "lost", "jailed until epoch"];
     table(&heading, &rows)
 }
 
@@ -365,7 +365,8 @@ mod tests {
                 "slashingEvents": 0, "slashedStake": "0", "leaving": leaving, "jailedUntilEpoch": null,
             })
         };
-        let text = validators_table(&json!({ "validators": [one("v1", json!(99.96), false), one("v2", Value::Null, true)] }));
+        let text =
+            validators_table(&json!({ "validators": [one("v1", json!(99.96), false), one("v2", Value::Null, true)] }));
         let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[1], ["v1", "active", "1.5", "1", "50.0", "100.0", "0", "0", "-"], "{text}");
         assert_eq!(lines[2], ["v2", "active", "1.5", "1", "50.0", "-", "0", "0", "leaving"], "{text}");

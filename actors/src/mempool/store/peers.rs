@@ -93,6 +93,9 @@ impl BatchStore {
         state.fetches.take(&digest);
         verify_ahead(state, &prepared);
         state.appending.insert(digest, (Arc::new(prepared), Origin::Remote));
+        if state.fetches.may_ask() {
+            self.ask_peers(ctx, state);
+        }
         Ok(())
     }
 
