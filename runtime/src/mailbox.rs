@@ -188,6 +188,9 @@ pub(crate) trait Withdraw: Send + Sync {
 
     /// Notes that this incarnation, if it is the newest one published, was the last.
     fn never_again(&self, generation: u64);
+
+    /// Notes that there will be another one after all.
+    fn once_more(&self);
 }
 
 impl<M: Send + 'static> Withdraw for Slot<M> {
@@ -203,6 +206,10 @@ impl<M: Send + 'static> Withdraw for Slot<M> {
         if *self.generation.borrow() == generation {
             self.gone.store(true, Ordering::Release);
         }
+    }
+
+    fn once_more(&self) {
+        self.gone.store(false, Ordering::Release);
     }
 }
 

@@ -324,6 +324,15 @@ impl Registry {
         self.event(name, ActorEventKind::Ended { kind: end.kind, reason });
     }
 
+    /// A supervisor that was stopped in order starts again, and all below it with it: until they run they are to be waited
+    /// for, by those among them that start first.
+    pub(crate) fn coming_back(&self, supervisor: &str) {
+        let names = self.descendants(supervisor);
+        let inner = self.inner.read();
+        let slots = names.iter().filter_map(|(name, _)| inner.entries.get(name)?.slot.as_ref());
+        slots.for_each(|slot| slot.once_more());
+    }
+
     /// Marks everything below a supervisor that died: ractor killed it along, and nobody was left to be told.
     pub(crate) fn orphaned(&self, supervisor: &str, next: ActorState) {
         for (name, generation) in self.descendants(supervisor) {

@@ -140,6 +140,30 @@ async fn an_actor_that_ends_while_the_tree_stops_is_not_restarted() {
 }
 
 #[tokio::test]
+async fn whoever_starts_first_under_a_stopped_supervisor_that_comes_back_waits_for_the_others() {
+    let (probe, registry) = (Probe::default(), Registry::new(&unique_node()));
+    let gate = Gate::default();
+    gate.open();
+    let slow = Script { start_gate: Some(gate.clone()), ..Script::default() };
+    let group = SupervisorSpec::new("group", Strategy::OneForAll)
+        .child(probe.child_with("first", slow))
+        .child(probe.child("last"));
+    let root = SupervisorSpec::new("root", Strategy::OneForOne).child(ChildSpec::supervisor(group));
+    let tree = Tree::start(registry.clone(), root).await.unwrap();
+    let (first, last) = (registry.role::<Order>("first"), registry.role::<Order>("last"));
+    let before = first.generation();
+    gate.shut();
+    assert!(registry.kill(&registry.name_of("group"), KillMode::Stop));
+    eventually("the last one has stopped", || !last.is_running()).await;
+    let starts = || registry.row(first.name()).is_some_and(|row| row.state == ActorState::Starting);
+    eventually("the first starts again", starts).await;
+    assert!(!last.is_gone(), "it comes back, too");
+    gate.open();
+    eventually("both are back", || first.generation() > before && last.is_running()).await;
+    tree.shutdown(WITHIN).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_address_says_who_is_gone_for_good_and_who_only_restarts() {
     let (probe, registry) = (Probe::default(), Registry::new(&unique_node()));
     let gate = Gate::default();

@@ -58,6 +58,7 @@ impl ractor::Actor for Supervisor {
         if let Err(actor) = registry.end_descendants(&name, Until::Dropped, KILL_GRACE).await {
             return Err(Box::new(GaveUp::Stuck { supervisor: name, actor, after: KILL_GRACE }));
         }
+        registry.coming_back(&name);
         let target = myself.clone();
         let killer = Arc::new(move |mode| match mode {
             KillMode::Panic | KillMode::Error => target.send_message(Order::Fail(mode)).is_ok(),

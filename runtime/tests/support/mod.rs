@@ -148,6 +148,10 @@ impl Gate {
         self.0.send_replace(true);
     }
 
+    pub fn shut(&self) {
+        self.0.send_replace(false);
+    }
+
     pub async fn passed(&self) {
         self.0.subscribe().wait_for(|open| *open).await.unwrap();
     }
