@@ -134,6 +134,19 @@ async fn commit(client: &Client, wallet: &Wallet, operation: StakingOperation) {
     assert_eq!(answer.body["status"], "committed", "{}", answer.body);
 }
 
+/// Epochs after it left, a validator's figures are those of the last epoch that it validated, at every node.
+async fn the_one_that_left_is_told_by_its_last_epoch(cluster: &Cluster, joined: u64) {
+    let mut told = Vec::new();
+    for node in 0..5 {
+        let view = cluster.client(node).read("/validators/v4").await;
+        assert!(view["index"].is_null() && view["leaving"] == true, "{view}");
+        assert!(view["uptimeEpoch"].as_u64().is_some_and(|last| last <= joined), "{view}");
+        assert!(view["uptime"].as_f64() > Some(50.0), "it took part to its end: {view}");
+        told.push(["uptime", "uptimeEpoch", "blocksProduced", "missedBlocks"].map(|field| view[field].clone()));
+    }
+    assert!(told.iter().all(|one| *one == told[0]), "{told:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_observer_joins_as_the_fifth_validator_and_another_leaves_under_load() {
     let options = Options { replace: vec![(HEAD, WITH_CANDIDATE)], ..Options::default() };
@@ -161,6 +174,7 @@ async fn an_observer_joins_as_the_fifth_validator_and_another_leaves_under_load(
     eventually("the one that left observes", WITHIN, signs(leaver, "observer")).await;
     let joined = epoch(&cluster, joiner).await.unwrap();
     wait_epoch(&cluster, &[0, 1, 2, 3, 4], joined + 2).await;
+    the_one_that_left_is_told_by_its_last_epoch(&cluster, joined).await;
     // What the new one takes from a client is delivered by the new committee.
     let mut wallet = wallets.remove(12);
     let answer =

@@ -78,3 +78,81 @@ pub(super) fn recall(
     }
     Ok((certified.transpose()?, divergence))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use aurigraph_consensus::block::{parents_root, payload_root};
+    use aurigraph_consensus::commit::genesis_commit;
+    use aurigraph_consensus::config::BLOCK_VERSION;
+    use aurigraph_consensus::epoch::EpochBase;
+    use aurigraph_consensus::types::SIGNATURE_LEN;
+    use aurigraph_consensus::{BlockCore, CkptRef, EpochStart, Extras, Record as LogRecord, Signature, SignedCore};
+    use aurigraph_ledger::types::PUBLIC_KEY_LEN;
+    use aurigraph_ledger::{Address, Hash, PublicKey, SetMember, ValidatorSet};
+
+    use super::*;
+    use crate::testing::lone_validator;
+
+    fn start_of(epoch: u64, stakes: &[u64]) -> Record {
+        let member = |(id, stake): (u32, &u64)| SetMember {
+            id,
+            name: format!("v{id}"),
+            address: Address(Hash([7; 32])),
+            consensus_key: PublicKey::new(vec![u8::try_from(id).unwrap(); PUBLIC_KEY_LEN]),
+            network_key: PublicKey::new(vec![9; PUBLIC_KEY_LEN]),
+            stake: *stake,
+        };
+        let set = ValidatorSet { epoch, validators: (0..).zip(stakes).map(member).collect() };
+        let start = EpochStart {
+            epoch,
+            seed: Hash([3; 32]),
+            base: EpochBase::default(),
+            version: BLOCK_VERSION,
+            floor: 0,
+            set: set.encode(),
+            evidence: Vec::new(),
+        };
+        let body = LogRecord::EpochStart(Arc::new(start)).encode();
+        Record::indexed(RecordKind::EpochStart, epoch, Bytes::from(body))
+    }
+
+    fn signed(epoch: u64, author: u16) -> SignedCore {
+        let chain_id = Hash([1; 32]);
+        let core = BlockCore {
+            version: BLOCK_VERSION,
+            supports: BLOCK_VERSION,
+            chain_id,
+            epoch,
+            round: 9,
+            author,
+            timestamp_ms: 1,
+            parents_root: parents_root(9, &[]),
+            payload_root: payload_root(&[]),
+            extras_root: Extras::default().root(),
+            commit_vote: genesis_commit(&chain_id, 0, &chain_id, EpochBase::default()),
+            attestation: CkptRef::default(),
+        };
+        SignedCore { core, signature: Signature::from_slice(&[0; SIGNATURE_LEN]).unwrap() }
+    }
+
+    #[tokio::test]
+    async fn the_newest_certificate_is_recalled_with_the_stakes_of_its_own_epoch() {
+        let directory = tempfile::tempdir().unwrap();
+        let registry = crate::crypto::testing::node();
+        let (node, journal, _) = lone_validator(&registry, directory.path(), |_| {});
+        journal.append_apart(&[start_of(1, &[1, 2, 4]), start_of(2, &[10, 20, 40])]).unwrap();
+        let members = epochs::newest(&node).unwrap();
+        assert_eq!(members.epoch, 2);
+        assert_eq!(recall(&node, &members).unwrap(), (None, None));
+
+        for (seq, epoch, stake) in [(5, 1, 5), (6, 2, 50)] {
+            let checkpoint = CkptRef { seq, digest: Hash([5; 32]) };
+            let certificate = Certificate { checkpoint, cores: vec![signed(epoch, 0), signed(epoch, 2)] };
+            journal.append_apart(&[certificate_record(&node, &certificate).unwrap()]).unwrap();
+            let (certified, _) = recall(&node, &members).unwrap();
+            assert_eq!(certified, Some(Certified { checkpoint, stake }), "of epoch {epoch}");
+        }
+    }
+}

@@ -19,8 +19,11 @@ use crate::bounds::query as bounds;
 use crate::config::ClusterConfig;
 use crate::mempool::PreparedBatch;
 use crate::published::{BlockSummary, Published, Totals};
+use crate::settings::NodeSettings;
 use aurigraph_ledger::ledger::Ledger;
-use aurigraph_ledger::{Hash, PlainHasher};
+use aurigraph_ledger::{
+    CommitInput, EpochEnd, Fault, FaultKind, Hash, PROTOCOL_VERSION, PlainHasher, SignatureVerifier,
+};
 
 /// Holds reads up while it is shut.
 #[derive(Default)]
@@ -117,7 +120,10 @@ impl Archive for HeldArchive {
 }
 
 fn genesis_state(genesis: &aurigraph_ledger::Genesis) -> Arc<Published> {
-    let mut ledger = Ledger::from_genesis(genesis, Arc::new(PlainHasher)).expect("a good genesis");
+    state_of(&mut Ledger::from_genesis(genesis, Arc::new(PlainHasher)).expect("a good genesis"))
+}
+
+fn state_of(ledger: &mut Ledger) -> Arc<Published> {
     let view = ledger.snapshot();
     let newest = Arc::new(BlockSummary {
         header: *view.header(),
@@ -139,19 +145,48 @@ fn genesis_state(genesis: &aurigraph_ledger::Genesis) -> Arc<Published> {
     })
 }
 
-/// One query actor, its port, the archive's gate and the way to publish.
-async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<Arc<Published>>>, Arc<Published>) {
+const GENESIS: &str = "[genesis]\nmode = \"development\"\nseed = \"q\"\nnetwork = \"test\"\naccounts = 3\nsigners = 2\n\
+                       signer_balance = \"1\"\nrecipient_balance = \"1\"\n";
+
+/// For commits without transactions.
+struct NobodySigned;
+
+impl SignatureVerifier for NobodySigned {
+    fn verify(&self, _: &[u8], _: &[u8], _: &[u8]) -> bool {
+        false
+    }
+}
+
+/// A node's table in a config.
+fn table(name: &str, port: u16) -> String {
+    format!(
+        "[[node]]\nname = \"{name}\"\nvalidator = true\nstake = 1\nrest = \"127.0.0.1:{port}\"\n\
+         listen = \"127.0.0.1:{}\"\n",
+        port + 1
+    )
+}
+
+fn settings(text: &str, name: &str) -> NodeSettings {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let path = folder.path().join("cluster.toml");
-    let text = format!(
-        "[genesis]\nmode = \"development\"\nseed = \"q\"\nnetwork = \"test\"\naccounts = 2\nsigners = 1\n\
-         signer_balance = \"1\"\nrecipient_balance = \"1\"\n[[node]]\nname = \"{name}\"\nvalidator = true\nstake = 1\n\
-         rest = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:2\"\n"
-    );
     std::fs::write(&path, text).expect("written");
     let config = ClusterConfig::load(&path).expect("a good config");
-    let settings = config.node_settings(name, folder.path(), true).expect("settings");
-    let (registry, state) = (Registry::new(name), genesis_state(&settings.genesis));
+    config.node_settings(name, folder.path(), true).expect("settings")
+}
+
+/// One query actor, its port, the archive's gate and the way to publish.
+async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<Arc<Published>>>, Arc<Published>) {
+    let settings = settings(&format!("{GENESIS}{}", table(name, 1)), name);
+    let state = genesis_state(&settings.genesis);
+    let (tree, port, gate, publish) = actor_of(name, settings).await;
+    (tree, port, gate, publish, state)
+}
+
+async fn actor_of(
+    name: &str,
+    settings: NodeSettings,
+) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<Arc<Published>>>) {
+    let registry = Registry::new(name);
     let (publish, published) = watch::channel(None);
     let archive = HeldArchive::default();
     let gate = Arc::clone(&archive.0);
@@ -176,7 +211,7 @@ async fn actor(name: &str) -> (Tree, NodePort, Arc<Gate>, watch::Sender<Option<A
     let query = ChildSpec::behaviour("query/0", bounds::MAILBOX, move || QueryActor::new(Arc::clone(&sources)));
     let root = SupervisorSpec::new("root", Strategy::OneForOne).child(query);
     let tree = Tree::start(registry.clone(), root).await.expect("it starts");
-    (tree, NodePort::new(&registry, 1), gate, publish, state)
+    (tree, NodePort::new(&registry, 1), gate, publish)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,5 +275,41 @@ async fn an_archive_that_hangs_delays_neither_health_nor_memory_and_its_queue_is
     while port.block_by_hash(unknown).await != Ok(None) {
         assert!(began.elapsed() < Duration::from_secs(30), "no place came back");
     }
+    tree.shutdown(Duration::from_secs(60)).await.expect("an ordered stop");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn how_often_a_validator_was_slashed_is_told_when_its_faults_are_forgotten() {
+    const UNBONDING: &str = "[genesis.parameters.staking]\nunbonding_epochs = 1\n";
+    let settings = settings(&format!("{GENESIS}{UNBONDING}{}{}", table("v1", 1), table("v2", 3)), "v1");
+    let mut ledger = Ledger::from_genesis(&settings.genesis, Arc::new(PlainHasher)).expect("a good genesis");
+    let (tree, port, _gate, publish) = actor_of("v1", settings).await;
+    let fault = Fault { validator: 1, epoch: 0, kind: FaultKind::Equivocation, reporter: 0, digest: Hash([9; 32]) };
+    let mut listed = Vec::new();
+    for epoch in 0..3_u64 {
+        let input = CommitInput {
+            epoch,
+            version: PROTOCOL_VERSION,
+            commit_index: epoch + 1,
+            commit_digest: Hash([7; 32]),
+            timestamp_ms: epoch + 1,
+            leader: 0,
+            round: 1,
+            consensus_state_digest: Hash::ZERO,
+            batches: Vec::new(),
+            faults: if epoch == 0 { vec![fault] } else { Vec::new() },
+            epoch_end: Some(EpochEnd { delivered: vec![1; ledger.validators()] }),
+        };
+        ledger.execute(input, &NobodySigned).expect("the next commit");
+        publish.send_replace(Some(state_of(&mut ledger)));
+        let page = Page { number: 1, size: 10 };
+        listed.push(port.slashing_events(page).await.expect("an answer").total);
+        let guilty = port.validator("v2".into()).await.expect("an answer").expect("known").validator;
+        assert_eq!(guilty.slashing_events, 1, "after epoch {epoch}");
+        assert!(guilty.slashed_stake.0 > 0, "after epoch {epoch}");
+        let innocent = port.validator("v1".into()).await.expect("an answer").expect("known").validator;
+        assert_eq!((innocent.slashing_events, innocent.slashed_stake.0), (0, 0));
+    }
+    assert_eq!(listed, [1, 0, 0], "the fault is forgotten with the stakes that it could touch");
     tree.shutdown(Duration::from_secs(60)).await.expect("an ordered stop");
 }
