@@ -95,8 +95,8 @@ pub mod storage {
     pub const STORE_QUEUE: usize = 64;
     /// Keys in one sled batch: with 10,000 sled holds eight times the memory (measured).
     pub const STORE_BATCH_KEYS: usize = 1_000;
-    /// Bytes in one sled batch: a few hundred pages.
-    pub const STORE_BATCH_BYTES: usize = 4 << 20;
+    /// Changes of one tree that are made ready at once.
+    pub const STORE_PIECE: usize = 256;
     /// Largest page value: with its checksum and sled's own header it stays below 64 KiB; values of 256 KiB leak space
     /// without end (measured).
     pub const STORE_VALUE: usize = 60 << 10;

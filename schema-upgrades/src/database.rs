@@ -169,6 +169,17 @@ impl Medium for Database {
         self.db.open_tree(tree)?.apply_batch(batch)
     }
 
+    fn apply_each(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        let tree = self.db.open_tree(tree)?;
+        for change in changes {
+            match &change.value {
+                Some(value) => tree.insert(change.key.as_slice(), value.as_slice())?,
+                None => tree.remove(change.key.as_slice())?,
+            };
+        }
+        Ok(())
+    }
+
     fn flush(&self) -> Result<(), sled::Error> {
         self.sync().map_err(of_sync)
     }

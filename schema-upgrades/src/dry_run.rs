@@ -102,6 +102,10 @@ struct Counting<'a> {
 }
 
 impl Counting<'_> {
+    fn note_all(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        if OWN.contains(&tree) { Ok(()) } else { changes.iter().try_for_each(|change| self.note(tree, change)) }
+    }
+
     fn note(&self, tree: &str, change: &Change) -> Result<(), sled::Error> {
         let before = self.inner.get(tree, &change.key)?;
         let mut effect = self.effect.borrow_mut();
@@ -147,12 +151,13 @@ impl Medium for Counting<'_> {
     }
 
     fn apply(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
-        if !OWN.contains(&tree) {
-            for change in changes {
-                self.note(tree, change)?;
-            }
-        }
+        self.note_all(tree, changes)?;
         self.inner.apply(tree, changes)
+    }
+
+    fn apply_each(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        self.note_all(tree, changes)?;
+        self.inner.apply_each(tree, changes)
     }
 
     fn flush(&self) -> Result<(), sled::Error> {

@@ -96,6 +96,10 @@ impl Medium for Faulty<'_> {
         self.write(|| self.inner.apply(tree, changes))
     }
 
+    fn apply_each(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        changes.chunks(1).try_for_each(|change| self.write(|| self.inner.apply_each(tree, change)))
+    }
+
     fn flush(&self) -> Result<(), sled::Error> {
         self.write(|| self.inner.flush())
     }

@@ -61,11 +61,20 @@ pub trait Medium {
     /// sled's.
     fn scan(&self, tree: &str, after: Option<&[u8]>, limit: usize) -> Result<Pairs, sled::Error>;
 
-    /// Applies changes of one tree at once. More than 1,000 make sled's memory grow out of proportion.
+    /// Applies changes of one tree at once. More than 1,000 make sled's memory grow out of proportion, and each call
+    /// costs two writes to the disk and waits for them on sled's threads: for one change, and for those that need not
+    /// come together, there is [`Medium::apply_each`].
     ///
     /// # Errors
     /// sled's.
     fn apply(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error>;
+
+    /// Applies changes of one tree one after the other. A crash keeps those before some change, of this call or of
+    /// another of the same thread, and none behind it; each change is kept as a whole.
+    ///
+    /// # Errors
+    /// sled's; the changes before the one that failed are there.
+    fn apply_each(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error>;
 
     /// Makes everything applied so far durable.
     ///

@@ -64,6 +64,10 @@ impl<'a> Metered<'a> {
     }
 }
 
+fn size(changes: &[Change]) -> usize {
+    changes.iter().map(|change| change.key.len() + change.value.as_ref().map_or(0, Vec::len)).sum()
+}
+
 impl Medium for Metered<'_> {
     fn ensure_tree(&self, tree: &str) -> Result<(), sled::Error> {
         self.inner.ensure_tree(tree)
@@ -94,9 +98,13 @@ impl Medium for Metered<'_> {
     }
 
     fn apply(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
-        let size = |change: &Change| change.key.len() + change.value.as_ref().map_or(0, Vec::len);
-        self.count(changes.len(), changes.iter().map(size).sum());
+        self.count(changes.len(), size(changes));
         self.inner.apply(tree, changes)
+    }
+
+    fn apply_each(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        self.count(changes.len(), size(changes));
+        self.inner.apply_each(tree, changes)
     }
 
     fn flush(&self) -> Result<(), sled::Error> {

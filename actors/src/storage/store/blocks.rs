@@ -1,4 +1,4 @@
-//! Indexing a block: in small batches, its row last, so that a block is indexed as a whole or not yet.
+//! Indexing a block: change by change, its row last, so that a block is indexed as a whole or not yet.
 
 use aurigraph_ledger::codec::Writer;
 use aurigraph_schema_upgrades::{Change, Medium};
@@ -9,7 +9,7 @@ use super::layout::{
     decode_block, encode_block, encode_entry, encode_location, encode_measures, group_key, height_key, party_key,
 };
 use super::types::{BlockRow, Measures, StoredBlock, StoredTransaction, TransactionLocation};
-use crate::bounds::storage::{STORE_BATCH_BYTES, STORE_BATCH_KEYS};
+use crate::bounds::storage::STORE_PIECE;
 use crate::release::keeps_measures;
 
 /// Indexes a block. Again for the same block changes nothing.
@@ -27,7 +27,7 @@ pub(super) fn write_block(medium: &dyn Medium, block: &StoredBlock) -> Result<()
     });
     apply_all(medium, BLOCK_TRANSACTIONS, groups)?;
     apply_all(medium, RECEIPTS, receipt_groups(height, &block.transactions).into_iter())?;
-    medium.apply(HEIGHTS, &[Change::put(&block.hash.0, &height.to_le_bytes())])?;
+    medium.apply_each(HEIGHTS, &[Change::put(&block.hash.0, &height.to_le_bytes())])?;
     let parties = (0_u32..).zip(&block.transactions).flat_map(|(index, transaction)| {
         transaction.parties.iter().map(move |party| Change::put(&party_key(&party.key, height, index), &[party.role]))
     });
@@ -36,7 +36,7 @@ pub(super) fn write_block(medium: &dyn Medium, block: &StoredBlock) -> Result<()
     let there = row(medium, height)?.filter(|(there, _)| there.hash == block.hash);
     let finalized_after_ms = there.and_then(|(there, _)| there.measures.finalized_after_ms);
     let measures = Measures { finalized_after_ms, bytes: Some(block.bytes) };
-    medium.apply(BLOCKS, &[Change::put(&height_key(height), &encode_block(block, transactions, measures))])?;
+    medium.apply_each(BLOCKS, &[Change::put(&height_key(height), &encode_block(block, transactions, measures))])?;
     Ok(())
 }
 
@@ -55,7 +55,7 @@ pub(super) fn write_finality(medium: &dyn Medium, height: u64, finalized_after_m
     let measures = Measures { finalized_after_ms: Some(finalized_after_ms), ..block.measures };
     bytes.truncate(bytes.len() - MEASURES);
     bytes.extend_from_slice(&encode_measures(measures));
-    medium.apply(BLOCKS, &[Change::put(&height_key(height), &bytes)])?;
+    medium.apply_each(BLOCKS, &[Change::put(&height_key(height), &bytes)])?;
     Ok(())
 }
 
@@ -75,25 +75,16 @@ fn receipt_groups(height: u64, transactions: &[StoredTransaction]) -> Vec<Change
     groups
 }
 
-/// Applies any number of changes in batches that sled digests well.
+/// Applies any number of changes, one after the other; a batch of sled's would cost two writes to the disk.
 pub(super) fn apply_all(
     medium: &dyn Medium,
     tree: &str,
     changes: impl Iterator<Item = Change>,
 ) -> Result<(), StoreError> {
-    let mut batch = Vec::new();
-    let mut bytes = 0;
-    for change in changes {
-        bytes += change.key.len() + change.value.as_ref().map_or(0, Vec::len);
-        batch.push(change);
-        if batch.len() == STORE_BATCH_KEYS || bytes >= STORE_BATCH_BYTES {
-            medium.apply(tree, &batch)?;
-            batch.clear();
-            bytes = 0;
-        }
-    }
-    if !batch.is_empty() {
-        medium.apply(tree, &batch)?;
+    let mut changes = changes.peekable();
+    while changes.peek().is_some() {
+        let piece: Vec<Change> = changes.by_ref().take(STORE_PIECE).collect();
+        medium.apply_each(tree, &piece)?;
     }
     Ok(())
 }

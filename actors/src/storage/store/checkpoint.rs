@@ -254,7 +254,7 @@ impl Underway {
                 Some(Left::Open)
             }
             Left::Open => {
-                medium.apply(CHECKPOINTS, &[Change::remove(&[self.slot])])?;
+                medium.apply_each(CHECKPOINTS, &[Change::remove(&[self.slot])])?;
                 self.pending = redo.sync(medium)?;
                 Some(Left::Apply(0))
             }
@@ -272,7 +272,7 @@ impl Underway {
                 Some(Left::Header)
             }
             Left::Header => {
-                medium.apply(CHECKPOINTS, &[Change::put(&[self.slot], &self.header().encode())])?;
+                medium.apply_each(CHECKPOINTS, &[Change::put(&[self.slot], &self.header().encode())])?;
                 self.pending = redo.sync(medium)?;
                 Some(Left::Done)
             }

@@ -256,7 +256,7 @@ pub(super) fn complete(medium: &dyn Medium, redo: &dyn Redo) -> Result<Option<u6
             return Ok(None);
         }
     }
-    medium.apply(CHECKPOINTS, &[Change::remove(&[slot])])?;
+    medium.apply_each(CHECKPOINTS, &[Change::remove(&[slot])])?;
     medium.flush()?;
     let mut unflushed = 0;
     for number in 0..parts {
@@ -274,7 +274,7 @@ pub(super) fn complete(medium: &dyn Medium, redo: &dyn Redo) -> Result<Option<u6
         tracing::warn!(height = header.height, "a redo record does not lead to its checkpoint: an older one is used");
         return Ok(None);
     }
-    medium.apply(CHECKPOINTS, &[Change::put(&[slot], &header.encode())])?;
+    medium.apply_each(CHECKPOINTS, &[Change::put(&[slot], &header.encode())])?;
     medium.flush()?;
     Ok(Some(header.height))
 }

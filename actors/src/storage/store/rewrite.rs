@@ -75,11 +75,15 @@ impl Medium for Both<'_> {
     /// Also where the copy has not come to yet: what it finds there later is the same.
     fn apply(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
         self.database.apply(tree, changes)?;
-        if let Some(copying) = self.copy {
-            let bytes: usize = changes.iter().map(|it| it.key.len() + it.value.as_ref().map_or(0, Vec::len)).sum();
-            copying.unsynced.set(copying.unsynced.get() + bytes);
-        }
+        self.count(changes);
         self.mirror(|copy| copy.apply(tree, changes));
+        Ok(())
+    }
+
+    fn apply_each(&self, tree: &str, changes: &[Change]) -> Result<(), sled::Error> {
+        self.database.apply_each(tree, changes)?;
+        self.count(changes);
+        self.mirror(|copy| copy.apply_each(tree, changes));
         Ok(())
     }
 
@@ -90,6 +94,14 @@ impl Medium for Both<'_> {
 }
 
 impl Both<'_> {
+    /// Counts what the copy's next sync will have to write.
+    fn count(&self, changes: &[Change]) {
+        if let Some(copying) = self.copy {
+            let bytes: usize = changes.iter().map(|it| it.key.len() + it.value.as_ref().map_or(0, Vec::len)).sum();
+            copying.unsynced.set(copying.unsynced.get() + bytes);
+        }
+    }
+
     /// A copy that fails is given up; the database goes on.
     fn mirror(&self, write: impl FnOnce(&Database) -> Result<(), sled::Error>) {
         if let Some(copying) = self.copy {
