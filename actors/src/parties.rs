@@ -38,30 +38,38 @@ pub fn of(transaction: &Transaction) -> Vec<Party> {
         Sender::Address(address) => by_address(&address),
     };
     let mut parties = vec![Party { key, role: SENDER }];
-    let mut receivers = 0;
-    for group in transaction.groups() {
-        let Group::Transfers(transfers) = group else { continue };
-        for at in 0..transfers.len() {
-            let Some((to, _)) = transfers.get(at) else { continue };
-            let key = match to {
-                Target::Index(index) => by_index(index),
-                Target::Address(address) => by_address(&address),
-            };
-            match parties.iter_mut().find(|party| party.key == key) {
-                Some(party) if party.role & RECEIVER != 0 => continue,
-                Some(party) => party.role |= RECEIVER,
-                None if receivers < MOST_RECEIVERS => parties.push(Party { key, role: RECEIVER }),
-                None => {}
-            }
-            receivers += 1;
-            if receivers > MOST_RECEIVERS {
-                parties.truncate(1);
-                parties[0].role = SENDER;
-                return parties;
-            }
+    // Names are made once it is known that they are needed: most long transactions have too many receivers.
+    let Some(receivers) = receivers(transaction) else { return parties };
+    for to in receivers {
+        let key = match to {
+            Target::Index(index) => by_index(index),
+            Target::Address(address) => by_address(&address),
+        };
+        if key == parties[0].key {
+            parties[0].role |= RECEIVER;
+        } else {
+            parties.push(Party { key, role: RECEIVER });
         }
     }
     parties
+}
+
+/// Whom the transfers name, each once; none if those are too many.
+fn receivers(transaction: &Transaction) -> Option<Vec<Target>> {
+    let mut receivers = Vec::new();
+    for group in transaction.groups() {
+        let Group::Transfers(transfers) = group else { continue };
+        for (to, _) in (0..transfers.len()).filter_map(|at| transfers.get(at)) {
+            if receivers.contains(&to) {
+                continue;
+            }
+            if receivers.len() == MOST_RECEIVERS {
+                return None;
+            }
+            receivers.push(to);
+        }
+    }
+    Some(receivers)
 }
 
 /// The journal of a running node, as the place of the bodies.
