@@ -189,6 +189,35 @@ impl Medium for Database {
 mod tests {
     use super::*;
     use crate::error::is_damage;
+    use crate::faults::{Fault, Faulty};
+
+    #[test]
+    fn changes_made_one_by_one_come_in_their_order_and_end_where_one_fails() {
+        let directory = tempfile::tempdir().unwrap();
+        let database = Database::open_at(directory.path()).unwrap();
+        database.ensure_tree("rows").unwrap();
+        let changes = [
+            Change::put(b"a", b"first"),
+            Change::put(b"b", b"first"),
+            Change::put(b"a", b"second"),
+            Change::remove(b"b"),
+            Change::put(b"c", b"first"),
+        ];
+        let pairs = |it: &[(&[u8], &[u8])]| -> Vec<_> { it.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect() };
+        let after: [&[(&[u8], &[u8])]; 4] = [
+            &[(b"a", b"first")],
+            &[(b"a", b"first"), (b"b", b"first")],
+            &[(b"a", b"second"), (b"b", b"first")],
+            &[(b"a", b"second")],
+        ];
+        for (at, wanted) in (1..).zip(after) {
+            let faulty = Faulty::new(&database, at, Fault::Before);
+            faulty.apply_each("rows", &changes).unwrap_err();
+            assert_eq!(database.scan("rows", None, 9).unwrap(), pairs(wanted), "change {at}");
+        }
+        database.apply_each("rows", &changes).unwrap();
+        assert_eq!(database.scan("rows", None, 9).unwrap(), pairs(&[(b"a", b"second"), (b"c", b"first")]));
+    }
 
     #[test]
     fn a_sync_for_which_there_is_no_room_keeps_the_systems_code_and_is_no_damage() {

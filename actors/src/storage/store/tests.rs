@@ -254,22 +254,25 @@ fn a_block_is_found_by_height_by_hash_and_by_each_of_its_transactions() {
 
 #[test]
 fn a_crash_at_any_write_of_a_block_leaves_it_out_or_in_and_writing_it_again_completes_it() {
-    let block = block(1, 1_700);
-    for at in 0.. {
-        let directory = tempfile::tempdir().unwrap();
-        let store = open(directory.path());
-        let database = store.shared.database();
-        let faulty = Faulty::new(&database, at, Fault::Before);
-        let result = write_block(&faulty, &block);
-        assert_eq!(result.is_err(), faulty.is_dead());
-        if !faulty.is_dead() {
-            assert!(at > 5, "only {at} writes");
-            return;
+    // Each write of a small block, and some of one with several groups.
+    for (transactions, step) in [(20, 1), (1_700, 97)] {
+        let block = block(1, transactions);
+        for at in (0..).step_by(step) {
+            let directory = tempfile::tempdir().unwrap();
+            let store = open(directory.path());
+            let database = store.shared.database();
+            let faulty = Faulty::new(&database, at, Fault::Before);
+            let result = write_block(&faulty, &block);
+            assert_eq!(result.is_err(), faulty.is_dead());
+            if !faulty.is_dead() {
+                assert!(at > u64::from(transactions), "only {at} writes");
+                break;
+            }
+            assert_eq!(store.reader().header_by_hash(&block.hash).unwrap(), None, "write {at}");
+            assert_eq!(store.reader().transaction(&block.transactions[0].id).unwrap(), None, "write {at}");
+            write_block(&store.shared.database(), &block).unwrap();
+            assert_indexed(&store, &block);
         }
-        assert_eq!(store.reader().header_by_hash(&block.hash).unwrap(), None, "write {at}");
-        assert_eq!(store.reader().transaction(&block.transactions[0].id).unwrap(), None, "write {at}");
-        write_block(&store.shared.database(), &block).unwrap();
-        assert_indexed(&store, &block);
     }
 }
 
