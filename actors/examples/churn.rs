@@ -244,7 +244,13 @@ async fn main() {
         let commit_index = view.height();
         let consensus = vec![1; 40_000].into();
         let done = address
-            .call(LONG, |reply| StoreMsg::Checkpoint { view, consensus, commit_index, reply: Some(reply) })
+            .call(LONG, |reply| StoreMsg::Checkpoint {
+                view,
+                consensus,
+                commit_index,
+                behind: false,
+                reply: Some(reply),
+            })
             .await;
         written += done.unwrap().unwrap().bytes as u64;
         let waits = Instant::now();

@@ -139,6 +139,9 @@ pub mod storage {
     /// So many times the live data must be free besides, or the factor that calls for a rewriting if it is larger: a copy took
     /// 3.4 times (measured).
     pub const REWRITE_ROOM: u64 = 4;
+    /// A node that is behind waits with the rewriting until its store has so many times the size at which it would begin
+    /// otherwise: enough for hours of commits.
+    pub const REWRITE_BEHIND: u64 = 8;
     /// How often what may be left unsynced for the switch of a rewriting is doubled where the disk does not keep up.
     pub const REWRITE_LAST_SYNCS: u32 = 4;
     /// sled's cache: its size barely matters (measured), its memory does.
@@ -242,6 +245,8 @@ pub mod consensus {
 
 /// The pipeline.
 pub mod pipeline {
+    use std::time::Duration;
+
     /// Commits between Order and Publish. Order waits at the bound, and the journal keeps what follows.
     pub const COMMITS_UNDER_WAY: usize = 48;
     /// Bytes of batches between Order and Publish; one commit may exceed it alone. Order waits at the bound.
@@ -261,6 +266,8 @@ pub mod pipeline {
     /// Blocks after which the state is written to the store however short ago it was: more than the usual interval holds at
     /// full rate, so that it matters for replays alone, and few enough to be replayed in seconds.
     pub const BLOCKS_BETWEEN_CHECKPOINTS: u64 = 1_000;
+    /// A node whose last executed commit is older is behind: what can wait for the store waits.
+    pub const BEHIND: Duration = Duration::from_secs(10);
     /// Starts of Execute from one and the same state in memory; then the store's checkpoint is loaded instead.
     pub const RESUMES_FROM_ONE_STATE: u32 = 3;
 }

@@ -187,9 +187,11 @@ impl Persist {
         let Some(view) = executed.view.clone().filter(aurigraph_ledger::StateView::is_checkpoint) else {
             return;
         };
+        let age = self.node.now().wall_ms.saturating_sub(view.header().timestamp_ms);
         let asked = state.store.ask(|reply| StoreMsg::Checkpoint {
             view,
             commit_index: executed.commit_index,
+            behind: u128::from(age) > bounds::BEHIND.as_millis(),
             consensus: Bytes::new(),
             reply: Some(reply),
         });

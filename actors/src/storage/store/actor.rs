@@ -50,6 +50,8 @@ pub enum StoreMsg {
         consensus: Bytes,
         /// The last commit in the view.
         commit_index: u64,
+        /// Whether the node is far behind the others: then the store is rewritten later, unless it has become very large.
+        behind: bool,
         /// Answered when it is durable.
         reply: Option<Reply<Result<CheckpointDone, StoreError>>>,
     },
@@ -307,6 +309,7 @@ pub(super) struct StoreWriter<'a> {
 struct Begun {
     work: Underway,
     began: Instant,
+    behind: bool,
     reply: Option<Reply<Result<CheckpointDone, StoreError>>>,
 }
 
@@ -330,12 +333,12 @@ impl<'a> StoreWriter<'a> {
             StoreMsg::Finality { height, finalized_after_ms } => {
                 write_finality(&self.rewriter.both(&self.store.shared), height, finalized_after_ms)
             }
-            StoreMsg::Checkpoint { view, consensus, commit_index, reply } => {
+            StoreMsg::Checkpoint { view, consensus, commit_index, behind, reply } => {
                 // Two at once would write into both slots. The pipeline never asks for a second one meanwhile.
                 self.finish_checkpoint()?;
                 match self.begin_checkpoint(&view, consensus, commit_index) {
                     Ok(work) => {
-                        self.underway = Some(Begun { work, began: Instant::now(), reply });
+                        self.underway = Some(Begun { work, began: Instant::now(), behind, reply });
                         Ok(())
                     }
                     Err(error) => answer(reply, Err(error)),
@@ -374,7 +377,7 @@ impl<'a> StoreWriter<'a> {
                 let height = begun.work.height();
                 let written = self.checkpoints.finish(begun.work);
                 self.rewriter.promised();
-                self.rewriter.look(&self.store.shared)?;
+                self.rewriter.look(&self.store.shared, begun.behind)?;
                 let done = CheckpointDone {
                     sequence: written.sequence,
                     height,

@@ -407,12 +407,16 @@ impl Rewriter {
         true
     }
 
-    /// Looks at the size, after a checkpoint.
-    pub(super) fn look(&mut self, shared: &Arc<Shared>) -> Result<(), StoreError> {
+    /// Looks at the size, after a checkpoint. A node that is `behind` has other things to do, up to a larger size: while a
+    /// copy is made, everything is written twice.
+    pub(super) fn look(&mut self, shared: &Arc<Shared>, behind: bool) -> Result<(), StoreError> {
         let database = shared.database();
         let size = database.sled().size_on_disk()?;
         metrics::gauge!("store_disk_bytes", "node" => shared.node.clone()).set(size as f64);
         if self.options.factor == 0 || size < self.options.floor || !matches!(self.work, Work::Idle) {
+            return Ok(());
+        }
+        if behind && size < self.options.floor.max(self.measured).saturating_mul(bounds::REWRITE_BEHIND) {
             return Ok(());
         }
         if size >= (self.measured / 4 * 5).max(self.rewritten / 2 * 3) {

@@ -51,7 +51,9 @@ impl Life {
         let view = self.index(writer);
         let (reply, mut answer) = Reply::channel();
         let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
-        writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: Some(reply) }).unwrap();
+        writer
+            .apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind: false, reply: Some(reply) })
+            .unwrap();
         writer.finish_checkpoint().unwrap();
         assert_eq!(answer.try_recv().unwrap().unwrap().height, view.height());
         self.newest = Some(view);
@@ -424,7 +426,7 @@ fn what_is_written_beside_a_copy_is_synced_by_its_own_thread_but_for_a_little() 
     // While a checkpoint is being written the copy waits to take the place.
     let view = life.index(&mut writer);
     let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
-    writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: None }).unwrap();
+    writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind: false, reply: None }).unwrap();
     life.newest = Some(view);
     synced(&mut writer);
     wait("it is compared", || !writer.rewrite().unwrap() && writer.rewriter.is_compared());

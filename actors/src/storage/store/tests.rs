@@ -381,7 +381,9 @@ fn a_block_is_indexed_between_two_slices_of_a_checkpoint() {
     index(&mut writer, 1);
     let (reply, mut answer) = aurigraph_runtime::Reply::channel();
     let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
-    writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: Some(reply) }).unwrap();
+    writer
+        .apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind: false, reply: Some(reply) })
+        .unwrap();
     let mut height = 1;
     let done = loop {
         match answer.try_recv() {
@@ -722,7 +724,9 @@ fn a_checkpoint_above_a_hole_in_the_index_is_refused_and_the_store_goes_on() {
     let checkpoint = |writer: &mut StoreWriter<'_>, view: &StateView| -> Result<CheckpointDone, StoreError> {
         let (reply, mut answer) = aurigraph_runtime::Reply::channel();
         let (view, consensus, commit_index) = (view.clone(), consensus(view), view.height());
-        writer.apply(StoreMsg::Checkpoint { view, consensus, commit_index, reply: Some(reply) }).unwrap();
+        writer
+            .apply(StoreMsg::Checkpoint { view, consensus, commit_index, behind: false, reply: Some(reply) })
+            .unwrap();
         writer.finish_checkpoint().unwrap();
         answer.try_recv().unwrap()
     };
@@ -755,7 +759,7 @@ fn a_new_writer_knows_what_the_one_before_indexed() {
     (1..=3).for_each(index);
     let (reply, mut answer) = aurigraph_runtime::Reply::channel();
     let (view, consensus) = (views[2].clone(), consensus(&views[2]));
-    let message = StoreMsg::Checkpoint { view, consensus, commit_index: 3, reply: Some(reply) };
+    let message = StoreMsg::Checkpoint { view, consensus, commit_index: 3, behind: false, reply: Some(reply) };
     let mut writer = StoreWriter::new(&store).unwrap();
     writer.apply(message).unwrap();
     writer.finish_checkpoint().unwrap();
@@ -784,7 +788,13 @@ async fn blocks_are_indexed_while_a_checkpoint_waits_for_its_sync() {
     index(1).await;
     let view = world.pay(1);
     let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
-    let asked = address.ask(|reply| StoreMsg::Checkpoint { view: sent, consensus, commit_index, reply: Some(reply) });
+    let asked = address.ask(|reply| StoreMsg::Checkpoint {
+        view: sent,
+        consensus,
+        commit_index,
+        behind: false,
+        reply: Some(reply),
+    });
     let mut done = asked.unwrap();
     for height in 2..=100 {
         index(height).await;
@@ -824,6 +834,7 @@ async fn five_deaths_lose_no_acknowledged_block_checkpoint_or_audit_row() {
             view: sent,
             consensus,
             commit_index,
+            behind: false,
             reply: Some(reply),
         });
         assert_eq!(done.await.unwrap().unwrap().height, view.height());
