@@ -32,11 +32,13 @@ struct Life {
     world: World,
     newest: Option<StateView>,
     audited: u64,
+    /// As the node that writes would say of itself.
+    behind: bool,
 }
 
 impl Life {
     fn new() -> Self {
-        Self { world: World::new(), newest: None, audited: 0 }
+        Self { world: World::new(), newest: None, audited: 0, behind: false }
     }
 
     /// A block in the index.
@@ -51,8 +53,9 @@ impl Life {
         let view = self.index(writer);
         let (reply, mut answer) = Reply::channel();
         let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
+        let behind = self.behind;
         writer
-            .apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind: false, reply: Some(reply) })
+            .apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind, reply: Some(reply) })
             .unwrap();
         writer.finish_checkpoint().unwrap();
         assert_eq!(answer.try_recv().unwrap().unwrap().height, view.height());
@@ -276,6 +279,27 @@ fn a_store_is_left_alone_below_the_floor_and_the_factor_and_with_a_factor_of_zer
             assert!(!writer.rewrite().unwrap(), "{options:?}");
         }
         assert_eq!(names(directory.path()), ["store"], "{options:?}");
+    }
+}
+
+#[test]
+fn a_node_that_is_behind_leaves_its_store_alone_until_it_is_level_or_the_store_very_large() {
+    let size = |store: &Store| store.shared.database().sled().size_on_disk().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let floor = {
+        let mut life = Life::new();
+        let store = open(directory.path(), RewriteOptions::NEVER);
+        life.checkpoint(&mut StoreWriter::new(&store).unwrap());
+        size(&store)
+    };
+    for (floor, behind, begins) in [(floor / 2, true, false), (floor / 2, false, true), (floor / 100, true, true)] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path(), RewriteOptions { floor, ..ALWAYS });
+        let mut writer = StoreWriter::new(&store).unwrap();
+        let mut life = Life { behind, ..Life::new() };
+        life.checkpoint(&mut writer);
+        assert!((floor..floor * 400).contains(&size(&store)));
+        assert_eq!(writer.rewriter.due().is_some(), begins, "floor {floor}, behind {behind}");
     }
 }
 
