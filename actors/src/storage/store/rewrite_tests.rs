@@ -54,9 +54,7 @@ impl Life {
         let (reply, mut answer) = Reply::channel();
         let (sent, consensus, commit_index) = (view.clone(), consensus(&view), view.height());
         let behind = self.behind;
-        writer
-            .apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind, reply: Some(reply) })
-            .unwrap();
+        writer.apply(StoreMsg::Checkpoint { view: sent, consensus, commit_index, behind, reply: Some(reply) }).unwrap();
         writer.finish_checkpoint().unwrap();
         assert_eq!(answer.try_recv().unwrap().unwrap().height, view.height());
         self.newest = Some(view);
