@@ -187,11 +187,11 @@ impl Persist {
         let Some(view) = executed.view.clone().filter(aurigraph_ledger::StateView::is_checkpoint) else {
             return;
         };
-        let age = self.node.now().wall_ms.saturating_sub(view.header().timestamp_ms);
+        let behind = is_behind(self.node.now().wall_ms, view.header().timestamp_ms);
         let asked = state.store.ask(|reply| StoreMsg::Checkpoint {
             view,
             commit_index: executed.commit_index,
-            behind: u128::from(age) > bounds::BEHIND.as_millis(),
+            behind,
             consensus: Bytes::new(),
             reply: Some(reply),
         });
@@ -224,6 +224,11 @@ impl Persist {
 /// ever longer log at each start: each life writes what it has replayed.
 fn is_due(elapsed: Duration, every: Duration, blocks: u64) -> bool {
     elapsed >= every || blocks >= bounds::BLOCKS_BETWEEN_CHECKPOINTS
+}
+
+/// Whether the newest block, of `block_ms`, was made so long ago that the node has others to make up for first.
+fn is_behind(now_ms: u64, block_ms: u64) -> bool {
+    Duration::from_millis(now_ms.saturating_sub(block_ms)) > bounds::BEHIND
 }
 
 fn mark(executed: &ExecutedCommit, checkpoint: Option<(u64, Hash)>) -> Mark {
@@ -277,5 +282,14 @@ mod tests {
         assert!(!is_due(Duration::from_secs(2), every, bounds::BLOCKS_BETWEEN_CHECKPOINTS - 1));
         assert!(is_due(Duration::from_secs(2), every, bounds::BLOCKS_BETWEEN_CHECKPOINTS));
         assert!(is_due(every, every, 1));
+    }
+
+    #[test]
+    fn a_node_is_behind_while_its_newest_block_is_old_but_not_because_its_clock_is_slow() {
+        let block_ms = 1_700_000_000_000;
+        let limit_ms = 10_000;
+        assert!(!is_behind(block_ms + limit_ms, block_ms));
+        assert!(is_behind(block_ms + limit_ms + 1, block_ms));
+        assert!(!is_behind(block_ms - 60_000, block_ms));
     }
 }
